@@ -1,0 +1,247 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use argh::FromArgs;
+
+use crate::error::{nearest, Error};
+
+/// Where the config is unless told otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/paraglider/glider.yaml";
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+Usage: paraglider [--config FILE] [-v] VERB
+
+Balances TCP connections over backends with iptables rules, and leaves no process behind.
+
+Verbs:
+  start    put the config's rules in force; changes nothing if they already are
+  stop     remove every rule of Paraglider; needs no config
+             --drain SECONDS   take no new connections, and wait for the old ones to end
+  reload   the same as start; so is restart
+  status   what is in force: connections taken and active, per backend
+             --json            for programs
+  check    is the config right, and can this host run it?
+  print    the rules that start would put in force, for iptables-restore --noflush
+             --ipv6            those for ip6tables-restore
+
+Options:
+  -c, --config FILE   default: /etc/paraglider/glider.yaml
+  -v, --verbose       show every command that is run, and the text fed to it
+  --version           print the version
+  -h, --help          print this
+
+Exit status: 0 done; 1 the system refused or failed; 2 wrong usage or config.
+status: 0 in force, 1 not as in the config, 3 not in force. check: 1 it would not work.
+";
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// Put the config's rules in force; `reload` and `restart` are the same.
+    Start,
+    /// Remove all that is ours.
+    Stop {
+        /// Wait at most so many seconds for connections to end.
+        drain: Option<u32>,
+    },
+    /// Tell what is in force.
+    Status {
+        /// For programs.
+        json: bool,
+    },
+    /// Tell whether the config can work here.
+    Check,
+    /// Show the rules.
+    Print {
+        /// Those of the IPv6 frontends.
+        ipv6: bool,
+    },
+}
+
+/// The words, understood.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Print [`HELP`].
+    Help,
+    /// Print the version.
+    Version,
+    /// Do it.
+    Run {
+        /// The verb with its own options.
+        verb: Verb,
+        /// The config file.
+        config: PathBuf,
+        /// Show commands and their input.
+        verbose: bool,
+    },
+}
+
+const VERBS: [&str; 7] = ["start", "stop", "reload", "restart", "status", "check", "print"];
+
+/// The words as argh sees them.
+#[derive(FromArgs)]
+/// Balances TCP connections.
+struct Words {
+    /// the config file
+    #[argh(option, short = 'c', default = "PathBuf::from(DEFAULT_CONFIG)")]
+    config: PathBuf,
+    /// show commands
+    #[argh(switch, short = 'v')]
+    verbose: bool,
+    /// print the version
+    #[argh(switch)]
+    version: bool,
+    /// for programs
+    #[argh(switch)]
+    json: bool,
+    /// the IPv6 rules
+    #[argh(switch)]
+    ipv6: bool,
+    /// seconds
+    #[argh(option)]
+    drain: Option<String>,
+    /// what to do
+    #[argh(positional)]
+    verb: Vec<String>,
+}
+
+/// Understands the words after the program's name.
+pub fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Error> {
+    let mut given = Vec::new();
+    for word in words {
+        let word = word.into_string().map_err(|word| usage(format!("`{}` is not UTF-8", word.to_string_lossy())))?;
+        if ["-h", "-help", "--help", "help"].contains(&word.as_str()) {
+            return Ok(Command::Help);
+        }
+        given.extend(with_two_dashes(&word));
+    }
+    let given: Vec<&str> = given.iter().map(String::as_str).collect();
+    // What argh says of wrong words is a sentence on the first line.
+    let words = Words::from_args(&["paraglider"], &given).map_err(|early| {
+        usage(early.output.lines().next().unwrap_or("wrong words").trim_end_matches('.').to_owned())
+    })?;
+    if words.version {
+        return Ok(Command::Version);
+    }
+    let name = match words.verb.as_slice() {
+        [name] => name.to_ascii_lowercase(),
+        [] => return Err(usage(format!("a verb is missing: {}", VERBS.join(", ")))),
+        [_, more, ..] => return Err(usage(format!("one verb is enough, `{more}` is too much"))),
+    };
+    let verb = match name.as_str() {
+        "start" | "reload" | "restart" => Verb::Start,
+        "stop" => Verb::Stop { drain: words.drain.as_deref().map(seconds).transpose()? },
+        "status" => Verb::Status { json: words.json },
+        "check" => Verb::Check,
+        "print" => Verb::Print { ipv6: words.ipv6 },
+        other => {
+            let hint = match nearest(other, &VERBS) {
+                Some(verb) => format!("did you mean `{verb}`?"),
+                None => format!("there are {}", VERBS.join(", ")),
+            };
+            return Err(usage(format!("there is no verb `{}`; {hint}", other.escape_debug())));
+        }
+    };
+    for (option, given, belongs) in
+        [("--json", words.json, "status"), ("--ipv6", words.ipv6, "print"), ("--drain", words.drain.is_some(), "stop")]
+    {
+        if given && name != belongs {
+            return Err(usage(format!("{option} belongs to {belongs}")));
+        }
+    }
+    Ok(Command::Run { verb, config: words.config, verbose: words.verbose })
+}
+
+/// The Go original's spelling of long options, and `--option=value`, in the spelling that argh knows.
+fn with_two_dashes(word: &str) -> Vec<String> {
+    let Some(name) = word.strip_prefix('-') else { return vec![word.to_owned()] };
+    let name = name.strip_prefix('-').unwrap_or(name);
+    let (name, value) = match name.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (name, None),
+    };
+    // One letter is a short option and keeps its one dash.
+    let dashes = if name.chars().count() == 1 { "-" } else { "--" };
+    [Some(format!("{dashes}{name}")), value.map(str::to_owned)].into_iter().flatten().collect()
+}
+
+fn seconds(text: &str) -> Result<u32, Error> {
+    text.parse().map_err(|_| usage(format!("--drain `{}` is not a number of seconds", text.escape_debug())))
+}
+
+fn usage(what: String) -> Error {
+    Error::usage(what).and("see paraglider --help")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, String> {
+        parse(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string())
+    }
+
+    fn run(verb: Verb, config: &str) -> Result<Command, String> {
+        Ok(Command::Run { verb, config: config.into(), verbose: false })
+    }
+
+    #[test]
+    fn every_spelling_of_the_config_is_understood() {
+        for line in [
+            "-config x.yaml start",
+            "-config=x.yaml start",
+            "--config x.yaml start",
+            "--config=x.yaml start",
+            "-c x.yaml START",
+            "Reload --config x.yaml",
+            "restart -c=x.yaml",
+        ] {
+            assert_eq!(parsed(line), run(Verb::Start, "x.yaml"), "{line}");
+        }
+        assert_eq!(parsed("start"), run(Verb::Start, DEFAULT_CONFIG));
+    }
+
+    #[test]
+    fn verbs_have_their_own_options() {
+        assert_eq!(parsed("stop --drain 30"), run(Verb::Stop { drain: Some(30) }, DEFAULT_CONFIG));
+        assert_eq!(parsed("status --json"), run(Verb::Status { json: true }, DEFAULT_CONFIG));
+        assert_eq!(parsed("print --ipv6"), run(Verb::Print { ipv6: true }, DEFAULT_CONFIG));
+        assert_eq!(parsed("start --help"), Ok(Command::Help));
+        assert_eq!(parsed("--version"), Ok(Command::Version));
+    }
+
+    #[test]
+    fn wrong_words_get_a_sentence() {
+        for (line, why) in [
+            ("", "a verb is missing"),
+            ("strat", "did you mean `start`?"),
+            ("frobnicate", "there are start, stop"),
+            ("start stop", "`stop` is too much"),
+            ("start --json", "--json belongs to status"),
+            ("start --ipv6", "--ipv6 belongs to print"),
+            ("start --drain 3", "--drain belongs to stop"),
+            ("stop --drain x", "`x` is not a number of seconds"),
+            ("stop --drain -3", "-3"),
+            ("start --conf x", "--conf"),
+            ("start --config", "--config"),
+            ("start -x", "-x"),
+        ] {
+            let said = parsed(line).unwrap_err();
+            assert!(said.contains(why), "{line}: {said}");
+            assert!(!said.contains('\n'), "{line}: {said}");
+        }
+    }
+
+    #[test]
+    fn the_help_fits_a_screen() {
+        assert!(HELP.lines().count() <= 30);
+        assert!(HELP.lines().all(|line| line.len() <= 100));
+        for verb in VERBS {
+            assert!(HELP.contains(verb), "{verb}");
+        }
+        assert!(HELP.contains(DEFAULT_CONFIG));
+    }
+}

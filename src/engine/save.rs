@@ -1,0 +1,202 @@
+//! What `iptables-save -c` prints, read with distrust: other programs' chains and comments may look like ours.
+
+use crate::ruleset::{is_ours, Rule, Ruleset, Table};
+use crate::service::Family;
+
+use super::Others;
+
+/// Adds what is ours in `text` to `ours`, and what matters of the rest to `others`.
+pub fn read(text: &str, family: Family, ours: &mut Ruleset, others: &mut Others) {
+    let mut table = None;
+    for line in Lines(text) {
+        if let Some(name) = line.strip_prefix('*') {
+            table = Some((name.trim_end(), Table::ALL.into_iter().find(|table| table.name() == name.trim_end())));
+        } else if let Some(declared) = line.strip_prefix(':') {
+            let mut words = declared.split(' ');
+            let (Some(chain), Some((name, table))) = (words.next(), table) else { continue };
+            let policy = words.next().unwrap_or("-");
+            if let Some(table) = table.filter(|_| policy == "-" && is_ours(chain)) {
+                ours.part_mut(family, table).chains.entry(chain.to_owned()).or_default();
+            } else if name == "filter" && chain == "FORWARD" && policy != "-" {
+                others.forward_policies.push((family, policy.to_owned()));
+            }
+        } else if let (Some((chain, rule)), Some((_, table))) = (appended(line), table) {
+            match table {
+                Some(table) if is_ours(chain) => {
+                    ours.part_mut(family, table).chains.entry(chain.to_owned()).or_default().push(rule);
+                }
+                Some(table) if target(&rule.text).is_some_and(is_ours) => {
+                    ours.part_mut(family, table).jumps.push((chain.to_owned(), rule));
+                }
+                _ => others.look_at(&rule.text),
+            }
+        }
+    }
+}
+
+/// `[packets:bytes] -A CHAIN text`; the counters may be missing.
+fn appended(line: &str) -> Option<(&str, Rule)> {
+    let (packets, rest) = match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
+        Some((counters, rest)) => (counters.split(':').next()?.parse().ok()?, rest),
+        None => (0, line),
+    };
+    let rest = rest.strip_prefix("-A ")?;
+    let (chain, text) = rest.split_once(' ').unwrap_or((rest, ""));
+    Some((chain, Rule { text: text.trim_end().to_owned(), packets }))
+}
+
+/// The chain or target of a rule: the word after `-j` or `-g` that is not inside a quoted string.
+fn target(rule: &str) -> Option<&str> {
+    let mut words = Words(rule);
+    while let Some(word) = words.next() {
+        if word == "-j" || word == "-g" {
+            return words.next();
+        }
+    }
+    None
+}
+
+/// How many bytes a quoted string at the beginning of `text` takes; it may contain blanks, line ends and `\"`.
+fn quoted(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return Some(at + 1),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Where the first of `ends` stands in `text` outside of quoted strings. A string begins with a quotation mark at the
+/// beginning of a word; a mark inside a word, as in a chain's name, is a letter like any other.
+fn end_of(text: &str, ends: char) -> usize {
+    let mut at = 0;
+    let mut word_begins = true;
+    while let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) {
+        if c == ends {
+            return at;
+        }
+        let string = if c == '"' && word_begins { text.get(at..).and_then(quoted) } else { None };
+        word_begins = c == ' ';
+        at += string.unwrap_or(c.len_utf8());
+    }
+    text.len()
+}
+
+/// Lines, where a line end inside a quoted comment does not count. Only rules have comments.
+struct Lines<'a>(&'a str);
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let is_rule = self.0.starts_with(['[', '-']);
+        let end = if is_rule { end_of(self.0, '\n') } else { self.0.find('\n').unwrap_or(self.0.len()) };
+        let line = self.0.get(..end);
+        self.0 = self.0.get(end + 1..).unwrap_or_default();
+        line
+    }
+}
+
+/// Words, where a quoted string is one.
+struct Words<'a>(&'a str);
+
+impl<'a> Iterator for Words<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        self.0 = self.0.trim_start_matches(' ');
+        if self.0.is_empty() {
+            return None;
+        }
+        let end = end_of(self.0, ' ');
+        let word = self.0.get(..end);
+        self.0 = self.0.get(end..).unwrap_or_default();
+        word
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> (Ruleset, Others) {
+        let (mut ours, mut others) = (Ruleset::default(), Others::default());
+        read(text, Family::V4, &mut ours, &mut others);
+        (ours, others)
+    }
+
+    #[test]
+    fn our_chains_rules_and_jumps_are_found_with_their_counters() {
+        let (ours, others) = parse(
+            "# Warning: iptables-legacy tables present, use iptables-legacy-save to see them\n\
+             # Generated by iptables-nft-save v1.8.9 (nf_tables) on Mon Nov 23 02:40:02 2026\n\
+             *filter\n:FORWARD DROP [3:180]\n:PARAGLIDER-FWD - [0:0]\n\
+             [9:540] -A FORWARD -p tcp -j PARAGLIDER-FWD\n[9:540] -A PARAGLIDER-FWD -p tcp -j ACCEPT\nCOMMIT\n\
+             *nat\n:PREROUTING ACCEPT [0:0]\n:PARAGLIDER - [0:0]\n:PG-web/0 - [0:0]\n\
+             [7:420] -A PREROUTING -p tcp -j PARAGLIDER\n\
+             [5:300] -A PG-web/0 -p tcp -j DNAT --to-destination 10.0.0.1:80\nCOMMIT\n",
+        );
+        let filter = ours.part(Family::V4, Table::Filter);
+        assert_eq!(filter.jumps[0].0, "FORWARD");
+        assert_eq!(filter.chains["PARAGLIDER-FWD"][0].text, "-p tcp -j ACCEPT");
+        let nat = ours.part(Family::V4, Table::Nat);
+        assert_eq!(nat.chains["PARAGLIDER"], []);
+        assert_eq!(nat.chains["PG-web/0"][0].packets, 5);
+        assert_eq!(nat.jumps[0].1.text, "-p tcp -j PARAGLIDER");
+        assert_eq!(others.forward_policies, [(Family::V4, "DROP".to_owned())]);
+    }
+
+    #[test]
+    fn others_rules_that_look_like_ours_do_not_fool_it() {
+        let (ours, _) = parse(concat!(
+            "*filter\n:FORWARD ACCEPT [0:0]\n:PARAGLIDERS - [0:0]\n:PG-admin - [0:0]\n:odd\"name - [0:0]\n",
+            "-A FORWARD -m comment --comment \"see -j PARAGLIDER-FWD\" -j ACCEPT\n",
+            "-A FORWARD -m comment --comment \"a \\\" -j PARAGLIDER-FWD\" -j DROP\n",
+            "-A FORWARD -m comment --comment \"two\n:PARAGLIDER-FWD - [0:0]\n-A FORWARD -j PARAGLIDER-FWD\nCOMMIT\n\" -j DROP\n",
+            "-A FORWARD -j odd\"name\n",
+            "-A FORWARD -j PG-admin\n-A PARAGLIDERS -j ACCEPT\n",
+            "COMMIT\n*mangle\n:PARAGLIDER - [0:0]\n-A PREROUTING -j PARAGLIDER\nCOMMIT\n",
+        ));
+        assert!(ours.is_empty(), "{ours:?}");
+    }
+
+    #[test]
+    fn after_an_odd_name_or_an_open_quotation_mark_the_rest_is_still_read() {
+        for odd in ["-A FORWARD -j odd\"name\n", "-A FORWARD -j \"odd\n", ":x\"y - [0:0]\n"] {
+            let (ours, _) =
+                parse(&format!("*filter\n{odd}:PARAGLIDER-FWD - [0:0]\n-A FORWARD -j PARAGLIDER-FWD\nCOMMIT\n"));
+            let filter = ours.part(Family::V4, Table::Filter);
+            assert_eq!((filter.chains.len(), filter.jumps.len()), (1, 1), "{odd}");
+        }
+    }
+
+    #[test]
+    fn others_use_of_conntrack_is_seen() {
+        for (rule, uses) in [
+            ("-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", true),
+            ("-A INPUT -m state --state ESTABLISHED -j ACCEPT", true),
+            ("-A FORWARD -o eth0 -j MASQUERADE", true),
+            ("-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT", false),
+            ("-A INPUT -m comment --comment \"no -m conntrack\" -j ACCEPT", false),
+        ] {
+            let (_, others) = parse(&format!("*filter\n{rule}\nCOMMIT\n"));
+            assert_eq!(others.use_conntrack, uses, "{rule}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_no_panic() {
+        for text in
+            ["", "*", ":", "-A", "[", "[1:2] ", "[x:y] -A a b", "-A X -j", "\"", "*nat\n:\n-A \n", "*nat\n-A PG-x/0"]
+        {
+            parse(text);
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! [`Service`]s → rules, as a pure model. Its text is that of iptables-restore in the normal form of iptables-save, so
+//! that what is wanted and what is in force can be compared line by line.
+
+mod change;
+
+pub use change::Change;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::schedule::{self, Then, When};
+use crate::service::{Endpoint, Family, Name, Service, Source};
+
+/// A netfilter table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Table {
+    /// Lets through what was balanced.
+    Filter,
+    /// Balances.
+    Nat,
+}
+
+impl Table {
+    /// In the order in which rules go in: what lets a connection through is there before what sends it.
+    pub const ALL: [Table; 2] = [Table::Filter, Table::Nat];
+
+    /// As iptables calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Table::Filter => "filter",
+            Table::Nat => "nat",
+        }
+    }
+}
+
+/// Frontends are told apart here.
+pub const DISPATCH: &str = "PARAGLIDER";
+/// Here balanced connections get their source address.
+pub const SNAT: &str = "PARAGLIDER-SNAT";
+/// Here balanced connections are let through.
+pub const FORWARD: &str = "PARAGLIDER-FWD";
+/// `check` loads rules into this one, to which nothing jumps.
+pub const PROBE: &str = "PARAGLIDER-PROBE";
+
+/// Where the kernel enters our chains: table, built-in chain, chain of ours. This one list serves start, stop and status.
+pub const HOOKS: [(Table, &str, &str); 4] = [
+    (Table::Filter, "FORWARD", FORWARD),
+    (Table::Nat, "PREROUTING", DISPATCH),
+    (Table::Nat, "OUTPUT", DISPATCH),
+    (Table::Nat, "POSTROUTING", SNAT),
+];
+
+/// The rule that enters `chain`.
+fn jump(chain: &str) -> String {
+    format!("-p tcp -j {chain}")
+}
+
+/// The chain of node `node` of a frontend's schedule; 0 is the entrance.
+fn chain_name(frontend: &Name, node: usize) -> String {
+    format!("PG-{frontend}/{node:x}")
+}
+
+/// The frontend's name in the name of one of its chains.
+pub fn frontend_of(chain: &str) -> Option<&str> {
+    let (frontend, node) = chain.strip_prefix("PG-")?.rsplit_once('/')?;
+    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    (!frontend.is_empty() && (1..=3).contains(&node.len()) && node.bytes().all(hex)).then_some(frontend)
+}
+
+/// Whether a chain of this name is ours. Nothing else tells: no config, no file.
+pub fn is_ours(chain: &str) -> bool {
+    [DISPATCH, SNAT, FORWARD, PROBE].contains(&chain) || frontend_of(chain).is_some()
+}
+
+/// One condition of a rule.
+#[derive(Debug, Clone, Copy)]
+pub enum Match {
+    /// To this address and port.
+    To(Endpoint),
+    /// The first, and then each n-th packet that comes to this rule.
+    Every(usize),
+    /// Belongs to a connection that was balanced for this bind, in either direction.
+    Balanced(Endpoint),
+}
+
+impl fmt::Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Match::To(to) => {
+                let bits = if to.ip().is_ipv4() { 32 } else { 128 };
+                write!(f, "-d {}/{bits} -p tcp -m tcp --dport {}", to.ip(), to.port())
+            }
+            Match::Every(n) => write!(f, "-p tcp -m statistic --mode nth --every {n} --packet 0"),
+            Match::Balanced(bind) => write!(
+                f,
+                "-p tcp -m conntrack --ctstate DNAT --ctorigdst {} --ctorigdstport {}",
+                bind.ip(),
+                bind.port()
+            ),
+        }
+    }
+}
+
+/// What a rule does with what it matches.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// Goes to a chain of ours.
+    Jump(String),
+    /// Sends it to a backend.
+    Dnat(Endpoint),
+    /// Gives it one of the source addresses first to last.
+    Snat(IpAddr, IpAddr),
+    /// Gives it the address of the interface that it leaves by.
+    Masquerade,
+    /// Lets it through.
+    Accept,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Jump(chain) => write!(f, "-j {chain}"),
+            Target::Dnat(backend) => write!(f, "-j DNAT --to-destination {backend}"),
+            Target::Snat(first, last) if first == last => write!(f, "-j SNAT --to-source {first}"),
+            Target::Snat(first, last) => write!(f, "-j SNAT --to-source {first}-{last}"),
+            Target::Masquerade => f.write_str("-j MASQUERADE"),
+            Target::Accept => f.write_str("-j ACCEPT"),
+        }
+    }
+}
+
+/// A rule's text as in `-A CHAIN text`. Without a match it takes every TCP packet.
+fn rule(condition: Option<Match>, target: &Target) -> Rule {
+    let text = match condition {
+        Some(condition) => format!("{condition} {target}"),
+        None => format!("-p tcp {target}"),
+    };
+    Rule { text, packets: 0 }
+}
+
+/// A rule as it stands in a chain.
+#[derive(Debug, Clone, Default)]
+pub struct Rule {
+    /// Without `-A CHAIN`.
+    pub text: String,
+    /// How many packets it has matched. In the nat table these are connections. Two rules are equal without it.
+    pub packets: u64,
+}
+
+impl PartialEq for Rule {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+/// What is ours in one table.
+#[derive(Debug, Clone, Default)]
+pub struct Part {
+    /// Rules that enter our chains: the chain they stand in (a built-in one, unless somebody added to ours), and the rule.
+    pub jumps: Vec<(String, Rule)>,
+    /// Our chains by name.
+    pub chains: BTreeMap<String, Vec<Rule>>,
+}
+
+impl Part {
+    fn add(&mut self, chain: &str, rule: Rule) {
+        self.chains.entry(chain.to_owned()).or_default().push(rule);
+    }
+
+    /// Nothing of ours is here.
+    pub fn is_empty(&self) -> bool {
+        self.jumps.is_empty() && self.chains.is_empty()
+    }
+}
+
+/// All that is ours, wanted or in force.
+#[derive(Debug, Clone, Default)]
+pub struct Ruleset {
+    parts: BTreeMap<(Family, Table), Part>,
+}
+
+impl Ruleset {
+    /// What is ours in a table.
+    pub fn part(&self, family: Family, table: Table) -> &Part {
+        static NOTHING: Part = Part { jumps: Vec::new(), chains: BTreeMap::new() };
+        self.parts.get(&(family, table)).unwrap_or(&NOTHING)
+    }
+
+    /// The same, to be changed.
+    pub fn part_mut(&mut self, family: Family, table: Table) -> &mut Part {
+        self.parts.entry((family, table)).or_default()
+    }
+
+    /// Nothing of ours is anywhere.
+    pub fn is_empty(&self) -> bool {
+        self.parts.values().all(Part::is_empty)
+    }
+
+    /// The families in which something is ours.
+    pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
+        Family::ALL.into_iter().filter(|family| Table::ALL.iter().any(|table| !self.part(*family, *table).is_empty()))
+    }
+
+    /// The rules of `services` from their first backend on.
+    pub fn of(services: &[Service]) -> Self {
+        Self::starting(services, |_| 0)
+    }
+
+    /// The rules of `services`, given what is in force: the very same where that is right already, so that counters
+    /// go on; else rules that start at another backend than those in force, since a rewrite starts the counters anew.
+    pub fn following(services: &[Service], in_force: &Ruleset) -> Self {
+        let start = |service: &Service| {
+            let first = in_force.first_backend(service)?;
+            service.backends.iter().position(|backend| backend.address == first)
+        };
+        let same = Self::starting(services, |service| start(service).unwrap_or(0));
+        let next = Self::starting(services, |service| start(service).map_or(0, |at| (at + 1) % service.backends.len()));
+        let mut wanted = Self::default();
+        for family in Family::ALL {
+            let unchanged = Change::of_family(in_force, &same, family).is_none();
+            let chosen = if unchanged { &same } else { &next };
+            wanted
+                .parts
+                .extend(chosen.parts.iter().filter(|((of, _), _)| *of == family).map(|(at, p)| (*at, p.clone())));
+        }
+        wanted
+    }
+
+    /// The backend that the first connection went to: the first DNAT rule of the entrance, or of what it enters first.
+    fn first_backend(&self, service: &Service) -> Option<Endpoint> {
+        let chains = &self.part(service.bind.family(), Table::Nat).chains;
+        let mut name = chain_name(&service.name, 0);
+        // Each step goes down one chain; a loop, which only somebody else can have made, ends with the chains.
+        for _ in 0..=chains.len() {
+            let rule = chains.get(&name)?.first()?;
+            if let Some(backend) = destination(rule) {
+                return Some(backend);
+            }
+            name = rule.text.rsplit_once("-j ")?.1.to_owned();
+        }
+        None
+    }
+
+    fn starting(services: &[Service], start: impl Fn(&Service) -> usize) -> Self {
+        let mut ruleset = Self::default();
+        for service in services {
+            ruleset.add(service, start(service));
+        }
+        for (table, chain, ours) in HOOKS {
+            for family in Family::ALL {
+                if ruleset.part(family, table).chains.contains_key(ours) {
+                    let rule = Rule { text: jump(ours), packets: 0 };
+                    ruleset.part_mut(family, table).jumps.push((chain.to_owned(), rule));
+                }
+            }
+        }
+        ruleset
+    }
+
+    fn add(&mut self, service: &Service, start: usize) {
+        let Service { name, bind, source, backends } = service;
+        let family = bind.family();
+
+        let filter = self.part_mut(family, Table::Filter);
+        filter.add(FORWARD, rule(Some(Match::Balanced(*bind)), &Target::Accept));
+
+        let nat = self.part_mut(family, Table::Nat);
+        nat.add(DISPATCH, rule(Some(Match::To(*bind)), &Target::Jump(chain_name(name, 0))));
+        let snat = match *source {
+            Source::Masquerade => Some(Target::Masquerade),
+            Source::Addresses(first, last) => Some(Target::Snat(first, last)),
+            Source::Client => None,
+        };
+        // The chain is there in any case: it is hooked, and an empty one does no harm.
+        nat.chains.entry(SNAT.to_owned()).or_default();
+        if let Some(target) = snat {
+            nat.add(SNAT, rule(Some(Match::Balanced(*bind)), &target));
+        }
+
+        let slots: Vec<usize> = (0..backends.len()).cycle().skip(start).take(backends.len()).collect();
+        let schedule = schedule::round_robin(&slots, schedule::FAN_OUT);
+        for (node, choices) in schedule.iter().enumerate() {
+            for choice in choices {
+                let condition = match choice.when {
+                    When::Always => None,
+                    When::Every(n) => Some(Match::Every(n)),
+                };
+                let target = match choice.then {
+                    Then::Backend(index) => match backends.get(index) {
+                        Some(backend) => Target::Dnat(backend.address),
+                        None => continue,
+                    },
+                    Then::Chain(node) => Target::Jump(chain_name(name, node)),
+                };
+                nat.add(&chain_name(name, node), rule(condition, &target));
+            }
+        }
+    }
+}
+
+/// The backend that a DNAT rule of ours sends to.
+pub fn destination(rule: &Rule) -> Option<Endpoint> {
+    Endpoint::parse(rule.text.rsplit_once("-j DNAT --to-destination ")?.1).ok()
+}
+
+/// The bind and the frontend's name, of a rule in [`DISPATCH`].
+pub fn dispatched(rule: &Rule) -> Option<(Endpoint, &str)> {
+    let (condition, chain) = rule.text.split_once(" -j ")?;
+    let (ip, rest) = condition.strip_prefix("-d ")?.split_once('/')?;
+    let port = rest.rsplit_once("--dport ")?.1;
+    let bind = if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
+    Some((Endpoint::parse(&bind).ok()?, frontend_of(chain)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(yaml: &str) -> Vec<Service> {
+        crate::config::parse(yaml.as_bytes()).unwrap()
+    }
+
+    fn three() -> Vec<Service> {
+        service("frontend: {bind: '10.0.0.1:80', backends: ['10.0.1.1:80', '10.0.1.2:80', '10.0.1.3:80']}")
+    }
+
+    #[test]
+    fn only_our_own_chains_are_ours() {
+        for ours in ["PARAGLIDER", "PARAGLIDER-FWD", "PG-web/0", "PG-166.1.101.2:4444/3ff", "PG-[fd00::1]:80/a"] {
+            assert!(is_ours(ours), "{ours}");
+        }
+        for other in ["PARAGLIDERS", "paraglider", "PG-web", "PG-/0", "PG-web/", "PG-web/G", "PG-web/0000", "PGweb/0"] {
+            assert!(!is_ours(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_right_stays_and_what_is_rewritten_starts_elsewhere() {
+        let first = Ruleset::of(&three());
+        let name = &three()[0];
+        assert_eq!(first.first_backend(name).unwrap().to_string(), "10.0.1.1:80");
+        let same = Ruleset::following(&three(), &first);
+        assert_eq!(same.first_backend(name).unwrap().to_string(), "10.0.1.1:80");
+
+        let mut drifted = first.clone();
+        drifted.part_mut(Family::V4, Table::Nat).jumps.clear();
+        let again = Ruleset::following(&three(), &drifted);
+        assert_eq!(again.first_backend(name).unwrap().to_string(), "10.0.1.2:80");
+    }
+
+    #[test]
+    fn a_dispatch_rule_can_be_read_back() {
+        for bind in ["10.0.0.1:80", "[fd00::1]:80"] {
+            let bind = Endpoint::parse(bind).unwrap();
+            let rule = rule(Some(Match::To(bind)), &Target::Jump(chain_name(&Name::of_bind(bind), 0)));
+            assert_eq!(dispatched(&rule), Some((bind, Name::of_bind(bind).as_str())));
+        }
+    }
+
+    #[test]
+    fn chain_names_fit() {
+        let name = Name::parse(&"x".repeat(crate::service::LONGEST_NAME)).unwrap();
+        assert_eq!(chain_name(&name, 0xfff).len(), 28);
+    }
+}

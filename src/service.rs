@@ -1,0 +1,369 @@
+//! What a valid config means. These types cannot hold an invalid state: whoever has a [`Service`] can render it.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// Most addresses that a `privateip` range may name.
+pub const MOST_SOURCES: u128 = 256;
+
+/// Most backends of one frontend.
+pub const MOST_BACKENDS: usize = 1024;
+
+/// Longest name of a frontend, in bytes. With `PG-`, a slash and three digits it fills the 28 bytes of a chain name.
+pub const LONGEST_NAME: usize = 21;
+
+/// The address family, which decides which tool (`iptables` or `ip6tables`) has the rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    /// The family of an address.
+    pub fn of(ip: IpAddr) -> Self {
+        if ip.is_ipv4() {
+            Family::V4
+        } else {
+            Family::V6
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+        })
+    }
+}
+
+/// A unicast address. Its text is the same in Rust, in iptables and in the config.
+fn unicast(text: &str) -> Result<IpAddr, String> {
+    let ip: IpAddr = text.parse().map_err(|_| why_no_address(text))?;
+    let reserved = match ip {
+        // The kernel never sees a packet to 0.0.0.0 or ::, and one to many hosts is no TCP.
+        _ if ip.is_unspecified() => Some("stands for no address in particular"),
+        _ if ip.is_multicast() => Some("is a multicast address"),
+        IpAddr::V4(Ipv4Addr::BROADCAST) => Some("is the broadcast address"),
+        IpAddr::V6(v6) if v6.to_ipv4().is_some() && !ip.is_loopback() => {
+            Some("is an IPv4 address in IPv6 clothes; write the IPv4 address")
+        }
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("is link-local, and rules cannot say on which link"),
+        _ => None,
+    };
+    match reserved {
+        Some(why) => Err(format!("`{text}` {why}; give the address of one host")),
+        None => Ok(ip),
+    }
+}
+
+/// Why `text` is no IP address, for the one who wrote it.
+fn why_no_address(text: &str) -> String {
+    let numbers = |t: &str| t.split('.').all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()));
+    if text.is_empty() {
+        "the address is missing".into()
+    } else if text.contains('%') {
+        format!("`{text}` names a zone; an address in a rule has none")
+    } else if text.contains('/') {
+        format!("`{text}` is a network; give one address")
+    } else if numbers(text) {
+        if text.split('.').any(|part| part.len() > 1 && part.starts_with('0')) {
+            format!("`{text}` has a leading zero; write each of the four numbers plainly, as in 192.0.2.1")
+        } else {
+            format!("`{text}` is not an IPv4 address: four numbers from 0 to 255, as in 192.0.2.1")
+        }
+    } else if text.contains(':') {
+        format!("`{text}` is not an IPv6 address, as in 2001:db8::1")
+    } else if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
+        format!("`{text}` is a name; rules hold addresses only, so write its IP address")
+    } else {
+        format!("`{}` is not an IP address", text.escape_debug())
+    }
+}
+
+/// An address and a port that a TCP connection can go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint(SocketAddr);
+
+impl Endpoint {
+    /// Reads `192.0.2.1:80` or `[2001:db8::1]:80`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        const FORM: &str = "write address:port, as in 192.0.2.1:80 or \"[2001:db8::1]:80\"";
+        let shown = text.escape_debug();
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => match rest.split_once(']') {
+                Some((host, "")) => (host, None),
+                Some((host, port)) => match port.strip_prefix(':') {
+                    Some(port) => (host, Some(port)),
+                    None => return Err(format!("`{shown}` is not an address and a port; {FORM}")),
+                },
+                None => return Err(format!("`{shown}` lacks its `]`; {FORM}")),
+            },
+            None => match text.rsplit_once(':') {
+                Some((host, _)) if host.contains(':') => {
+                    return Err(format!("`{shown}`: an IPv6 address stands in brackets; {FORM}"));
+                }
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            },
+        };
+        let port = match port {
+            None | Some("") => return Err(format!("`{shown}` has no port; {FORM}")),
+            Some(port) => port_number(port)?,
+        };
+        let ip = unicast(host)?;
+        if text.starts_with('[') != ip.is_ipv6() {
+            return Err(format!("`{shown}`: brackets are for IPv6 addresses; {FORM}"));
+        }
+        Ok(Endpoint(SocketAddr::new(ip, port)))
+    }
+
+    /// The address.
+    pub fn ip(self) -> IpAddr {
+        self.0.ip()
+    }
+
+    /// The port, never 0.
+    pub fn port(self) -> u16 {
+        self.0.port()
+    }
+
+    /// For the standard library's sockets.
+    pub fn socket(self) -> SocketAddr {
+        self.0
+    }
+
+    /// The address family.
+    pub fn family(self) -> Family {
+        Family::of(self.ip())
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+fn port_number(text: &str) -> Result<u16, String> {
+    let shown = text.escape_debug();
+    if !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!("port `{shown}` is not a number in 1-65535"));
+    }
+    match text.parse() {
+        Ok(0) | Err(_) => Err(format!("port {shown} is not in 1-65535")),
+        Ok(_) if text.starts_with('0') => Err(format!("port {shown} has a leading zero; write it plainly")),
+        Ok(port) => Ok(port),
+    }
+}
+
+/// The source address that backends see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The address of the interface that the connection leaves by (`privateip` left out, or `auto`).
+    Masquerade,
+    /// One address, or one of a range: first and last, of one family, first ≤ last.
+    Addresses(IpAddr, IpAddr),
+    /// The client's own (`none`): the backends must route back through this host.
+    Client,
+}
+
+impl Source {
+    /// Reads `172.19.0.4`, `172.19.0.4-172.19.0.7`, `auto` or `none`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => return Ok(Source::Masquerade),
+            "none" => return Ok(Source::Client),
+            "" => return Err("an address, a range first-last, `auto` or `none` is missing".into()),
+            _ => {}
+        }
+        // An address never contains a dash.
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let (first, last) = (source_address(first.trim())?, source_address(last.trim())?);
+        let size = match (first, last) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => u128::from(u32::from(b)).checked_sub(u32::from(a).into()),
+            (IpAddr::V6(a), IpAddr::V6(b)) => u128::from(b).checked_sub(u128::from(a)),
+            _ => return Err(format!("the range `{text}` mixes IPv4 and IPv6")),
+        };
+        match size {
+            None => Err(format!("the range `{text}` is upside down; write {last}-{first}")),
+            Some(size) if size >= MOST_SOURCES => {
+                Err(format!("the range `{text}` has more than {MOST_SOURCES} addresses"))
+            }
+            Some(_) => Ok(Source::Addresses(first, last)),
+        }
+    }
+
+    /// The family of the addresses, where there are any.
+    pub fn family(self) -> Option<Family> {
+        match self {
+            Source::Addresses(first, _) => Some(Family::of(first)),
+            Source::Masquerade | Source::Client => None,
+        }
+    }
+}
+
+fn source_address(text: &str) -> Result<IpAddr, String> {
+    if Endpoint::parse(text).is_ok() {
+        return Err(format!("`{text}` has a port; give the address alone"));
+    }
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+    unicast(bare).map_err(|why| format!("{why}; or write a range first-last, `auto` or `none`"))
+}
+
+/// A frontend's name: the middle of the names of its chains, so that it stays when a neighbour changes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name(String);
+
+impl Name {
+    /// A name that a person gave: letters, digits, `-`, `_` and `.`, beginning with a letter or a digit.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        let begins_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        if begins_well && text.len() <= LONGEST_NAME && text.bytes().all(plain) {
+            return Ok(Name(text.to_owned()));
+        }
+        Err(format!(
+            "name `{}` is not 1 to {LONGEST_NAME} letters, digits, `-`, `_` or `.` that begin with a letter or a digit",
+            text.escape_debug()
+        ))
+    }
+
+    /// The name of a frontend without one: its bind, where that is short enough for a chain's name.
+    pub fn of_bind(bind: Endpoint) -> Self {
+        let text = bind.to_string();
+        if text.len() <= LONGEST_NAME {
+            return Name(text);
+        }
+        // FNV-1a, 64 bits: only has to keep the binds of one config apart, the same way in every version.
+        let hash = text
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+        Name(format!("v6:{hash:016x}"))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One that takes connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backend {
+    /// Where its connections go.
+    pub address: Endpoint,
+}
+
+/// One frontend with all that belongs to it. [`config`](crate::config) is the only maker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Unique in a config.
+    pub name: Name,
+    /// What clients connect to; unique in a config.
+    pub bind: Endpoint,
+    /// The source address that backends see.
+    pub source: Source,
+    /// At least one; each address once; of the bind's family; none is the bind.
+    pub backends: Vec<Backend>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_what_it_was_written_as() {
+        for text in ["166.1.101.2:4444", "127.0.0.1:1", "255.255.255.254:65535", "[2001:db8::1]:80", "[::1]:8080"] {
+            assert_eq!(Endpoint::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_endpoint_is_told_why() {
+        for (text, why) in [
+            ("", "has no port"),
+            ("172.19.0.2", "has no port"),
+            ("172.19.0.2:", "has no port"),
+            ("172.19.0.2:0", "port 0 is not in 1-65535"),
+            ("172.19.0.2:70000", "port 70000 is not in 1-65535"),
+            ("172.19.0.2:99999999999999999999", "is not in 1-65535"),
+            ("172.19.0.2:+80", "is not a number"),
+            ("172.19.0.2:080", "leading zero"),
+            ("172.19.0.2:http", "port `http` is not a number"),
+            ("256.1.1.1:80", "`256.1.1.1` is not an IPv4 address"),
+            ("172.019.0.2:80", "leading zero"),
+            ("1.2.3:80", "is not an IPv4 address"),
+            ("web.example:80", "`web.example` is a name"),
+            (":80", "the address is missing"),
+            ("0.0.0.0:80", "stands for no address"),
+            ("[::]:80", "stands for no address"),
+            ("224.0.0.1:80", "multicast"),
+            ("255.255.255.255:80", "broadcast"),
+            ("[::ffff:1.2.3.4]:80", "IPv4 address in IPv6 clothes"),
+            ("[fe80::1]:80", "link-local"),
+            ("[fe80::1%eth0]:80", "zone"),
+            ("fd00::1:80", "stands in brackets"),
+            ("[fd00::1:80", "lacks its `]`"),
+            ("[fd00::1]80", "is not an address and a port"),
+            ("[fd00::1]", "has no port"),
+            ("[1.2.3.4]:80", "brackets are for IPv6"),
+            ("10.0.0.0/8:80", "is a network"),
+            ("$(reboot):80", "is not an IP address"),
+        ] {
+            let said = Endpoint::parse(text).unwrap_err();
+            assert!(said.contains(why), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_an_address_a_range_or_a_word() {
+        let one = |text: &str| Source::Addresses(text.parse().unwrap(), text.parse().unwrap());
+        assert_eq!(Source::parse("172.19.0.4"), Ok(one("172.19.0.4")));
+        assert_eq!(Source::parse("[fd00::4]"), Ok(one("fd00::4")));
+        assert_eq!(
+            Source::parse("172.19.0.4-172.19.0.7"),
+            Ok(Source::Addresses("172.19.0.4".parse().unwrap(), "172.19.0.7".parse().unwrap()))
+        );
+        assert_eq!(Source::parse("auto"), Ok(Source::Masquerade));
+        assert_eq!(Source::parse("none"), Ok(Source::Client));
+        for (text, why) in [
+            ("", "missing"),
+            ("172.19.0.9-172.19.0.4", "upside down"),
+            ("172.19.0.4-fd00::4", "mixes"),
+            ("10.0.0.1-10.0.1.1", "more than 256"),
+            ("172.19.0.4:80", "has a port"),
+            ("web", "`auto` or `none`"),
+            ("0.0.0.0", "no address"),
+        ] {
+            let said = Source::parse(text).unwrap_err();
+            assert!(said.contains(why), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn names_fit_into_chain_names() {
+        assert!(Name::parse("web-1_a.b").is_ok());
+        assert!(Name::parse(&"x".repeat(LONGEST_NAME)).is_ok());
+        for bad in ["", "-x", ".x", "a b", "a/b", "a\nb", "$(x)", "é", &"x".repeat(LONGEST_NAME + 1)] {
+            assert!(Name::parse(bad).is_err(), "{bad:?}");
+        }
+        let longest = Endpoint::parse("[2001:db8:1111:2222:3333:4444:5555:6666]:65535").unwrap();
+        assert!(Name::of_bind(longest).as_str().len() <= LONGEST_NAME);
+        let longest = Endpoint::parse("255.255.255.254:65535").unwrap();
+        assert_eq!(Name::of_bind(longest).as_str(), "255.255.255.254:65535");
+    }
+}

@@ -1,0 +1,237 @@
+//! Do packets find their way: addresses, routes, forwarding, and room for the connections?
+
+use std::fs;
+use std::net::IpAddr;
+
+use super::Findings;
+use crate::host;
+use crate::remedy;
+use crate::service::{Endpoint, Family, Service, Source};
+
+/// Share of the connection table, in percent, from which on it is too full for comfort.
+const FULL: u64 = 80;
+
+pub fn check(services: &[Service], findings: &mut Findings) {
+    for family in Family::ALL {
+        if services.iter().any(|service| service.bind.family() == family) {
+            forwarding(family, findings);
+        }
+    }
+    for service in services {
+        bind(service.bind, findings);
+        source(service.source, findings);
+        for backend in &service.backends {
+            reach(backend.address, findings);
+        }
+    }
+    if let Some(bind) = host::own_ssh(services.iter().map(|service| service.bind)) {
+        findings.error(format!(
+            "bind {bind}: your SSH session comes in there, and you would not get in again; choose another port"
+        ));
+    }
+    reverse_path(services, findings);
+    bridges(findings);
+    room(findings);
+}
+
+fn forwarding(family: Family, findings: &mut Findings) {
+    let name = host::forwarding_name(family);
+    if host::forwards(family) {
+        findings.ok(format!("{name}: forwarding is on"));
+        return;
+    }
+    let writable = fs::OpenOptions::new().write(true).open(host::forwarding_path(family));
+    let remedy = remedy::sysctl(findings.system, &format!("{name}=1"));
+    match writable {
+        Ok(_) => findings.warning(format!("{name}: forwarding is off; `start` switches it on")),
+        Err(error) => {
+            findings.error(format!("{name}: forwarding is off and cannot be switched on ({error}); {remedy}"))
+        }
+    }
+    if family == Family::V6 {
+        findings.warning(
+            "IPv6: a forwarding host no longer listens to router advertisements; if its own address or route comes from \
+             them, set accept_ra=2 on that interface first",
+        );
+    }
+}
+
+fn bind(bind: Endpoint, findings: &mut Findings) {
+    if host::has_address(bind.ip()) {
+        findings.ok(format!("bind {bind}: the address is on this host"));
+    } else {
+        findings.warning(format!(
+            "bind {bind}: the address is on no interface of this host (yet); it works only if packets to it are routed here"
+        ));
+    }
+    if bind.ip().is_loopback() {
+        findings.warning(format!(
+            "bind {bind}: only clients on this host can use a loopback address, and IPv4 needs route_localnet=1"
+        ));
+    }
+    if listens(bind) {
+        let ssh = if bind.port() == 22 {
+            "; if that is your SSH server, you will not get in by this address again"
+        } else {
+            ""
+        };
+        findings.warning(format!(
+            "bind {bind}: a program on this host listens there; from `start` on the backends answer in its place{ssh}"
+        ));
+    }
+}
+
+fn source(source: Source, findings: &mut Findings) {
+    match source {
+        Source::Addresses(first, last) => {
+            let missing: Vec<String> =
+                addresses(first, last).filter(|ip| !host::has_address(*ip)).map(|ip| ip.to_string()).collect();
+            if missing.is_empty() {
+                findings.ok(format!("privateip {first}: on this host"));
+            } else {
+                findings.warning(format!(
+                    "privateip {}: on no interface of this host (yet); answers of the backends would not come back",
+                    missing.join(", ")
+                ));
+            }
+        }
+        Source::Client => {
+            findings.warning("privateip none: the backends see the clients' addresses and must route all answers back through this host");
+        }
+        Source::Masquerade => {}
+    }
+}
+
+/// The addresses of a range.
+fn addresses(first: IpAddr, last: IpAddr) -> Box<dyn Iterator<Item = IpAddr>> {
+    match (first, last) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => Box::new((u32::from(a)..=u32::from(b)).map(|ip| IpAddr::V4(ip.into()))),
+        (IpAddr::V6(a), IpAddr::V6(b)) => Box::new((u128::from(a)..=u128::from(b)).map(|ip| IpAddr::V6(ip.into()))),
+        _ => Box::new(std::iter::empty()),
+    }
+}
+
+fn reach(backend: Endpoint, findings: &mut Findings) {
+    match host::route(backend) {
+        Err(error) => {
+            let words = error.to_string();
+            let why = words.split(" (os").next().unwrap_or_default();
+            findings.error(format!(
+                "backend {backend}: no route to it ({why}); add one (ip route add), or bring up its interface"
+            ));
+        }
+        Ok(_) if host::has_address(backend.ip()) => {
+            findings
+                .warning(format!("backend {backend}: it is this host itself; it will see the clients' own addresses"));
+        }
+        Ok(_) => findings.ok(format!("backend {backend}: there is a route")),
+    }
+}
+
+/// Whether a program listens on the address and port, or on the port of all addresses.
+fn listens(bind: Endpoint) -> bool {
+    let lines = |file: &str| host::read(file).unwrap_or_default();
+    [lines("/proc/net/tcp"), lines("/proc/net/tcp6")]
+        .iter()
+        .flat_map(|table| table.lines())
+        .filter_map(listener)
+        .any(|(ip, port)| port == bind.port() && (ip == bind.ip() || ip.is_unspecified()))
+}
+
+/// The address and port of a listener in a line of /proc/net/tcp or tcp6 (proc_pid_net(5)): words of 32 bits in hex, in
+/// the byte order of the machine.
+fn listener(line: &str) -> Option<(IpAddr, u16)> {
+    let mut words = line.split_whitespace().skip(1);
+    let (address, port) = words.next()?.split_once(':')?;
+    if words.nth(1)? != "0A" {
+        return None;
+    }
+    let words: Option<Vec<u32>> =
+        (0..address.len() / 8).map(|n| u32::from_str_radix(address.get(n * 8..n * 8 + 8)?, 16).ok()).collect();
+    let bytes: Vec<u8> = words?.into_iter().flat_map(u32::to_ne_bytes).collect();
+    let ip = match <[u8; 4]>::try_from(bytes.as_slice()) {
+        Ok(v4) => IpAddr::from(v4),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?),
+    };
+    Some((ip, u16::from_str_radix(port, 16).ok()?))
+}
+
+/// With the strict filter a packet is dropped that comes in by another interface than answers to it would leave by.
+fn reverse_path(services: &[Service], findings: &mut Findings) {
+    if !services.iter().any(|service| service.bind.family() == Family::V4) {
+        return;
+    }
+    let interfaces = fs::read_dir("/proc/sys/net/ipv4/conf").into_iter().flatten().flatten();
+    let value = |name: &str| {
+        host::read(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter")).and_then(|text| text.parse::<u8>().ok())
+    };
+    // The larger of the two is in force (ip-sysctl.rst).
+    let all = value("all").unwrap_or(0);
+    let strict: Vec<String> = interfaces
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| !["all", "default", "lo"].contains(&name.as_str()))
+        .filter(|name| value(name).unwrap_or(0).max(all) == 1)
+        .collect();
+    if strict.is_empty() {
+        findings.ok("rp_filter: nowhere strict");
+    } else {
+        findings.warning(format!(
+            "rp_filter: strict on {}; clients and backends must come in by the interface that routes back to them, or set it to 2 (loose)",
+            strict.join(", ")
+        ));
+    }
+}
+
+/// Where bridges hand packets to iptables (br_netfilter, as Docker and Kubernetes want it), a packet that goes back to
+/// the port that it came from is dropped by the bridge before it is routed.
+fn bridges(findings: &mut Findings) {
+    if host::read("/proc/sys/net/bridge/bridge-nf-call-iptables").is_some_and(|value| value == "1") {
+        findings.warning(
+            "bridge-nf-call-iptables: it is 1, so a backend on a bridge of this host cannot reach itself through bind; \
+             set net.bridge.bridge-nf-call-iptables=0, or hairpin on for its port (bridge link set dev PORT hairpin on)",
+        );
+    }
+}
+
+/// Room in the connection table: when it is full, the router drops everybody's new connections.
+fn room(findings: &mut Findings) {
+    let number =
+        |name: &str| host::read(format!("/proc/sys/net/netfilter/{name}")).and_then(|text| text.parse::<u64>().ok());
+    let (Some(count), Some(max)) = (number("nf_conntrack_count"), number("nf_conntrack_max")) else {
+        return;
+    };
+    let text = format!("connection table: {count} of {max} entries are taken");
+    if max > 0 && count * 100 / max >= FULL {
+        let remedy = remedy::sysctl(findings.system, &format!("net.netfilter.nf_conntrack_max={}", max * 2));
+        findings.warning(format!(
+            "{text}; when it is full, all new connections through this host fail; {remedy} (300 bytes each)"
+        ));
+    } else {
+        findings.ok(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_listener_is_told_from_a_connection() {
+        let line = "   0: 0100007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1";
+        assert_eq!(listener(line), Some(("127.0.0.1".parse().unwrap(), 22)));
+        assert_eq!(listener(&line.replace(" 0A ", " 01 ")), None);
+        let six = line.replace("0100007F", "000000FD000000000000000001000000");
+        assert_eq!(listener(&six), Some(("fd00::1".parse().unwrap(), 22)));
+        for garbage in ["", "sl local_address rem_address st", "0: x:y z 0A", "0: é00000000:1 z 0A"] {
+            assert_eq!(listener(garbage), None);
+        }
+    }
+
+    #[test]
+    fn a_range_has_all_its_addresses() {
+        let all: Vec<String> =
+            addresses("10.0.0.254".parse().unwrap(), "10.0.1.1".parse().unwrap()).map(|ip| ip.to_string()).collect();
+        assert_eq!(all, ["10.0.0.254", "10.0.0.255", "10.0.1.0", "10.0.1.1"]);
+    }
+}

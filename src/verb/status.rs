@@ -1,0 +1,180 @@
+//! `status`: what is in force, read from the kernel and held against the config.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use crate::config;
+use crate::conntrack::{self, Connection};
+use crate::engine::iptables::Iptables;
+use crate::engine::{Engine, InForce};
+use crate::error::{Error, Exit};
+use crate::host;
+use crate::ruleset::{destination, dispatched, frontend_of, Change, Part, Ruleset, Table, DISPATCH};
+use crate::service::{Endpoint, Family};
+
+/// A frontend in force.
+struct Frontend {
+    name: String,
+    bind: Endpoint,
+    backends: Vec<Backend>,
+}
+
+struct Backend {
+    address: Endpoint,
+    /// Connections since the rules were last written.
+    taken: u64,
+    /// Connections now; unknown where the kernel does not list them.
+    active: Option<usize>,
+}
+
+/// Tells what is in force.
+pub fn run(path: &Path, json: bool, out: &mut String) -> Result<Exit, Error> {
+    let engine = Iptables::find()?;
+    let found = engine.read()?;
+    let mut frontends: Vec<Frontend> =
+        Family::ALL.iter().flat_map(|family| frontends(found.ours.part(*family, Table::Nat))).collect();
+    let binds: Vec<Endpoint> = frontends.iter().map(|frontend| frontend.bind).collect();
+    count(&mut frontends, conntrack::connections(&binds).as_deref());
+
+    let (exit, why) = if found.is_empty() { (Exit::NotInForce, None) } else { drift(path, &found) };
+    let state = match exit {
+        Exit::Done => "in force",
+        Exit::NotInForce => "not in force",
+        _ => "drifted",
+    };
+    if json {
+        write_json(out, state, why.as_deref(), engine.name(), &frontends);
+    } else {
+        write_text(out, state, why.as_deref(), engine.name(), &frontends);
+    }
+    Ok(exit)
+}
+
+/// Whether the rules in force are those of the config, and if not, what is the matter.
+fn drift(path: &Path, found: &InForce) -> (Exit, Option<String>) {
+    let services = match config::load(path) {
+        Ok(services) => services,
+        Err(error) => return (Exit::Failed, Some(format!("the config cannot be compared: {error}"))),
+    };
+    let wanted = Ruleset::following(&services, &found.ours);
+    let differs = |family: &&Family| Change::of_family(&found.ours, &wanted, **family).is_some();
+    let shut = |family: &&Family| !host::forwards(**family) && !wanted.part(**family, Table::Nat).is_empty();
+    let why = if Family::ALL.iter().any(|family| differs(&family)) {
+        format!("the rules are not those of {}; `paraglider start` puts them right", path.display())
+    } else if !found.left_over.is_empty() {
+        "rules are left in the other variant of iptables; `paraglider start` removes them".into()
+    } else if let Some(family) = Family::ALL.iter().find(shut) {
+        format!("{family} forwarding is off, so nothing gets through; `paraglider start` switches it on")
+    } else {
+        return (Exit::Done, None);
+    };
+    (Exit::Failed, Some(why))
+}
+
+/// The frontends of one family as their rules tell them.
+fn frontends(nat: &Part) -> Vec<Frontend> {
+    let rules = nat.chains.get(DISPATCH).into_iter().flatten();
+    let mut found: Vec<Frontend> = rules
+        .filter_map(dispatched)
+        .map(|(bind, name)| Frontend { name: name.to_owned(), bind, backends: Vec::new() })
+        .collect();
+    for (chain, rules) in &nat.chains {
+        let Some(frontend) = found.iter_mut().find(|frontend| frontend_of(chain) == Some(&frontend.name)) else {
+            continue;
+        };
+        for rule in rules {
+            let Some(address) = destination(rule) else { continue };
+            match frontend.backends.iter_mut().find(|backend| backend.address == address) {
+                Some(backend) => backend.taken += rule.packets,
+                None => frontend.backends.push(Backend { address, taken: rule.packets, active: None }),
+            }
+        }
+        frontend.backends.sort_by_key(|backend| backend.address);
+    }
+    found
+}
+
+fn count(frontends: &mut [Frontend], connections: Option<&[Connection]>) {
+    let Some(connections) = connections else { return };
+    for frontend in frontends {
+        for backend in &mut frontend.backends {
+            let own = Connection { bind: frontend.bind, backend: backend.address };
+            backend.active = Some(connections.iter().filter(|connection| **connection == own).count());
+        }
+    }
+}
+
+fn write_text(out: &mut String, state: &str, why: Option<&str>, engine: &str, frontends: &[Frontend]) {
+    let _ = match why {
+        Some(why) => writeln!(out, "{state} ({engine}): {why}"),
+        None => writeln!(out, "{state} ({engine})"),
+    };
+    let addresses =
+        frontends.iter().flat_map(|frontend| &frontend.backends).map(|backend| backend.address.to_string().len());
+    let width = addresses.max().unwrap_or(0);
+    for frontend in frontends {
+        let named =
+            if frontend.name == frontend.bind.to_string() { String::new() } else { format!(" ({})", frontend.name) };
+        let _ = writeln!(out, "{}{named}", frontend.bind);
+        for Backend { address, taken, active } in &frontend.backends {
+            let active = active.map_or_else(|| "?".to_owned(), |n| n.to_string());
+            let _ = writeln!(out, "  {:width$}  {taken:>8} taken  {active:>6} active", address.to_string());
+        }
+    }
+}
+
+fn write_json(out: &mut String, state: &str, why: Option<&str>, engine: &str, frontends: &[Frontend]) {
+    let list = |items: Vec<String>| format!("[{}]", items.join(","));
+    let backend = |Backend { address, taken, active }: &Backend| {
+        let active = active.map_or_else(|| "null".to_owned(), |n| n.to_string());
+        format!("{{\"address\":\"{address}\",\"taken\":{taken},\"active\":{active}}}")
+    };
+    let frontend = |Frontend { name, bind, backends }: &Frontend| {
+        let backends = list(backends.iter().map(backend).collect());
+        format!("{{\"name\":{},\"bind\":\"{bind}\",\"backends\":{backends}}}", quoted(name))
+    };
+    let frontends = list(frontends.iter().map(frontend).collect());
+    let reason = why.map_or_else(|| "null".to_owned(), quoted);
+    let _ = writeln!(
+        out,
+        "{{\"state\":\"{state}\",\"reason\":{reason},\"engine\":\"{engine}\",\"frontends\":{frontends}}}"
+    );
+}
+
+/// A JSON string (RFC 8259, section 7).
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => {
+                let _ = write!(quoted, "\\u{:04x}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ruleset::Rule;
+
+    #[test]
+    fn a_backend_in_several_chains_is_one_backend() {
+        let rule = |text: &str, packets| Rule { text: text.to_owned(), packets };
+        let mut nat = Part::default();
+        nat.chains.insert(DISPATCH.into(), vec![rule("-d 10.0.0.1/32 -p tcp -m tcp --dport 80 -j PG-web/0", 9)]);
+        nat.chains.insert("PG-web/0".into(), vec![rule("-p tcp -j DNAT --to-destination 10.0.1.1:80", 4)]);
+        nat.chains.insert("PG-web/1".into(), vec![rule("-p tcp -j DNAT --to-destination 10.0.1.1:80", 5)]);
+        let found = frontends(&nat);
+        assert_eq!((found[0].name.as_str(), found[0].backends.len(), found[0].backends[0].taken), ("web", 1, 9));
+    }
+
+    #[test]
+    fn strings_are_json_whatever_is_in_them() {
+        assert_eq!(quoted("a\"b\\c\nd"), "\"a\\\"b\\\\c\\u000ad\"");
+    }
+}

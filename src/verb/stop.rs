@@ -1,0 +1,89 @@
+//! `stop`: all that is ours goes, whatever the config says. It is found by name in the kernel.
+
+use std::time::{Duration, Instant};
+
+use super::start::binds;
+use crate::conntrack::{self, Connection};
+use crate::engine::iptables::Iptables;
+use crate::engine::{Engine, InForce};
+use crate::error::{Error, Exit};
+use crate::host::Lock;
+use crate::ruleset::{Part, Ruleset, Table};
+use crate::say;
+use crate::service::{Endpoint, Family};
+
+/// How often the connections are counted while they drain.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Removes all; with `drain` only after connections had so many seconds to end.
+pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
+    let engine = Iptables::find()?;
+    let lock = Lock::take()?;
+    let before = engine.read()?;
+    if before.is_empty() {
+        say::info!("nothing of Paraglider is in force");
+        return Ok(Exit::Done);
+    }
+    let Some(seconds) = drain else {
+        return remove(&engine, &before);
+    };
+
+    let binds: Vec<Endpoint> = binds(&before.ours).chain(binds(&before.left_over)).collect();
+    engine.apply(&before, &without_balancing(&before.ours))?;
+    // While it waits, others may start.
+    drop(lock);
+    wait(&binds, Duration::from_secs(seconds.into()));
+    let _lock = Lock::take()?;
+    let now = engine.read()?;
+    if Family::ALL.iter().any(|family| !now.ours.part(*family, Table::Nat).is_empty()) {
+        say::warning!("somebody started Paraglider while connections drained; its rules stay");
+        return Ok(Exit::Done);
+    }
+    remove(&engine, &now)
+}
+
+/// The rules that take no new connections but let the old ones through, and keep the kernel tracking them.
+fn without_balancing(rules: &Ruleset) -> Ruleset {
+    let mut draining = rules.clone();
+    for family in Family::ALL {
+        *draining.part_mut(family, Table::Nat) = Part::default();
+    }
+    draining
+}
+
+fn wait(binds: &[Endpoint], time: Duration) {
+    let since = Instant::now();
+    say::info!("no new connections are taken; waiting at most {} s for the old ones", time.as_secs());
+    while since.elapsed() < time {
+        // Where they cannot be counted, they get the whole time.
+        if conntrack::connections(binds).is_some_and(|left| left.is_empty()) {
+            return;
+        }
+        std::thread::sleep(LOOK.min(time.saturating_sub(since.elapsed())));
+    }
+}
+
+fn remove(engine: &dyn Engine, before: &InForce) -> Result<Exit, Error> {
+    let binds: Vec<Endpoint> = binds(&before.ours).collect();
+    let alive = conntrack::connections(&binds).unwrap_or_default();
+    engine.apply(before, &Ruleset::default())?;
+    say::info!("removed all rules of Paraglider");
+    say_what_becomes_of(&alive, before);
+    Ok(Exit::Done)
+}
+
+/// Connections outlive the rules only where something else keeps the kernel tracking them.
+fn say_what_becomes_of(alive: &[Connection], before: &InForce) {
+    let n = alive.len();
+    if n == 0 {
+        return;
+    }
+    if before.others.use_conntrack {
+        say::info!("{n} established connections live on: other rules of this host track connections");
+    } else {
+        say::warning!(
+            "{n} established connections are cut unless another firewall of this host tracks connections; \
+             `stop --drain SECONDS` lets them end"
+        );
+    }
+}

@@ -1,0 +1,261 @@
+//! Rules come, change and go: nothing is lost, nothing is left, nothing of others is touched.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::lab::{ask, ask_often, inside, serve, sh, Held, Lab, Variant};
+use crate::{answers, on_both, BIND};
+
+fn serve_three() {
+    for host in ["b1", "b2", "b3"] {
+        serve(host, 80);
+    }
+}
+
+on_both!(start_twice_writes_nothing_and_the_turn_goes_on, |lab| {
+    serve_three();
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    assert_eq!(ask_often("client", BIND, 1), answers(&[("b1 10.2.0.1", 1)]));
+    let before = lab.saved(true);
+    let (_, _, err) = lab.paraglider("-v start");
+    assert!(!err.contains("-restore"), "{err}");
+    assert_eq!(lab.saved(true), before);
+    assert_eq!(ask_often("client", BIND, 1), answers(&[("b2 10.2.0.1", 1)]));
+});
+
+on_both!(a_rewrite_starts_at_another_backend, |lab| {
+    serve_three();
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    assert_eq!(ask_often("client", BIND, 1), answers(&[("b1 10.2.0.1", 1)]));
+    // Somebody takes our rule away; it comes back, and with it all counters begin anew.
+    sh("iptables -t nat -D OUTPUT -p tcp -j PARAGLIDER");
+    assert_eq!(lab.paraglider("status").0, 1);
+    sh("iptables -t nat -F PARAGLIDER");
+    lab.ok("start");
+    assert_eq!(ask_often("client", BIND, 1), answers(&[("b2 10.2.0.1", 1)]));
+});
+
+on_both!(stop_needs_no_config, |lab| {
+    lab.balance(&[1, 2, 3]);
+    for change in ["edit", "break", "delete"] {
+        lab.balance(&[1, 2, 3]);
+        lab.ok("start");
+        assert!(!lab.ours().is_empty());
+        match change {
+            "edit" => lab.config("frontend: {bind: '10.9.0.1:5555', backends: ['10.2.0.13:81']}"),
+            "break" => lab.config("frontend: [\n"),
+            _ => fs::remove_file(lab.path("glider.yaml")).unwrap(),
+        }
+        lab.ok("stop");
+        assert_eq!(lab.ours(), [""; 0], "{change}");
+        lab.ok("stop");
+    }
+});
+
+on_both!(stop_removes_rules_of_another_version, |lab| {
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    // Chains that this version would not make, and hooks that look otherwise.
+    sh("iptables -t nat -N PG-old/7 && iptables -t nat -A PARAGLIDER -p tcp -j PG-old/7");
+    sh("iptables -t nat -I PREROUTING -p tcp -m tcp --dport 1:65535 -j PARAGLIDER && iptables -A FORWARD -g PARAGLIDER-FWD");
+    lab.ok("stop");
+    assert_eq!(lab.ours(), [""; 0]);
+});
+
+on_both!(nothing_of_others_changes, |lab| {
+    serve_three();
+    // Neighbour discovery would count packets all the time.
+    sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+    for line in [
+        "iptables -P FORWARD DROP",
+        "iptables -N DOCKER-USER",
+        "iptables -A FORWARD -j DOCKER-USER",
+        "iptables -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        "iptables -A FORWARD -m comment --comment 'see -j PARAGLIDERS' -j DROP",
+        "iptables -t nat -N PG-admin",
+        "iptables -t nat -A PREROUTING -d 10.9.0.1/32 -p tcp -m tcp --dport 22 -j PG-admin",
+        "iptables -t nat -A POSTROUTING -s 10.99.0.0/16 -j MASQUERADE",
+        "iptables -t mangle -A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+        "ip6tables -A INPUT -p tcp -m tcp --dport 23 -j DROP",
+    ] {
+        sh(line);
+    }
+    let foreign = |lab: &Lab| {
+        let lines = lab.saved(true);
+        let mine = |line: &&str| line.contains("PARAGLIDER") && !line.contains("PARAGLIDERS") || line.contains("PG-10");
+        // Empty tables may appear; what is in them may not.
+        let empty = |line: &&str| line.contains(" *") || line.ends_with("COMMIT") || line.ends_with("ACCEPT [0:0]");
+        lines.lines().filter(|line| !mine(line) && !empty(line)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    // Counters that are not zero: a direct connection, and one to the balancer itself.
+    ask_often("client", "10.2.0.11:80", 1);
+    ask_often("client", "10.1.0.1:9", 1);
+    let before = foreign(lab);
+    assert!(before.iter().any(|line| line.contains("-A FORWARD") && !line.contains("[0:0]")), "{before:?}");
+    assert!(before.iter().any(|line| line.contains("PG-admin")) && before.len() >= 10, "{before:?}");
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    assert_eq!(foreign(lab), before);
+    lab.balance(&[1, 2]);
+    lab.ok("reload");
+    assert_eq!(foreign(lab), before);
+    lab.ok("stop");
+    assert_eq!(foreign(lab), before);
+});
+
+on_both!(two_frontends_share_a_backend_and_one_leaves, |lab| {
+    serve_three();
+    let web =
+        "  - {name: web, bind: '10.9.0.1:4444', privateip: 10.2.0.1, backends: ['10.2.0.11:80', '10.2.0.12:80']}\n";
+    let api = "  - {name: api, bind: '10.9.0.1:5555', privateip: 10.2.0.1, backends: ['10.2.0.11:80']}\n";
+    lab.config(&format!("frontends:\n{web}{api}"));
+    lab.ok("start");
+    assert_eq!(ask_often("client", "10.9.0.1:5555", 2), answers(&[("b1 10.2.0.1", 2)]));
+    lab.config(&format!("frontends:\n{web}"));
+    lab.ok("reload");
+    assert_eq!(ask_often("client", BIND, 10), answers(&[("b1 10.2.0.1", 5), ("b2 10.2.0.1", 5)]));
+    assert_eq!(ask_often("client", "10.9.0.1:5555", 1), answers(&[("ConnectionRefused", 1)]));
+    assert!(!lab.ours().iter().any(|line| line.contains("5555") || line.contains("PG-api")));
+});
+
+on_both!(no_connection_is_lost_by_reloads, |lab| {
+    serve_three();
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    let to: SocketAddr = BIND.parse().unwrap();
+    let held = inside("client", move || Held::open(to).unwrap()).join().unwrap();
+    let at_first = held.ask().unwrap();
+
+    // Two clients make 3,000 connections and more, until all reloads are through.
+    let done = Arc::new(AtomicBool::new(false));
+    let clients = [(); 2].map(|()| {
+        let done = done.clone();
+        inside("client", move || {
+            let (mut made, mut failed) = (0, Vec::new());
+            while made < 1500 || !done.load(Ordering::Relaxed) {
+                made += 1;
+                failed.extend(ask(to).err());
+            }
+            (made, failed)
+        })
+    });
+    for n in 0..100 {
+        lab.balance([&[1, 2, 3][..], &[1, 2], &[2, 3], &[3]][n % 4]);
+        lab.ok("reload");
+        assert_eq!(held.ask().unwrap(), at_first, "reload {n}");
+    }
+    done.store(true, Ordering::Relaxed);
+    for client in clients {
+        let (made, failed) = client.join().unwrap();
+        assert!(made >= 1500 && failed.is_empty(), "{} of {made} failed: {failed:?}", failed.len());
+    }
+    assert_eq!(held.ask().unwrap(), at_first);
+});
+
+on_both!(what_print_shows_is_what_start_makes, |lab| {
+    lab.balance(&[1, 2, 3]);
+    let text = lab.ok("print");
+    fs::write(lab.path("rules"), &text).unwrap();
+    sh(&format!("iptables-restore --noflush < {}", lab.path("rules").display()));
+    let (_, _, err) = lab.paraglider("start");
+    assert!(err.contains("already in force"), "{err}");
+    lab.ok("status");
+});
+
+on_both!(rules_in_the_other_variant_are_found_and_removed, |lab| {
+    serve_three();
+    lab.balance(&[1, 2, 3]);
+    let text = lab.ok("print").replace("10.2.0.12", "10.2.0.99");
+    fs::write(lab.path("rules"), &text).unwrap();
+    sh(&format!("iptables-{}-restore --noflush < {}", lab.variant.other().infix(), lab.path("rules").display()));
+
+    let (code, out, _) = lab.paraglider("status");
+    assert_eq!(code, 1, "{out}");
+    lab.ok("check");
+    lab.ok("start");
+    assert!(lab.ours().iter().all(|line| line.contains(lab.variant.infix())), "{:?}", lab.ours());
+    assert_eq!(ask_often("client", BIND, 30).values().copied().collect::<Vec<_>>(), [10, 10, 10]);
+
+    sh(&format!("iptables-{}-restore --noflush < {}", lab.variant.other().infix(), lab.path("rules").display()));
+    assert_eq!(lab.paraglider("status").0, 1);
+    lab.ok("stop");
+    assert_eq!(lab.ours(), [""; 0]);
+});
+
+on_both!(after_stop_a_held_connection_lives_where_another_firewall_tracks_it, |lab| {
+    serve_three();
+    sh("iptables -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT");
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    let held = inside("client", || Held::open(BIND.parse().unwrap()).unwrap()).join().unwrap();
+    let at_first = held.ask().unwrap();
+    let (code, _, err) = lab.paraglider("stop");
+    assert!(code == 0 && err.contains("1 established connections live on"), "{err}");
+    assert_eq!(held.ask().unwrap(), at_first);
+    assert_eq!(ask_often("client", BIND, 1), answers(&[("ConnectionRefused", 1)]));
+});
+
+on_both!(after_stop_a_held_connection_is_cut_where_nothing_else_tracks_it, |lab| {
+    serve_three();
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    let held = inside("client", || Held::open(BIND.parse().unwrap()).unwrap()).join().unwrap();
+    held.ask().unwrap();
+    let (_, _, err) = lab.paraglider("stop");
+    assert!(err.contains("1 established connections are cut unless"), "{err}");
+    assert!(held.ask().is_err());
+});
+
+on_both!(drain_refuses_new_connections_and_lets_the_old_ones_end, |lab| {
+    serve_three();
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    let held = inside("client", || Held::open(BIND.parse().unwrap()).unwrap()).join().unwrap();
+    let at_first = held.ask().unwrap();
+    let mut stop = lab.command("stop --drain 20").spawn().unwrap();
+    let since = Instant::now();
+    while lab.ours().iter().any(|line| line.contains("-j DNAT")) {
+        assert!(since.elapsed() < Duration::from_secs(5));
+    }
+    assert_eq!(ask_often("client", BIND, 1), answers(&[("ConnectionRefused", 1)]));
+    for _ in 0..4 {
+        assert_eq!(held.ask().unwrap(), at_first);
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    assert!(stop.try_wait().unwrap().is_none(), "it waits while the connection lives");
+    drop(held);
+    assert!(stop.wait().unwrap().success());
+    assert!(since.elapsed() < Duration::from_secs(15), "it does not wait longer than needed");
+    assert_eq!(lab.ours(), [""; 0]);
+});
+
+on_both!(drain_ends_when_the_time_is_up, |lab| {
+    serve_three();
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    let held = inside("client", || Held::open(BIND.parse().unwrap()).unwrap()).join().unwrap();
+    held.ask().unwrap();
+    let since = Instant::now();
+    lab.ok("stop --drain 2");
+    assert!((2..8).contains(&since.elapsed().as_secs()));
+    assert_eq!(lab.ours(), [""; 0]);
+});
+
+on_both!(a_start_during_a_drain_wins, |lab| {
+    serve_three();
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    let held = inside("client", || Held::open(BIND.parse().unwrap()).unwrap()).join().unwrap();
+    held.ask().unwrap();
+    let mut stop = lab.command("stop --drain 4").spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1000));
+    lab.ok("start");
+    assert!(stop.wait().unwrap().success());
+    lab.ok("status");
+    assert_eq!(ask_often("client", BIND, 3).len(), 3);
+});

@@ -1,0 +1,204 @@
+//! Something fails: the host is as it was before, or the next start puts it right.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+
+use crate::lab::{ask_often, serve, sh, Lab, Variant};
+use crate::{on_both, BIND};
+
+/// Puts a script in the place of `iptables-restore`; `$REAL` is the true one.
+fn wrap_restore(lab: &Lab, script: &str) {
+    let path = lab.path("bin/iptables-restore");
+    fs::remove_file(&path).unwrap();
+    let real = format!("/usr/sbin/iptables-{}-restore", lab.variant.infix());
+    fs::write(&path, format!("#!/bin/sh\nREAL={real}\nDIR={}\n{script}\n", lab.path("").display())).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The real program, given a text into whose section of that table a rule comes that it cannot take. Once.
+fn break_once(lab: &Lab, table: &str) {
+    fs::write(lab.path("break"), "").unwrap();
+    wrap_restore(
+        lab,
+        &format!(
+            "if [ -e $DIR/break ]; then rm $DIR/break\n\
+             awk '/^\\*/ {{ t = $1 }} /^COMMIT/ && t == \"*{table}\" {{ print \"-A PARAGLIDER -j NO-SUCH-CHAIN\" }} {{ print }}' \
+             | $REAL \"$@\"; exit $?\nfi\nexec $REAL \"$@\""
+        ),
+    );
+}
+
+on_both!(a_bad_filter_section_leaves_nat_untouched, |lab| {
+    lab.balance(&[1, 2, 3]);
+    break_once(lab, "filter");
+    let (code, _, err) = lab.paraglider("start");
+    assert!(code == 1 && err.contains("iptables-restore refused") && err.contains("nothing was changed"), "{err}");
+    assert_eq!(lab.ours(), [""; 0]);
+});
+
+on_both!(a_bad_nat_section_takes_filter_back, |lab| {
+    lab.balance(&[1, 2, 3]);
+    fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+    break_once(lab, "nat");
+    let (code, _, err) = lab.paraglider("start");
+    assert!(code == 1 && err.contains("NO-SUCH-CHAIN") && err.contains("nothing was changed"), "{err}");
+    assert_eq!(lab.ours(), [""; 0]);
+    assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(), "0\n");
+    lab.ok("start");
+    lab.ok("status");
+});
+
+on_both!(a_failed_reload_leaves_the_old_rules, |lab| {
+    serve("b1", 80);
+    lab.config("frontends:\n  - {name: a, bind: '10.9.0.1:4444', backends: ['10.2.0.11:80']}\n");
+    lab.ok("start");
+    let before = lab.saved(false);
+    lab.config(
+        "frontends:\n  - {name: b, bind: '10.9.0.1:5555', backends: ['10.2.0.12:80']}\n  \
+         - {name: c, bind: '10.9.0.1:6666', privateip: none, backends: ['10.2.0.12:80', '10.2.0.13:80']}\n",
+    );
+    for table in ["filter", "nat"] {
+        break_once(lab, table);
+        assert_eq!(lab.paraglider("reload").0, 1);
+        assert_eq!(lab.saved(false), before, "{table}");
+    }
+    assert_eq!(ask_often("client", BIND, 2).values().sum::<usize>(), 2);
+});
+
+on_both!(a_failing_ipv6_part_takes_the_ipv4_part_back, |lab| {
+    lab.config(
+        "frontends:\n  - {bind: '10.9.0.1:4444', backends: ['10.2.0.11:80']}\n  \
+         - {bind: '[fd09::1]:4444', backends: ['[fd02::11]:80']}\n",
+    );
+    fs::remove_file(lab.path("bin/ip6tables-restore")).unwrap();
+    fs::write(lab.path("bin/ip6tables-restore"), "#!/bin/sh\ncat >/dev/null\necho no IPv6 today >&2\nexit 1\n")
+        .unwrap();
+    sh(&format!("chmod +x {}", lab.path("bin/ip6tables-restore").display()));
+    let (code, _, err) = lab.paraglider("start");
+    assert!(
+        code == 1 && err.contains("ip6tables-restore refused: no IPv6 today; ") && err.contains("nothing was changed"),
+        "{err}"
+    );
+    assert_eq!(lab.ours(), [""; 0]);
+});
+
+on_both!(a_broken_config_leaves_the_rules_in_force, |lab| {
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    let before = lab.saved(true);
+    for broken in ["", "frontend: [", "frontend: {bind: '10.9.0.1:70000', backends: ['10.2.0.11:80']}"] {
+        lab.config(broken);
+        for verb in ["start", "reload", "restart", "check", "print"] {
+            let (code, _, err) = lab.paraglider(verb);
+            assert!(code == 2 && err.contains("glider.yaml:1:"), "{verb} {broken:?}: {err}");
+        }
+        assert_eq!(lab.paraglider("status").0, 1);
+    }
+    assert_eq!(lab.saved(true), before);
+});
+
+on_both!(killed_at_any_point_the_next_start_is_right, |lab| {
+    for host in ["b1", "b2", "b3"] {
+        serve(host, 80);
+    }
+    lab.balance(&[1, 2, 3]);
+    let since = Instant::now();
+    lab.ok("start");
+    let whole = since.elapsed();
+    let right = lab.ours();
+    lab.ok("stop");
+    for n in 0..40u32 {
+        let mut start = lab.command("start").spawn().unwrap();
+        std::thread::sleep(whole * n / 32);
+        kill(Pid::from_raw(start.id().try_into().unwrap()), Signal::SIGKILL).unwrap();
+        start.wait().unwrap();
+        lab.ok("start");
+        assert_eq!(lab.ours().len(), right.len(), "killed after {n}/32: {:?}", lab.ours());
+        lab.ok("status");
+        if n % 2 == 0 {
+            lab.ok("stop");
+            assert_eq!(lab.ours(), [""; 0]);
+        }
+    }
+    lab.ok("start");
+    assert_eq!(ask_often("client", BIND, 30).values().copied().collect::<Vec<_>>(), [10, 10, 10]);
+});
+
+on_both!(killed_while_iptables_writes_the_next_start_waits_for_it, |lab| {
+    lab.balance(&[1, 2, 3]);
+    // Slow, and it outlives the one who called it.
+    wrap_restore(lab, "echo >>$DIR/called\n[ $(wc -l <$DIR/called) = 1 ] && sleep 2\nexec $REAL \"$@\"");
+    let mut start = lab.command("start").spawn().unwrap();
+    let since = Instant::now();
+    while !lab.path("called").exists() {
+        assert!(since.elapsed() < Duration::from_secs(5));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    kill(Pid::from_raw(start.id().try_into().unwrap()), Signal::SIGKILL).unwrap();
+    start.wait().unwrap();
+    lab.ok("start");
+    assert!(since.elapsed() > Duration::from_millis(1900), "it did not wait");
+    let jumps = lab.ours().iter().filter(|line| line.contains("-A PREROUTING")).count();
+    assert_eq!(jumps, 1, "{:?}", lab.ours());
+    lab.ok("status");
+});
+
+on_both!(four_starts_at_once_are_one, |lab| {
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    let right = lab.ours();
+    for _ in 0..5 {
+        lab.ok("stop");
+        let starts = [(); 4].map(|()| lab.command("start").spawn().unwrap());
+        for mut start in starts {
+            assert!(start.wait().unwrap().success());
+        }
+        assert_eq!(lab.ours(), right);
+    }
+});
+
+on_both!(another_paraglider_is_waited_for_ten_seconds, |lab| {
+    lab.balance(&[1, 2, 3]);
+    let mut other =
+        std::process::Command::new("flock").args(["--no-fork", "/run/paraglider.lock", "sleep", "30"]).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let since = Instant::now();
+    let (code, _, err) = lab.paraglider("start");
+    assert!(code == 1 && err.contains("another paraglider has held /run/paraglider.lock for 10 seconds"), "{err}");
+    assert!((9..14).contains(&since.elapsed().as_secs()));
+    assert_eq!(lab.ours(), [""; 0]);
+    other.kill().unwrap();
+    other.wait().unwrap();
+});
+
+/// Only the old iptables has this lock.
+#[test]
+fn a_held_xtables_lock_is_waited_for_and_then_named() {
+    crate::in_lab("failure::a_held_xtables_lock_is_waited_for_and_then_named", Variant::Legacy, |lab| {
+        lab.balance(&[1, 2, 3]);
+        let hold = |seconds: &str| {
+            let mut holder = std::process::Command::new("flock");
+            let holder = holder.args(["--no-fork", "/run/xtables.lock", "sleep", seconds]).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(300));
+            holder
+        };
+        // Long: an error after 10 s, and nothing is changed.
+        let mut holder = hold("40");
+        let since = Instant::now();
+        let (code, _, err) = lab.paraglider("start");
+        assert!(code == 1 && err.contains("another program has held the xtables lock for 10 seconds"), "{err}");
+        assert!((9..25).contains(&since.elapsed().as_secs()), "{:?}", since.elapsed());
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert_eq!(lab.ours(), [""; 0]);
+        // Short: it waits.
+        let mut holder = hold("2");
+        lab.ok("start");
+        holder.wait().unwrap();
+        lab.ok("status");
+    });
+}

@@ -1,0 +1,210 @@
+//! What the host has and has not: rights, /proc, iptables itself; and what `check` says of it.
+
+use std::fs;
+
+use crate::lab::{run, serve, sh, Lab, Variant};
+use crate::on_both;
+
+on_both!(a_good_host_passes_the_check_and_is_not_changed, |lab| {
+    serve("b1", 80);
+    lab.balance(&[1, 2, 3]);
+    let before = lab.ours();
+    let out = lab.ok("check");
+    for word in [
+        "has 1 frontend(s) and 3 backend(s)",
+        &format!("iptables: it is iptables-{}", lab.variant.infix()),
+        "IPv4 filter rules: the kernel took one of each kind",
+        "IPv4 nat rules: the kernel took one of each kind",
+        "net.ipv4.ip_forward",
+        "bind 10.9.0.1:4444: the address is on this host",
+        "privateip 10.2.0.1: on this host",
+        "backend 10.2.0.11:80: there is a route",
+        "rp_filter",
+        "connection table:",
+    ] {
+        assert!(out.contains(word), "{word}:\n{out}");
+    }
+    assert!(!out.contains("error"), "{out}");
+    assert_eq!(lab.ours(), before);
+    // With the rules in force nothing has to be tried, so on the legacy variant no counter is reset.
+    lab.ok("start");
+    let before = lab.saved(true);
+    assert!(lab.ok("check").contains("in force already"));
+    assert_eq!(lab.saved(true), before);
+});
+
+on_both!(check_finds_what_would_not_work, |lab| {
+    lab.config(
+        "frontend: {bind: '10.77.0.1:4444', privateip: 10.77.0.2, backends: ['10.88.0.1:80', '10.2.0.1:80', '10.2.0.11:80']}",
+    );
+    sh("iptables -P FORWARD DROP");
+    sh("nft 'add table inet other; add chain inet other forward { type filter hook forward priority 0; policy drop; }'");
+    fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+    fs::write("/proc/sys/net/ipv4/conf/wan/rp_filter", "1").unwrap();
+    fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "1").unwrap();
+    let (code, out, _) = lab.paraglider("check");
+    assert_eq!(code, 1, "{out}");
+    for word in [
+        "warning  bridge-nf-call-iptables: it is 1",
+        "error    backend 10.88.0.1:80: no route to it",
+        "warning  bind 10.77.0.1:4444: the address is on no interface",
+        "warning  privateip 10.77.0.2: on no interface",
+        "warning  backend 10.2.0.1:80: it is this host itself",
+        "ok       IPv4 FORWARD policy: DROP, and our own rules let through",
+        "warning  nftables: table inet other decides about forwarded packets too",
+        "warning  net.ipv4.ip_forward: forwarding is off; `start` switches it on",
+        "warning  rp_filter: strict on wan",
+    ] {
+        assert!(out.contains(word), "{word}:\n{out}");
+    }
+    assert_eq!(lab.ours(), [""; 0]);
+});
+
+on_both!(the_ssh_port_that_one_came_by_is_not_taken, |lab| {
+    lab.balance(&[1]);
+    let with_ssh =
+        |words: &str| lab.command(words).env("SSH_CONNECTION", "10.1.0.2 50000 10.9.0.1 4444").output().unwrap();
+    let check = with_ssh("check");
+    assert!(
+        String::from_utf8_lossy(&check.stdout).contains("error    bind 10.9.0.1:4444: your SSH session comes in there")
+    );
+    assert_eq!(check.status.code(), Some(1));
+    let start = with_ssh("start");
+    assert_eq!(start.status.code(), Some(1));
+    assert_eq!(lab.ours(), [""; 0]);
+    // Once it is in force, it is not in the way.
+    lab.ok("start");
+    assert_eq!(with_ssh("start").status.code(), Some(0));
+});
+
+on_both!(a_listener_behind_the_bind_is_seen, |lab| {
+    lab.balance(&[1]);
+    let _listener = std::net::TcpListener::bind("10.9.0.1:4444").unwrap();
+    assert!(lab.ok("check").contains("warning  bind 10.9.0.1:4444: a program on this host listens there"));
+    lab.config("frontend: {bind: '10.9.0.1:4445', backends: ['10.2.0.11:80']}");
+    assert!(!lab.ok("check").contains("listens there"));
+});
+
+on_both!(a_missing_match_is_named_with_its_remedy, |lab| {
+    lab.balance(&[1, 2, 3]);
+    // An empty folder in the place of iptables' own plug-ins: it knows no match by itself.
+    let plugins = sh("dirname $(find /usr/lib -name libxt_statistic.so | head -1)").trim().to_owned();
+    sh(&format!("mkdir /run/xtables && cp -a {plugins}/. /run/xtables/ && rm /run/xtables/libxt_statistic.so"));
+    let output = lab.command("check").env("XTABLES_LIBDIR", "/run/xtables").output().unwrap();
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{out}");
+    let errors: Vec<&str> = out.lines().filter(|line| line.starts_with("error")).collect();
+    assert!(
+        errors.len() == 1 && errors[0].contains("IPv4 statistic match:") && errors[0].contains("xt_statistic"),
+        "{out}"
+    );
+    let start = lab.command("start").env("XTABLES_LIBDIR", "/run/xtables").output().unwrap();
+    let err = String::from_utf8_lossy(&start.stderr);
+    assert!(
+        start.status.code() == Some(1) && err.contains("statistic") && err.contains("nothing was changed"),
+        "{err}"
+    );
+    assert_eq!(lab.ours(), [""; 0]);
+});
+
+on_both!(without_iptables_there_is_a_sentence, |lab| {
+    lab.balance(&[1]);
+    // Out of sight everywhere where it is looked for.
+    sh("mkdir /run/empty && mount --bind /run/empty /usr/sbin");
+    for (verb, code, words) in [
+        ("start", 1, "there is no iptables on PATH"),
+        ("stop", 1, "there is no iptables"),
+        ("status", 1, "there is no iptables"),
+    ] {
+        let output = lab.command(verb).env("PATH", "/run/empty").output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{verb}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{verb}");
+    }
+    let output = lab.command("check").env("PATH", "/run/empty").output().unwrap();
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.code() == Some(1) && out.contains("error    iptables: there is none") && out.contains("install"),
+        "{out}"
+    );
+    sh("umount /usr/sbin");
+});
+
+on_both!(iptables_is_found_without_a_path, |lab| {
+    lab.balance(&[1]);
+    let output = lab.command("start").env_remove("PATH").output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    lab.ok("stop");
+    assert_eq!(lab.ours(), [""; 0]);
+});
+
+on_both!(a_read_only_proc_is_a_sentence_and_nothing_is_changed, |lab| {
+    lab.balance(&[1]);
+    fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+    sh("mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys");
+    let (code, _, err) = lab.paraglider("start");
+    assert!(
+        code == 1 && err.contains("IPv4 forwarding is off and cannot be switched on (/proc is read-only here)"),
+        "{err}"
+    );
+    assert!(err.contains("net.ipv4.ip_forward=1"), "{err}");
+    assert_eq!(lab.ours(), [""; 0]);
+    let (code, out, _) = lab.paraglider("check");
+    assert!(
+        code == 1 && out.contains("error    net.ipv4.ip_forward: forwarding is off and cannot be switched on"),
+        "{out}"
+    );
+});
+
+on_both!(without_the_capability_there_is_a_sentence_with_its_name, |lab| {
+    lab.balance(&[1, 2, 3]);
+    let config = lab.path("glider.yaml").display().to_string();
+    let program = crate::lab::program().display().to_string();
+    let bare = |verb: &str| {
+        let output = run("setpriv", &["--bounding-set=-all", "--inh-caps=-all", &program, "-config", &config, verb]);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap())
+    };
+    for verb in ["start", "stop", "status", "reload"] {
+        let (code, said) = bare(verb);
+        assert!(
+            code == Some(1) && said.contains("this needs CAP_NET_ADMIN") && said.contains("run it as root"),
+            "{said}"
+        );
+    }
+    let (code, said) = bare("check");
+    assert!(code == Some(1) && said.contains("error    rules: this needs CAP_NET_ADMIN"), "{said}");
+    // These need no rights.
+    assert_eq!(bare("print").0, Some(0));
+    lab.config("frontend: {bind: x}");
+    assert_eq!(bare("start").0, Some(2));
+});
+
+on_both!(nothing_runs_after_start, |lab| {
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    let running = run("pgrep", &["-x", "paraglider"]);
+    // Other laboratories may have theirs; none may be of this network.
+    let own = fs::read_link("/proc/self/ns/net").unwrap();
+    for pid in String::from_utf8(running.stdout).unwrap().split_whitespace() {
+        assert_ne!(fs::read_link(format!("/proc/{pid}/ns/net")).ok(), Some(own.clone()));
+    }
+});
+
+on_both!(status_tells_its_three_states, |lab| {
+    lab.balance(&[1, 2, 3]);
+    let (code, out, _) = lab.paraglider("status");
+    assert!(code == 3 && out.starts_with("not in force"), "{out}");
+    lab.ok("start");
+    assert!(lab.ok("status").starts_with("in force"));
+    lab.balance(&[1, 2]);
+    let (code, out, _) = lab.paraglider("status");
+    assert!(code == 1 && out.starts_with("drifted") && out.contains("10.2.0.13:80"), "{out}");
+    lab.balance(&[1, 2, 3]);
+    sh("iptables -D FORWARD -p tcp -j PARAGLIDER-FWD");
+    assert_eq!(lab.paraglider("status").0, 1);
+    lab.ok("start");
+    fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+    let (code, out, _) = lab.paraglider("status --json");
+    assert!(code == 1 && out.contains("\"state\":\"drifted\"") && out.contains("forwarding is off"), "{out}");
+    lab.ok("start");
+    lab.ok("status");
+});

@@ -1,0 +1,302 @@
+//! A laboratory of network namespaces: a client, the balancer, three backends (and what a test adds), with addresses of
+//! their own, real TCP and the machine's own iptables. Nothing of it touches the host's network.
+//!
+//! [`entrance`] starts this very program again inside namespaces of its own (`unshare`), where it is the balancer and may
+//! do anything; without root it takes a user namespace. All goes when the program ends.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use nix::sched::{setns, CloneFlags};
+
+/// Set in the program that runs inside.
+const INSIDE: &str = "PARAGLIDER_LAB";
+
+/// How long one connection may take before it counts as failed.
+pub const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Which iptables a laboratory has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    Nft,
+    Legacy,
+}
+
+impl Variant {
+    pub fn infix(self) -> &'static str {
+        match self {
+            Variant::Nft => "nft",
+            Variant::Legacy => "legacy",
+        }
+    }
+
+    pub fn other(self) -> Self {
+        match self {
+            Variant::Nft => Variant::Legacy,
+            Variant::Legacy => Variant::Nft,
+        }
+    }
+}
+
+/// The command that runs this program again inside, with `arguments`; nothing if it is inside already.
+pub fn entrance(arguments: &[&str]) -> Option<Command> {
+    if std::env::var_os(INSIDE).is_some() {
+        return None;
+    }
+    let root = nix::unistd::geteuid().is_root();
+    let mut unshare = Command::new("unshare");
+    unshare.args(if root { &["-nm"][..] } else { &["-Urnm"] });
+    // The child dies with the parent, and so does all that it started.
+    unshare.args(["--fork", "--kill-child", "--"]).arg(std::env::current_exe().unwrap()).args(arguments);
+    unshare.env(INSIDE, "1");
+    Some(unshare)
+}
+
+/// The program under test: cargo tells the tests where it is, and to the demo it is a neighbour.
+pub fn program() -> PathBuf {
+    match option_env!("CARGO_BIN_EXE_paraglider") {
+        Some(path) => path.into(),
+        None => std::env::current_exe().unwrap().parent().unwrap().with_file_name("paraglider"),
+    }
+}
+
+/// Runs a program to its end.
+pub fn run(program: impl AsRef<Path>, arguments: &[&str]) -> Output {
+    let program = program.as_ref();
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    output.unwrap_or_else(|error| panic!("cannot run {}: {error}", program.display()))
+}
+
+/// Runs a line of words that must succeed; returns what it printed.
+pub fn sh(line: &str) -> String {
+    let output = run("/bin/sh", &["-c", line]);
+    assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Does something inside another namespace of the laboratory, on a thread of its own.
+pub fn inside<T: Send + 'static>(host: &str, work: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+    let namespace = File::open(format!("/run/netns/{host}")).unwrap_or_else(|error| panic!("{host}: {error}"));
+    thread::spawn(move || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    })
+}
+
+/// The laboratory. The program itself is the balancer.
+pub struct Lab {
+    pub variant: Variant,
+    dir: tempfile::TempDir,
+}
+
+impl Lab {
+    /// A client (10.1.0.2), the balancer (10.1.0.1, bind 10.9.0.1, and 10.2.0.1) and backends 10.2.0.11, .12, .13,
+    /// in three networks; the same in IPv6 (fd01::2, fd01::1, fd09::1, fd02::1, fd02::11, …).
+    pub fn new(variant: Variant) -> Self {
+        assert!(std::env::var_os(INSIDE).is_some(), "only inside");
+        let dir = tempfile::tempdir().unwrap();
+        sh("mount -t tmpfs lab /run && mkdir /run/netns");
+        sh("ip link set lo up");
+        // The variant under test is the one that `iptables` is.
+        let bin = dir.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        for family in ["iptables", "ip6tables"] {
+            for verb in ["", "-save", "-restore"] {
+                let real = format!("/usr/sbin/{family}-{}{verb}", variant.infix());
+                assert!(Path::new(&real).exists(), "{real} is missing: apt install iptables");
+                symlink(real, bin.join(format!("{family}{verb}"))).unwrap();
+            }
+        }
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
+        std::env::set_var("PATH", path);
+
+        let lab = Lab { variant, dir };
+        // As on a router; where bridges hand packets to iptables, `check` says what that breaks.
+        for file in ["iptables", "ip6tables"].map(|tool| format!("/proc/sys/net/bridge/bridge-nf-call-{tool}")) {
+            if Path::new(&file).exists() {
+                fs::write(file, "0").unwrap();
+            }
+        }
+        sh("ip link add lan type bridge && ip link set lan up");
+        sh("ip addr add 10.2.0.1/24 dev lan && ip -6 addr add fd02::1/64 dev lan nodad");
+        sh("ip addr add 10.9.0.1/32 dev lo && ip -6 addr add fd09::1/128 dev lo nodad");
+        host("client");
+        sh("ip link add wan type veth peer name eth0 netns client && ip link set wan up");
+        sh("ip addr add 10.1.0.1/24 dev wan && ip -6 addr add fd01::1/64 dev wan nodad");
+        sh("ip -n client addr add 10.1.0.2/24 dev eth0 && ip -n client -6 addr add fd01::2/64 dev eth0 nodad");
+        sh("ip -n client link set eth0 up");
+        sh("ip -n client route add default via 10.1.0.1 && ip -n client -6 route add default via fd01::1");
+        for n in 1..=3 {
+            lab.add_backend(n);
+        }
+        lab
+    }
+
+    /// Backend number n: host `b1`, 10.2.0.11, fd02::11. It has no default route: only through SNAT can it answer the
+    /// client, unless a test adds one.
+    pub fn add_backend(&self, n: u8) {
+        let name = format!("b{n}");
+        host(&name);
+        sh(&format!("ip link add v{n} type veth peer name eth0 netns {name} && ip link set v{n} master lan up"));
+        sh(&format!(
+            "ip -n {name} addr add 10.2.0.1{n}/24 dev eth0 && ip -n {name} -6 addr add fd02::1{n}/64 dev eth0 nodad"
+        ));
+        sh(&format!("ip -n {name} link set eth0 up"));
+    }
+
+    /// A file of the laboratory's own.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes the config.
+    pub fn config(&self, yaml: &str) {
+        fs::write(self.path("glider.yaml"), yaml).unwrap();
+    }
+
+    /// The usual config, over the given backends.
+    pub fn balance(&self, backends: &[u8]) {
+        let list: String = backends.iter().map(|n| format!("    - 10.2.0.1{n}:80\n")).collect();
+        self.config(&format!("frontend:\n  bind: 10.9.0.1:4444\n  privateip: 10.2.0.1\n  backends:\n{list}"));
+    }
+
+    /// A command with Paraglider and this laboratory's config.
+    pub fn command(&self, words: &str) -> Command {
+        let mut command = Command::new(program());
+        command.arg("-config").arg(self.path("glider.yaml")).args(words.split_whitespace());
+        command.env_remove("SSH_CONNECTION").stdin(Stdio::null());
+        command
+    }
+
+    /// Runs Paraglider; returns exit status, stdout and stderr.
+    pub fn paraglider(&self, words: &str) -> (i32, String, String) {
+        let output = self.command(words).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+    }
+
+    /// Runs Paraglider, which must succeed.
+    pub fn ok(&self, words: &str) -> String {
+        let (code, out, err) = self.paraglider(words);
+        assert_eq!(code, 0, "paraglider {words}\n{out}{err}");
+        out
+    }
+
+    /// All rules of both variants and families, without dates; `-c` for counters.
+    pub fn saved(&self, counters: bool) -> String {
+        let flag = if counters { "-c" } else { "" };
+        let mut all = String::new();
+        for family in ["iptables", "ip6tables"] {
+            for variant in [Variant::Nft, Variant::Legacy] {
+                let text = sh(&format!("{family}-{}-save {flag}", variant.infix()));
+                let lines = text.lines().filter(|line| !line.starts_with('#'));
+                all.extend(lines.map(|line| format!("{family}-{} {line}\n", variant.infix())));
+            }
+        }
+        all
+    }
+
+    /// The lines of [`saved`](Self::saved) that are ours.
+    pub fn ours(&self) -> Vec<String> {
+        let ours = |line: &&str| line.contains("PARAGLIDER") || line.contains("PG-");
+        self.saved(false).lines().filter(ours).map(str::to_owned).collect()
+    }
+
+    /// The lines that are not, with counters; empty tables and their policies are left out.
+    pub fn foreign(&self) -> Vec<String> {
+        let ours = |line: &str| line.contains("PARAGLIDER") || line.contains("PG-");
+        let empty = |line: &str| line.ends_with("COMMIT") || line.contains(" *") || line.ends_with("ACCEPT [0:0]");
+        self.saved(true).lines().filter(|line| !ours(line) && !empty(line)).map(str::to_owned).collect()
+    }
+}
+
+fn host(name: &str) {
+    sh(&format!("ip netns add {name} && ip -n {name} link set lo up"));
+    // Many short connections from few addresses: do not wait for their ports.
+    inside(name, || fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "0")).join().unwrap().unwrap();
+}
+
+/// A backend's service: to each line it answers `NAME PEER`, its own name and the address that it sees. It accepts
+/// until the program ends.
+pub fn serve(host: &'static str, port: u16) {
+    let (ready, wait) = mpsc::channel();
+    inside(host, move || {
+        // Of both families.
+        let listener = TcpListener::bind((std::net::Ipv6Addr::UNSPECIFIED, port)).unwrap();
+        ready.send(()).unwrap();
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            thread::spawn(move || answer(host, stream));
+        }
+    });
+    wait.recv().unwrap();
+}
+
+fn answer(name: &str, stream: TcpStream) -> std::io::Result<()> {
+    let peer = stream.peer_addr()?.ip().to_canonical();
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 0 {
+        writeln!(&stream, "{name} {peer}")?;
+        line.clear();
+    }
+    Ok(())
+}
+
+/// A connection that can be held.
+pub struct Held(TcpStream);
+
+impl Held {
+    pub fn open(to: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Held(stream))
+    }
+
+    /// Asks once; returns the backend's name and the address it sees.
+    pub fn ask(&self) -> std::io::Result<(String, IpAddr)> {
+        (&self.0).write_all(b"?\n")?;
+        let mut line = String::new();
+        if BufReader::new(&self.0).read_line(&mut line)? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        let (name, peer) = line.trim().split_once(' ').ok_or(ErrorKind::InvalidData)?;
+        Ok((name.to_owned(), peer.parse().map_err(|_| ErrorKind::InvalidData)?))
+    }
+}
+
+/// Asks once over a connection of its own.
+pub fn ask(to: SocketAddr) -> std::io::Result<(String, IpAddr)> {
+    Held::open(to)?.ask()
+}
+
+/// Makes `n` connections from a host, one after the other; counts who answered and what he saw. Failures count too.
+pub fn ask_often(from: &str, to: &str, n: usize) -> BTreeMap<String, usize> {
+    let to: SocketAddr = to.parse().unwrap();
+    let work = move || {
+        let mut counts = BTreeMap::new();
+        for _ in 0..n {
+            let answer = match ask(to) {
+                Ok((name, peer)) => format!("{name} {peer}"),
+                Err(error) => format!("{:?}", error.kind()),
+            };
+            *counts.entry(answer).or_insert(0) += 1;
+        }
+        counts
+    };
+    if from == "balancer" {
+        work()
+    } else {
+        inside(from, work).join().unwrap()
+    }
+}

@@ -1,0 +1,59 @@
+//! Every promise on the real kernel, with real iptables (both variants) and real traffic. Each test has a laboratory of
+//! its own and needs no root where the kernel allows user namespaces.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod lab;
+
+mod balancing;
+mod change;
+mod failure;
+mod host;
+
+use lab::{Lab, Variant};
+
+/// Where clients connect to.
+const BIND: &str = "10.9.0.1:4444";
+
+fn in_lab(test: &str, variant: Variant, story: fn(&Lab)) {
+    let Some(mut command) = lab::entrance(&["--exact", test, "--nocapture", "--test-threads=1"]) else {
+        return story(&Lab::new(variant));
+    };
+    let output = command.output().unwrap_or_else(|error| panic!("cannot run unshare (util-linux): {error}"));
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}");
+    // A test whose name is not found inside would pass without having run.
+    assert!(text.contains("1 passed"), "{text}");
+}
+
+/// A story that is told on both variants of iptables.
+macro_rules! on_both {
+    ($(#[$doc:meta])* $name:ident, $story:expr) => {
+        $(#[$doc])*
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn nft() {
+                let story: fn(&Lab) = $story;
+                crate::in_lab(crate::test_name(concat!(module_path!(), "::nft")), Variant::Nft, story);
+            }
+
+            #[test]
+            fn legacy() {
+                let story: fn(&Lab) = $story;
+                crate::in_lab(crate::test_name(concat!(module_path!(), "::legacy")), Variant::Legacy, story);
+            }
+        }
+    };
+}
+pub(crate) use on_both;
+
+/// The name by which the test harness knows a test: without the crate.
+fn test_name(path: &'static str) -> &'static str {
+    path.split_once("::").map_or(path, |(_, name)| name)
+}
+
+/// `b1 10.2.0.1 → 100` and so on: what [`lab::ask_often`] returns.
+fn answers(of: &[(&str, usize)]) -> std::collections::BTreeMap<String, usize> {
+    of.iter().map(|(answer, n)| ((*answer).to_owned(), *n)).collect()
+}

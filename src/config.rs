@@ -118,15 +118,20 @@ fn mistake(text: &str, error: &serde_yaml::Error) -> Mistake {
         what.truncate(at);
     }
     // Where the library puts the way to the value in front ("frontend.bind: "), line and column say it better.
-    if let Some(at) = what.find(OWN).map(|at| at + OWN.len()).or_else(|| what.find("invalid type: ")) {
-        what.drain(..at);
+    if let Some((_, own)) = what.split_once(OWN) {
+        what = own.to_owned();
+    } else if let Some((_, found)) = what.split_once("invalid type: ") {
+        // In a YAML writer's words instead of the library's.
+        let words = [("sequence,", "a list,"), ("map,", "a mapping,"), ("unit value,", "nothing,")];
+        let known = words.iter().find_map(|(word, plain)| Some(format!("{plain}{}", found.strip_prefix(word)?)));
+        what = format!("found {}", known.unwrap_or_else(|| found.to_owned()));
     }
     let source = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
     if what.starts_with("deserializing from YAML containing more than one document") {
         what = "the config has more than one document (`---`); put all frontends into one, under `frontends:`".into();
     } else if source.starts_with([' ', '\t']) && source.trim_start_matches(' ').starts_with('\t') {
         what = "a tab indents this line; YAML wants spaces".into();
-    } else if source.contains(": [") || source.contains("- [") {
+    } else if source.split_once('[').is_some_and(|(_, after)| after.split(']').next().unwrap_or("").contains(':')) {
         what.push_str("; an IPv6 address in brackets wants quotes, as in \"[2001:db8::1]:80\"");
     }
     Mistake { line, column, what }

@@ -202,3 +202,21 @@ fn a_held_xtables_lock_is_waited_for_and_then_named() {
         lab.ok("status");
     });
 }
+
+/// What the command line's tests cannot try, because a `start` that took a bad config would change their host.
+#[test]
+fn no_bad_config_touches_a_rule() {
+    crate::in_lab("failure::no_bad_config_touches_a_rule", Variant::Nft, |lab| {
+        lab.balance(&[1, 2, 3]);
+        lab.ok("start");
+        let before = lab.saved(true);
+        for crate::corpus::Bad { name, config, said } in crate::corpus::bad() {
+            fs::write(lab.path("glider.yaml"), config).unwrap();
+            for verb in ["start", "reload", "check"] {
+                let (code, _, err) = lab.paraglider(verb);
+                assert!(code == 2 && err.contains(said), "{name}: {verb}: {code} {err}");
+            }
+        }
+        assert_eq!(lab.saved(true), before);
+    });
+}

@@ -3,7 +3,14 @@
 //!
 //! [`entrance`] starts this very program again inside namespaces of its own (`unshare`), where it is the balancer and may
 //! do anything; without root it takes a user namespace. All goes when the program ends.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice
+)]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

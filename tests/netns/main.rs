@@ -1,7 +1,16 @@
 //! Every promise on the real kernel, with real iptables (both variants) and real traffic. Each test has a laboratory of
 //! its own and needs no root where the kernel allows user namespaces.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice
+)]
 
+#[path = "../cli/corpus.rs"]
+mod corpus;
 mod lab;
 
 mod balancing;

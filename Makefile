@@ -1,0 +1,33 @@
+# make demo    see it work, in a throw-away laboratory
+# make test    everything that CI runs
+# make setup   install what these need (apt, as root); without root it tells what to install
+# make fuzz    bytes -> config -> rules, for SECONDS (needs a nightly toolchain and cargo-fuzz)
+
+SECONDS ?= 60
+
+.PHONY: all demo test setup fmt clippy fuzz
+
+all:
+	cargo build --release --locked
+
+demo: setup
+	cargo build --locked --quiet --bin paraglider --example demo
+	target/debug/examples/demo
+
+test: setup fmt clippy
+	cargo test --locked --lib --bins --test cli --test golden
+	cargo test --locked --test netns
+
+setup:
+	@tests/setup
+
+# A toolchain may come without these two; then it is said, not hidden.
+fmt:
+	@if cargo fmt --version >/dev/null 2>&1; then cargo fmt --check; else echo "skipped: fmt: this toolchain has no rustfmt"; fi
+
+clippy:
+	@if cargo clippy --version >/dev/null 2>&1; then cargo clippy --locked --all-targets -- -D warnings; \
+	else echo "skipped: clippy: this toolchain has no clippy"; fi
+
+fuzz:
+	cargo +nightly fuzz run config -- -max_total_time=$(SECONDS) -max_len=4096

@@ -1,0 +1,37 @@
+//! Bytes → config → rules: whatever the bytes are, there is a sentence or there are well-formed rules.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use paraglider::config;
+use paraglider::ruleset::{is_ours, Change, Ruleset};
+use paraglider::service::Family;
+
+fuzz_target!(|bytes: &[u8]| {
+    let services = match config::parse(bytes) {
+        Ok(services) => services,
+        Err(mistake) => {
+            let sentence = mistake.to_string();
+            assert!(mistake.line >= 1 && mistake.column >= 1);
+            assert!(!sentence.contains(['\n', '\r', '\u{1b}']), "{sentence:?}");
+            return;
+        }
+    };
+    let wanted = Ruleset::of(&services);
+    assert!(!wanted.is_empty());
+    for family in Family::ALL {
+        let Some(change) = Change::of_family(&Ruleset::default(), &wanted, family) else { continue };
+        for line in change.text.lines() {
+            assert!(line.is_ascii(), "{line:?}");
+            let mut words = line.split(' ');
+            match words.next() {
+                Some("*filter" | "*nat" | "COMMIT") => {}
+                Some("-A") => assert!(is_ours(words.next().unwrap())),
+                Some("-I") => assert!(words.next().unwrap().bytes().all(|b| b.is_ascii_uppercase())),
+                Some(chain) => assert!(is_ours(chain.strip_prefix(':').unwrap()) && chain.len() <= 29),
+                None => panic!("an empty line"),
+            }
+        }
+        // What is in force needs no change.
+        assert_eq!(Change::of_family(&wanted, &Ruleset::following(&services, &wanted), family), None);
+    }
+});

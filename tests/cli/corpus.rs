@@ -1,0 +1,129 @@
+//! Configs with a mistake, and where and how it has to be named. The fuzz target starts from them too.
+#![allow(dead_code)]
+
+/// A config and the end of the error's sentence: `LINE:COLUMN: what`.
+pub struct Bad {
+    pub name: &'static str,
+    pub config: Vec<u8>,
+    pub said: &'static str,
+}
+
+/// The good config that all of them are made of.
+pub const GOOD: &str = "\
+frontend:
+  bind: 166.1.101.2:4444
+  privateip: 172.19.0.4
+  backends:
+    - 172.19.0.2:5555
+    - 172.19.0.3:5555
+";
+
+/// [`GOOD`] with one line changed.
+fn with(line: &str, by: &str) -> Vec<u8> {
+    assert!(GOOD.contains(line), "{line}");
+    GOOD.replacen(line, by, 1).into_bytes()
+}
+
+pub fn bad() -> Vec<Bad> {
+    let bad = |name, config, said| Bad { name, config, said };
+    let text = |text: &str| text.as_bytes().to_vec();
+    let bind = |value: &str| with("166.1.101.2:4444", value);
+    let second = |value: &str| with("172.19.0.3:5555", value);
+    let last = |line: &str| with("    - 172.19.0.3:5555\n", line);
+    let bomb: String = (1..10).fold("a0: &a0 [x]\n".to_owned(), |text, n| {
+        format!("{text}a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(", "))
+    });
+    vec![
+        bad("empty", text(""), "1:1: there is no frontend; begin with `frontend:` or `frontends:`"),
+        bad("only comments", text("# nothing\n# here\n"), "3:1: there is no frontend"),
+        bad("not YAML", text("frontend: }\n"), "1:11: did not find expected node content"),
+        bad("binary", vec![0x7f, b'E', b'L', b'F', 0, 1, 2], "1:1: control character `\\u{7f}`"),
+        bad("not UTF-8", with("166", "\u{e9}").iter().map(|b| if *b == 0xc3 { 0xff } else { *b }).collect(), "2:9: this is not UTF-8 text"),
+        bad("NUL", bind("166.1.101.2\0:4444"), "2:20: control character `\\u{0}`"),
+        bad("a list", text("- 172.19.0.2:5555\n"), "1:1: found a list, expected `frontend:` or `frontends:`"),
+        bad("a word", text("start\n"), "1:1: found string \"start\", expected `frontend:`"),
+        bad("a tab", last("\t- 172.19.0.3:5555\n"), "6:1: a tab indents this line; YAML wants spaces"),
+        bad("two documents", text(&format!("{GOOD}---\n{GOOD}")), "1:1: the config has more than one document"),
+        bad("larger than allowed", vec![b'#'; 1_000_000], "1:1: the config is larger than 64 KiB"),
+        bad("alias bomb", bomb.into_bytes(), "1:5: `&` begins a YAML anchor"),
+        bad("anchor", second("&a 172.19.0.3:5555"), "6:7: `&` begins a YAML anchor"),
+        bad("alias", second("*a"), "6:7: `*` begins a YAML anchor"),
+        bad("tag", second("!!str x"), "6:7: `!` begins a YAML anchor"),
+        bad("unknown key", with("  bind:", "  bnid:"), "2:3: unknown key `bnid`; did you mean `bind`?"),
+        bad("unknown top key", with("frontend:", "frontned:"), "1:1: unknown key `frontned`; did you mean `frontend`?"),
+        bad("stranger", with("  privateip: 172.19.0.4", "  timeout: 3"), "3:3: unknown key `timeout`; allowed here: name, bind, privateip, backends"),
+        bad("duplicate key", with("  privateip: 172.19.0.4", "  bind: 166.1.101.3:4444"), "3:3: `bind` is there twice"),
+        bad("duplicate frontend", text(&format!("{GOOD}{GOOD}")), "7:1: `frontend` is there twice"),
+        bad("both keys", text(&format!("{GOOD}frontends: []\n")), "`frontend` and `frontends` exclude each other"),
+        bad("no bind", with("  bind: 166.1.101.2:4444\n", ""), "`bind` is missing"),
+        bad("no backends", text("frontend:\n  bind: 166.1.101.2:4444\n"), "`backends` is missing"),
+        bad("empty backends", text("frontend:\n  bind: 1.2.3.4:1\n  backends: []\n"), "3:13: the list of backends is empty"),
+        bad("backends is no list", text("frontend:\n  bind: 1.2.3.4:1\n  backends: 5\n"), "3:13: found integer `5`, expected a list of backends"),
+        bad("no frontends", text("frontends: []\n"), "there is no frontend"),
+        bad("a frontend is no mapping", text("frontends: [a]\n"), "1:13: found string \"a\", expected a frontend"),
+        bad("empty bind", bind(""), "2:8: `` has no port; write address:port"),
+        bad("port 0", bind("166.1.101.2:0"), "2:9: port 0 is not in 1-65535"),
+        bad("port 70000", second("172.19.0.3:70000"), "6:7: port 70000 is not in 1-65535"),
+        bad("port missing", second("172.19.0.3"), "6:7: `172.19.0.3` has no port; write address:port"),
+        bad("port is a word", second("172.19.0.3:http"), "6:7: port `http` is not a number in 1-65535"),
+        bad("a backend is a number", second("5555"), "6:7: found integer `5555`, expected a backend as address:port"),
+        bad("a backend is nothing", second(""), "6:6: found nothing, expected a backend as address:port"),
+        bad("256.1.1.1", second("256.1.1.1:80"), "6:7: `256.1.1.1` is not an IPv4 address"),
+        bad("leading zeros", second("172.019.0.3:5555"), "6:7: `172.019.0.3` has a leading zero"),
+        bad("port with a leading zero", second("172.19.0.3:0080"), "6:7: port 0080 has a leading zero"),
+        bad("host name", second("web.example:80"), "6:7: `web.example` is a name; rules hold addresses only"),
+        bad("unspecified", bind("0.0.0.0:80"), "2:9: `0.0.0.0` stands for no address in particular"),
+        bad("multicast", bind("224.0.0.1:80"), "2:9: `224.0.0.1` is a multicast address"),
+        bad("bare IPv6", bind("\"fd00::1:80\""), "2:9: `fd00::1:80`: an IPv6 address stands in brackets"),
+        bad("unquoted IPv6", bind("[fd00::1]:80"), "2:9: found a list, expected address:port; an IPv6 address in brackets wants quotes"),
+        bad("mixed families", second("\"[fd00::1]:80\""), "6:7: `[fd00::1]:80` is IPv6, but bind `166.1.101.2:4444` is IPv4"),
+        bad("privateip of the other family", with("172.19.0.4", "fd00::1"), "3:14: `fd00::1` is IPv6, but bind `166.1.101.2:4444` is IPv4"),
+        bad("privateip with a port", with("172.19.0.4", "172.19.0.4:80"), "3:14: `172.19.0.4:80` has a port; give the address alone"),
+        bad("privateip empty", with(" 172.19.0.4", ""), "3:13: an address, a range first-last, `auto` or `none` is missing"),
+        bad("privateip upside down", with("172.19.0.4", "172.19.0.4-172.19.0.1"), "3:14: the range `172.19.0.4-172.19.0.1` is upside down"),
+        bad("duplicate backend", second("172.19.0.2:5555"), "6:7: `172.19.0.2:5555` is already a backend of this frontend"),
+        bad("backend is its own bind", second("166.1.101.2:4444"), "6:7: `166.1.101.2:4444` is also the bind of this frontend"),
+        bad("name with a newline", with("  bind:", "  name: \"a\\nb\"\n  bind:"), "2:9: name `a\\nb` is not 1 to 21 letters"),
+        bad("name with shell characters", with("  bind:", "  name: $(reboot);\n  bind:"), "2:9: name `$(reboot);` is not 1 to 21 letters"),
+        bad("name too long", with("  bind:", "  name: abcdefghijklmnopqrstuvwxyz\n  bind:"), "2:9: name `abcdefghijklmnopqrstuvwxyz` is not 1 to 21"),
+        bad("bind with shell characters", bind("$(reboot):80"), "2:9: `$(reboot)` is not an IP address"),
+        bad("newline in an address", bind("\"1.2.3.4\\n-j ACCEPT:80\""), "is not an IP address"),
+        bad(
+            "one bind twice",
+            text("frontends:\n  - {bind: '1.2.3.4:1', backends: ['1.2.3.5:1']}\n  - {name: b, bind: '1.2.3.4:1', backends: ['1.2.3.5:1']}\n"),
+            "3:21: `1.2.3.4:1` is the bind of another frontend",
+        ),
+        bad(
+            "one name twice",
+            text("frontends:\n  - {name: a, bind: '1.2.3.4:1', backends: ['1.2.3.5:1']}\n  - {name: a, bind: '1.2.3.4:2', backends: ['1.2.3.5:1']}\n"),
+            "3:12: the name `a` is taken by another frontend",
+        ),
+        bad("unknown key of a backend", second("{address: \"172.19.0.3:1\", wait: 3}"), "6:33: unknown key `wait`; allowed here: address"),
+        bad("backend without address", second("{}"), "6:7: this backend has no `address:`"),
+        bad(
+            "too many backends",
+            text(&format!(
+                "frontend:\n  bind: 1.2.3.4:1\n  backends:\n{}",
+                (0..1025).map(|n| format!("    - 10.0.0.1:{}\n", n + 1)).collect::<String>()
+            )),
+            "1028:7: `10.0.0.1:1025` is one backend too many; a frontend has at most 1024",
+        ),
+        bad("very deep", vec![b'['; 5000], "expected"),
+    ]
+}
+
+/// Odd, but right: each means the same as [`GOOD`].
+pub fn odd() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("as it is", GOOD.into()),
+        ("CRLF", GOOD.replace('\n', "\r\n").into()),
+        ("BOM", format!("\u{feff}{GOOD}").into()),
+        ("comments", GOOD.replace("4444\n", "4444 # don't & never *\n").into()),
+        ("document marks", format!("---\n{GOOD}...\n").into()),
+        ("quotes", GOOD.replace("172.19.0.4", "'172.19.0.4'").replace("172.19.0.2:5555", "\"172.19.0.2:5555\"").into()),
+        ("flow", "{frontend: {bind: '166.1.101.2:4444', privateip: 172.19.0.4, backends: ['172.19.0.2:5555', '172.19.0.3:5555']}}".into()),
+        ("no last line end", GOOD.trim_end().into()),
+        ("order of keys", "frontend:\n  backends: ['172.19.0.2:5555', {address: '172.19.0.3:5555'}]\n  privateip: 172.19.0.4\n  bind: 166.1.101.2:4444\n".into()),
+        ("a list of one", "frontends:\n- bind: 166.1.101.2:4444\n  privateip: 172.19.0.4\n  backends:\n  - 172.19.0.2:5555\n  - 172.19.0.3:5555\n".into()),
+    ]
+}

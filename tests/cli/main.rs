@@ -1,0 +1,147 @@
+//! Words in, words out: the program as a user calls it. Only verbs that ask no kernel run here; all others run in the
+//! laboratory of `tests/netns`.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice
+)]
+
+mod corpus;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+fn paraglider(arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_paraglider")).args(arguments).stdin(Stdio::null()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+fn print(config: &Path) -> (i32, String, String) {
+    paraglider(&["-config", config.to_str().unwrap(), "print"])
+}
+
+#[test]
+fn each_mistake_gets_one_sentence_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("glider.yaml");
+    let mut wrong = String::new();
+    for corpus::Bad { name, config, said } in corpus::bad() {
+        fs::write(&path, &config).unwrap();
+        let (code, out, err) = print(&path);
+        let place = format!("ERROR [paraglider] {}:", path.display());
+        let one_line = err.lines().count() == 1 && err.starts_with(&place);
+        if code != 2 || !out.is_empty() || !one_line || !err.contains(said) {
+            wrong.push_str(&format!("{name}: exit status {code}\n  said     {err}  expected {said}\n"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn what_is_odd_but_right_means_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("glider.yaml");
+    fs::write(&path, corpus::GOOD).unwrap();
+    let (_, expected, _) = print(&path);
+    assert!(expected.contains("166.1.101.2"));
+    for (name, config) in corpus::odd() {
+        fs::write(&path, config).unwrap();
+        let (code, out, err) = print(&path);
+        assert_eq!(code, 0, "{name}: {err}");
+        assert_eq!(out, expected, "{name}");
+    }
+}
+
+#[test]
+fn a_config_that_cannot_be_read_is_a_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("missing.yaml");
+    for (path, why) in [(missing.as_path(), "No such file or directory"), (dir.path(), "Is a directory")] {
+        let (code, _, err) = print(path);
+        let said = format!("ERROR [paraglider] {}: cannot read the config: {why}\n", path.display());
+        assert_eq!((code, err), (2, said));
+    }
+    // Root may read any file; this one the kernel refuses to everybody.
+    let (code, _, err) = print(Path::new("/proc/self/mem"));
+    assert!(code == 2 && err.contains("cannot read the config"), "{err}");
+    let unreadable = dir.path().join("unreadable.yaml");
+    fs::write(&unreadable, corpus::GOOD).unwrap();
+    fs::set_permissions(&unreadable, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+    if !nix::unistd::geteuid().is_root() {
+        let (code, _, err) = print(&unreadable);
+        assert!(code == 2 && err.contains("Permission denied"), "{err}");
+    }
+}
+
+#[test]
+fn an_endless_config_ends() {
+    let (code, _, err) = print(Path::new("/dev/zero"));
+    assert!(code == 2 && err.contains("larger than 64 KiB"), "{err}");
+}
+
+#[test]
+fn wrong_words_end_with_2_and_a_sentence_on_stderr() {
+    for words in [
+        &[][..],
+        &["strat"],
+        &["start", "stop"],
+        &["--nonsense", "print"],
+        &["print", "--config"],
+        &["start", "--json"],
+    ] {
+        let (code, out, err) = paraglider(words);
+        assert_eq!((code, out.as_str()), (2, ""), "{words:?}");
+        assert!(err.lines().count() == 1 && err.ends_with("; see paraglider --help\n"), "{words:?}: {err}");
+    }
+    use std::os::unix::ffi::OsStrExt;
+    let odd = std::ffi::OsStr::from_bytes(b"st\xffart");
+    let output = Command::new(env!("CARGO_BIN_EXE_paraglider")).arg(odd).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is not UTF-8"));
+}
+
+#[test]
+fn help_and_version_go_to_stdout() {
+    let (code, out, err) = paraglider(&["--help"]);
+    assert!(code == 0 && err.is_empty() && out.starts_with("Usage: paraglider [--config FILE]"));
+    let (code, out, err) = paraglider(&["--version"]);
+    assert_eq!((code, out, err), (0, format!("paraglider {}\n", env!("CARGO_PKG_VERSION")), String::new()));
+}
+
+#[test]
+fn a_full_disk_is_no_success() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status = Command::new(env!("CARGO_BIN_EXE_paraglider"))
+        .arg("--help")
+        .stdout(full)
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+#[test]
+fn print_shows_one_family_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("glider.yaml");
+    let config = path.to_str().unwrap().to_owned();
+    let v4 = "  - {bind: '1.2.3.4:1', backends: ['1.2.3.5:1']}\n";
+    let v6 = "  - {bind: '[fd00::1]:1', backends: ['[fd00::2]:1']}\n";
+    fs::write(&path, format!("frontends:\n{v4}{v6}")).unwrap();
+    let (code, out, err) = paraglider(&["-c", &config, "print"]);
+    assert!(
+        code == 0 && out.contains("1.2.3.5") && !out.contains("fd00") && err.contains("print --ipv6"),
+        "{out}{err}"
+    );
+    let (code, out, err) = paraglider(&["-c", &config, "print", "--ipv6"]);
+    assert!(code == 0 && out.contains("[fd00::2]:1") && !out.contains("1.2.3.5") && err.is_empty(), "{out}{err}");
+    fs::write(&path, format!("frontends:\n{v6}")).unwrap();
+    assert!(paraglider(&["-c", &config, "print"]).1.contains("[fd00::2]:1"));
+    fs::write(&path, format!("frontends:\n{v4}")).unwrap();
+    assert_eq!(paraglider(&["-c", &config, "print", "--ipv6"]).0, 2);
+}

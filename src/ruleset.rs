@@ -214,15 +214,13 @@ impl Ruleset {
             let first = in_force.first_backend(service)?;
             service.backends.iter().position(|backend| backend.address == first)
         };
-        let same = Self::starting(services, |service| start(service).unwrap_or(0));
-        let next = Self::starting(services, |service| start(service).map_or(0, |at| (at + 1) % service.backends.len()));
-        let mut wanted = Self::default();
-        for family in Family::ALL {
-            let unchanged = Change::of_family(in_force, &same, family).is_none();
-            let chosen = if unchanged { &same } else { &next };
-            wanted
-                .parts
-                .extend(chosen.parts.iter().filter(|((of, _), _)| *of == family).map(|(at, p)| (*at, p.clone())));
+        let mut wanted = Self::starting(services, |service| start(service).unwrap_or(0));
+        let changed = |family: &Family| Change::of_family(in_force, &wanted, *family).is_some();
+        let changed: Vec<Family> = Family::ALL.into_iter().filter(changed).collect();
+        if !changed.is_empty() {
+            let next = |service: &Service| start(service).map_or(0, |at| (at + 1) % service.backends.len());
+            let next = Self::starting(services, next).parts;
+            wanted.parts.extend(next.into_iter().filter(|((family, _), _)| changed.contains(family)));
         }
         wanted
     }

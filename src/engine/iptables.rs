@@ -132,6 +132,32 @@ impl Iptables {
         Err(refusal(&plain, text, &output))
     }
 
+    /// What is in force in these variants.
+    fn read_from(&self, variants: &[Variant]) -> Result<InForce, Error> {
+        let mut found = InForce::default();
+        let places = variants.iter().flat_map(|variant| Family::ALL.map(|family| (*variant, family)));
+        // All at once: on a slow board most of the time goes into starting programs.
+        let started: Vec<_> =
+            places.map(|(variant, family)| (variant, family, self.start_save(variant, family))).collect();
+        for (variant, family, started) in started {
+            let Some((path, child)) = started? else { continue };
+            let program = path.display();
+            let output = child.wait_with_output().map_err(|error| cannot_run(&path, &error))?;
+            if !output.status.success() {
+                let why = Words(&output.stderr);
+                // Rules of ours cannot be where the kernel has no such tables.
+                if variant == self.variant && family == Family::V4 {
+                    return Err(Error::system(format!("{program} failed: {why}")));
+                }
+                say::detail!("{program} failed: {why}");
+                continue;
+            }
+            let ours = if variant == self.variant { &mut found.ours } else { &mut found.left_over };
+            save::read(&String::from_utf8_lossy(&output.stdout), family, ours, &mut found.others);
+        }
+        Ok(found)
+    }
+
     /// Goes from `from` to `to` in the main variant, family by family.
     fn write(&self, from: &Ruleset, to: &Ruleset) -> Result<(), Error> {
         for family in Family::ALL {
@@ -156,35 +182,12 @@ impl Iptables {
 
 impl Engine for Iptables {
     fn read(&self) -> Result<InForce, Error> {
-        let mut found = InForce::default();
-        let places = [self.variant, self.variant.other()]
-            .into_iter()
-            .flat_map(|variant| Family::ALL.map(|family| (variant, family)));
-        // All at once: on a slow board most of the time goes into starting programs.
-        let started: Vec<_> =
-            places.map(|(variant, family)| (variant, family, self.start_save(variant, family))).collect();
-        for (variant, family, started) in started {
-            let Some((path, child)) = started? else { continue };
-            let program = path.display();
-            let output = child.wait_with_output().map_err(|error| cannot_run(&path, &error))?;
-            if !output.status.success() {
-                let why = Words(&output.stderr);
-                // Rules of ours cannot be where the kernel has no such tables.
-                if variant == self.variant && family == Family::V4 {
-                    return Err(Error::system(format!("{program} failed: {why}")));
-                }
-                say::detail!("{program} failed: {why}");
-                continue;
-            }
-            let ours = if variant == self.variant { &mut found.ours } else { &mut found.left_over };
-            save::read(&String::from_utf8_lossy(&output.stdout), family, ours, &mut found.others);
-        }
-        Ok(found)
+        self.read_from(&[self.variant, self.variant.other()])
     }
 
     fn apply(&self, before: &InForce, wanted: &Ruleset) -> Result<(), Error> {
         let done = self.write(&before.ours, wanted).and_then(|()| {
-            let now = self.read()?;
+            let now = self.read_from(&[self.variant])?;
             match Family::ALL.iter().find_map(|family| Change::of_family(&now.ours, wanted, *family)) {
                 None => Ok(()),
                 Some(Change { text }) => {
@@ -196,7 +199,7 @@ impl Engine for Iptables {
             }
         });
         if let Err(error) = done {
-            let back = self.read().and_then(|now| self.write(&now.ours, &before.ours));
+            let back = self.read_from(&[self.variant]).and_then(|now| self.write(&now.ours, &before.ours));
             return Err(match back {
                 Ok(()) => error.and("nothing was changed"),
                 Err(worse) => error.and(&format!("and going back to the rules before failed too: {worse}")),

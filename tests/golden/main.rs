@@ -168,3 +168,30 @@ fn round_robin_goes_in_the_order_of_the_list() {
         }
     }
 }
+
+/// The README shows what `print` prints for its first config.
+#[test]
+fn the_readme_shows_the_rules_of_its_sample() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let sample = readme.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let rules = text(&config::parse(sample.as_bytes()).unwrap(), Family::V4);
+    let (before, after) = readme.split_once("<!-- print -->\n```\n").unwrap();
+    let (_, after) = after.split_once("```\n<!-- /print -->").unwrap();
+    let right = format!("{before}<!-- print -->\n```\n{rules}```\n<!-- /print -->{after}");
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(root.join("README.md"), &right).unwrap();
+    }
+    assert_eq!(right, fs::read_to_string(root.join("README.md")).unwrap());
+}
+
+/// All configs of the README are right.
+#[test]
+fn the_configs_of_the_readme_are_right() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let samples: Vec<&str> = readme.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(samples.len() >= 2);
+    for sample in samples {
+        config::parse(sample.as_bytes()).unwrap_or_else(|mistake| panic!("{mistake}\n{sample}"));
+    }
+}

@@ -30,4 +30,5 @@ clippy:
 	else echo "skipped: clippy: this toolchain has no clippy"; fi
 
 fuzz:
-	cargo +nightly fuzz run config -- -max_total_time=$(SECONDS) -max_len=4096
+	mkdir -p fuzz/corpus/config
+	cargo +nightly fuzz run config fuzz/corpus/config tests/golden/configs -- -max_total_time=$(SECONDS) -max_len=4096

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -84,11 +84,8 @@ impl Iptables {
         Ok(Iptables { variant })
     }
 
-    /// Starts the reading of one variant's rules of one family, where there can be any.
-    fn start_save(&self, variant: Variant, family: Family) -> Result<Option<(PathBuf, Child)>, Error> {
-        if variant == Variant::Legacy && !legacy_has_tables(family) {
-            return Ok(None);
-        }
+    /// Starts the reading of one variant's rules of one family, where there can be any: of all tables, or of one.
+    fn start_save(&self, variant: Variant, family: Family, table: Option<Table>) -> Result<Option<Reader>, Error> {
         let Some(path) = self.tool(variant, family, "save") else {
             // Only the main one has to be there: what cannot be read elsewhere cannot be written either.
             return if variant == self.variant && family == Family::V4 {
@@ -99,9 +96,27 @@ impl Iptables {
         };
         let mut command = command(&path);
         command.arg("-c").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Some(table) = table {
+            command.args(["-t", table.name()]);
+        }
         say::detail!("run {command:?}");
         let child = command.spawn().map_err(|error| cannot_run(&path, &error))?;
-        Ok(Some((path, child)))
+        Ok(Some(Reader { variant, family, path, child }))
+    }
+
+    /// What has to be read to know all rules of a variant and family.
+    fn to_read(&self, variant: Variant, family: Family) -> Vec<(Variant, Family, Option<Table>)> {
+        let all = vec![(variant, family, None)];
+        if variant == Variant::Nft {
+            return all;
+        }
+        match legacy_tables(family) {
+            // There is nothing of ours, and asking the program costs a process.
+            LegacyTables::None => Vec::new(),
+            LegacyTables::Some => all,
+            LegacyTables::Secret if variant != self.variant => Vec::new(),
+            LegacyTables::Secret => Table::ALL.map(|table| (variant, family, Some(table))).to_vec(),
+        }
     }
 
     /// Finds `iptables-save` and the like: the plain one for the main variant, else the variant's own.
@@ -135,12 +150,12 @@ impl Iptables {
     /// What is in force in these variants.
     fn read_from(&self, variants: &[Variant]) -> Result<InForce, Error> {
         let mut found = InForce::default();
-        let places = variants.iter().flat_map(|variant| Family::ALL.map(|family| (*variant, family)));
+        let places = variants.iter().flat_map(|variant| Family::ALL.map(|family| self.to_read(*variant, family)));
         // All at once: on a slow board most of the time goes into starting programs.
         let started: Vec<_> =
-            places.map(|(variant, family)| (variant, family, self.start_save(variant, family))).collect();
-        for (variant, family, started) in started {
-            let Some((path, child)) = started? else { continue };
+            places.flatten().map(|(variant, family, table)| self.start_save(variant, family, table)).collect();
+        for started in started {
+            let Some(Reader { variant, family, path, child }) = started? else { continue };
             let program = path.display();
             let output = child.wait_with_output().map_err(|error| cannot_run(&path, &error))?;
             if !output.status.success() {
@@ -249,14 +264,32 @@ fn variant_of(path: &Path) -> Result<Variant, Error> {
     Ok(if nft { Variant::Nft } else { Variant::Legacy })
 }
 
-/// Whether the old interface has any table in this network namespace. Asking `iptables-legacy-save` instead costs a
-/// process; and where it has none, there is nothing of ours.
-fn legacy_has_tables(family: Family) -> bool {
+/// A program that prints rules.
+struct Reader {
+    variant: Variant,
+    family: Family,
+    path: PathBuf,
+    child: Child,
+}
+
+/// Which tables the old interface has in this network namespace.
+enum LegacyTables {
+    None,
+    Some,
+    /// The kernel does not tell, as in a network namespace that was made together with its user namespace.
+    Secret,
+}
+
+fn legacy_tables(family: Family) -> LegacyTables {
     let names = match family {
         Family::V4 => "/proc/net/ip_tables_names",
         Family::V6 => "/proc/net/ip6_tables_names",
     };
-    fs::read_to_string(names).is_ok_and(|names| !names.trim().is_empty())
+    match fs::read_to_string(names) {
+        Ok(names) if !names.trim().is_empty() => LegacyTables::Some,
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => LegacyTables::Secret,
+        _ => LegacyTables::None,
+    }
 }
 
 /// What a program said, on one line.

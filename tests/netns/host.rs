@@ -89,7 +89,7 @@ on_both!(a_missing_match_is_named_with_its_remedy, |lab| {
     lab.balance(&[1, 2, 3]);
     // An empty folder in the place of iptables' own plug-ins: it knows no match by itself.
     let plugins = sh("dirname $(find /usr/lib -name libxt_statistic.so | head -1)").trim().to_owned();
-    sh(&format!("mkdir /run/xtables && cp -a {plugins}/. /run/xtables/ && rm /run/xtables/libxt_statistic.so"));
+    sh(&format!("mkdir /run/xtables && cp -R {plugins}/. /run/xtables/ && rm /run/xtables/libxt_statistic.so"));
     let output = lab.command("check").env("XTABLES_LIBDIR", "/run/xtables").output().unwrap();
     let out = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{out}");
@@ -208,3 +208,44 @@ on_both!(status_tells_its_three_states, |lab| {
     lab.ok("start");
     lab.ok("status");
 });
+
+/// A user namespace and a network namespace made in one step, as by `unshare -Urn`: there the kernel does not tell which
+/// tables the old iptables has, and the lock of xtables has to be put where one may write.
+#[test]
+fn without_root_in_one_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("glider.yaml");
+    fs::write(&config, "frontend: {bind: '10.9.0.1:80', backends: ['10.2.0.11:80', '10.2.0.12:80']}").unwrap();
+    for variant in [Variant::Nft, Variant::Legacy] {
+        let bin = dir.path().join(variant.infix());
+        fs::create_dir(&bin).unwrap();
+        for tool in ["iptables", "iptables-save", "iptables-restore"] {
+            let real = format!("/usr/sbin/{}", tool.replacen("iptables", &format!("iptables-{}", variant.infix()), 1));
+            std::os::unix::fs::symlink(real, bin.join(tool)).unwrap();
+        }
+        let story = "set -e
+            $P -c $CONFIG start; $P -c $CONFIG start; $P -c $CONFIG status
+            iptables-save -t nat | grep -c -e '-A PREROUTING' | grep -x 1
+            $P stop; ! iptables-save -t nat | grep PARAGLIDER; ! iptables-save -t filter | grep PARAGLIDER";
+        let mut command = std::process::Command::new("unshare");
+        // As somebody who is not root, who owns nothing here but the folder.
+        if nix::unistd::geteuid().is_root() {
+            sh(&format!("chown -R 65534:65534 {0} && chmod 755 {0}", dir.path().display()));
+            let copy = dir.path().join("paraglider");
+            fs::copy(crate::lab::program(), &copy).unwrap();
+            command = std::process::Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "unshare"]).env("P", copy);
+        } else {
+            command.env("P", crate::lab::program());
+        }
+        let output = command
+            .args(["-Urn", "sh", "-c", story])
+            .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()))
+            .env("CONFIG", &config)
+            .env("XTABLES_LOCKFILE", dir.path().join("xtables.lock"))
+            .output()
+            .unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && said.contains("already in force"), "{variant:?}: {said}");
+    }
+}

@@ -61,9 +61,13 @@ pub fn entrance(arguments: &[&str]) -> Option<Command> {
     }
     let root = nix::unistd::geteuid().is_root();
     let mut unshare = Command::new("unshare");
-    unshare.args(if root { &["-nm"][..] } else { &["-Urnm"] });
+    if !root {
+        // First the user namespace by itself: a network namespace that is made together with it belongs to nobody, and
+        // some of its files in /proc cannot be read.
+        unshare.args(["-Ur", "--", "unshare"]);
+    }
     // The child dies with the parent, and so does all that it started.
-    unshare.args(["--fork", "--kill-child", "--"]).arg(std::env::current_exe().unwrap()).args(arguments);
+    unshare.args(["-nm", "--fork", "--kill-child", "--"]).arg(std::env::current_exe().unwrap()).args(arguments);
     unshare.env(INSIDE, "1");
     Some(unshare)
 }
@@ -216,13 +220,6 @@ impl Lab {
     pub fn ours(&self) -> Vec<String> {
         let ours = |line: &&str| line.contains("PARAGLIDER") || line.contains("PG-");
         self.saved(false).lines().filter(ours).map(str::to_owned).collect()
-    }
-
-    /// The lines that are not, with counters; empty tables and their policies are left out.
-    pub fn foreign(&self) -> Vec<String> {
-        let ours = |line: &str| line.contains("PARAGLIDER") || line.contains("PG-");
-        let empty = |line: &str| line.ends_with("COMMIT") || line.contains(" *") || line.ends_with("ACCEPT [0:0]");
-        self.saved(true).lines().filter(|line| !ours(line) && !empty(line)).map(str::to_owned).collect()
     }
 }
 

@@ -9,7 +9,8 @@ use std::path::Path;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::error::{nearest, Error};
-use crate::service::{Backend, Endpoint, Name, Service, Source, MOST_BACKENDS};
+use crate::schedule::{self, BUCKETS, MOST_SLOTS};
+use crate::service::{weight, Backend, Endpoint, Name, Schedule, Service, Source, MOST_BACKENDS};
 
 /// Largest config, in bytes. A thousand backends take half of it.
 pub const MOST_BYTES: usize = 64 * 1024;
@@ -276,7 +277,7 @@ impl<'de> Visitor<'de> for Frontend<'_> {
         let earlier = self.0;
         let mut draft = Draft::default();
         let mut seen = Vec::new();
-        while let Some(key) = next_key(&mut map, &["name", "bind", "privateip", "backends"], &mut seen)? {
+        while let Some(key) = next_key(&mut map, &["name", "bind", "privateip", "schedule", "backends"], &mut seen)? {
             if key == "backends" {
                 map.next_value_seed(Backends(&mut draft))?;
                 continue;
@@ -284,6 +285,7 @@ impl<'de> Visitor<'de> for Frontend<'_> {
             let (expected, take): (_, Take) = match key {
                 "name" => ("a name", Draft::name),
                 "bind" => ("address:port", Draft::bind),
+                "schedule" => ("`roundrobin`, `random` or `source`", Draft::schedule),
                 _ => ("an address, a range first-last, `auto` or `none`", Draft::privateip),
             };
             map.next_value_seed(Scalar { expected, judge: &mut |text| take(&mut draft, text, earlier) })?;
@@ -302,6 +304,7 @@ struct Draft {
     name: Option<Name>,
     bind: Option<Endpoint>,
     source: Option<Source>,
+    schedule: Schedule,
     backends: Vec<Backend>,
     /// The backends' addresses, sorted: a thousand are told apart quickly.
     addresses: Vec<Endpoint>,
@@ -346,13 +349,18 @@ impl Draft {
         Ok(())
     }
 
+    fn schedule(&mut self, text: &str, _: &[Service]) -> Result<(), String> {
+        self.schedule = Schedule::parse(text)?;
+        Ok(())
+    }
+
     fn backend(&mut self, text: &str) -> Result<(), String> {
         let address = Endpoint::parse(text)?;
         if self.bind == Some(address) {
             return Err(format!("`{address}` is also the bind of this frontend; connections would run in circles"));
         }
         let Err(place) = self.addresses.binary_search(&address) else {
-            return Err(format!("`{address}` is already a backend of this frontend; name each backend once"));
+            return Err(format!("`{address}` is already a backend of this frontend; use weight to give it more"));
         };
         if let Some(bind) = self.bind {
             same_family(address, bind.family(), &format!("bind `{bind}`"))?;
@@ -363,7 +371,7 @@ impl Draft {
             return Err(format!("`{address}` is one backend too many; a frontend has at most {MOST_BACKENDS}"));
         }
         self.addresses.insert(place, address);
-        self.backends.push(Backend { address });
+        self.backends.push(Backend { address, weight: 1 });
         Ok(())
     }
 
@@ -377,7 +385,25 @@ impl Draft {
         if earlier.iter().any(|service| service.name == name) {
             return Err(format!("the name `{name}` is taken by another frontend"));
         }
-        Ok(Service { name, bind, source: self.source.unwrap_or(Source::Masquerade), backends: self.backends })
+        let weights: Vec<u16> = self.backends.iter().map(|backend| backend.weight).collect();
+        let slots = match self.schedule {
+            Schedule::RoundRobin => schedule::slots(&weights).len(),
+            _ => 0,
+        };
+        if slots > MOST_SLOTS {
+            return Err(format!(
+                "the weights add up to {slots} (divided by what they have in common), and {MOST_SLOTS} is the most; \
+                 use smaller ones, or `schedule: random`"
+            ));
+        }
+        if self.schedule == Schedule::Source && weights.len() > BUCKETS {
+            return Err(format!(
+                "`schedule: source` has {BUCKETS} buckets for clients, fewer than these {} backends",
+                weights.len()
+            ));
+        }
+        let source = self.source.unwrap_or(Source::Masquerade);
+        Ok(Service { name, bind, source, backends: self.backends, schedule: self.schedule })
     }
 }
 
@@ -439,12 +465,19 @@ impl<'de> Visitor<'de> for OneBackend<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let mut seen = Vec::new();
-        while next_key(&mut map, &["address"], &mut seen)?.is_some() {
-            let judge = &mut |text: &str| self.0.backend(text);
-            map.next_value_seed(Scalar { expected: "address:port", judge })?;
+        let mut share = 1;
+        while let Some(key) = next_key(&mut map, &["address", "weight"], &mut seen)? {
+            if key == "address" {
+                let judge = &mut |text: &str| self.0.backend(text);
+                map.next_value_seed(Scalar { expected: "address:port", judge })?;
+            } else {
+                let judge = &mut |text: &str| weight(text).map(|weight| share = weight);
+                map.next_value_seed(Scalar { expected: "a weight in 0-256", judge })?;
+            }
         }
-        if seen.is_empty() {
-            return Err(own("this backend has no `address:`"));
+        match self.0.backends.last_mut().filter(|_| seen.contains(&"address")) {
+            Some(backend) => backend.weight = share,
+            None => return Err(own("this backend has no `address:`")),
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::schedule::{self, Then, When};
-use crate::service::{Endpoint, Family, Name, Service, Source};
+use crate::service::{Endpoint, Family, Name, Schedule, Service, Source};
 
 /// A netfilter table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,11 +40,14 @@ pub const DISPATCH: &str = "PARAGLIDER";
 pub const SNAT: &str = "PARAGLIDER-SNAT";
 /// Here balanced connections are let through.
 pub const FORWARD: &str = "PARAGLIDER-FWD";
+/// Here new connections are refused that nobody can take.
+pub const REJECT: &str = "PARAGLIDER-REJECT";
 /// `check` loads rules into this one, to which nothing jumps.
 pub const PROBE: &str = "PARAGLIDER-PROBE";
 
 /// Where the kernel enters our chains: table, built-in chain, chain of ours. This one list serves start, stop and status.
-pub const HOOKS: [(Table, &str, &str); 4] = [
+pub const HOOKS: [(Table, &str, &str); 5] = [
+    (Table::Filter, "INPUT", REJECT),
     (Table::Filter, "FORWARD", FORWARD),
     (Table::Nat, "PREROUTING", DISPATCH),
     (Table::Nat, "OUTPUT", DISPATCH),
@@ -70,7 +73,7 @@ pub fn frontend_of(chain: &str) -> Option<&str> {
 
 /// Whether a chain of this name is ours. Nothing else tells: no config, no file.
 pub fn is_ours(chain: &str) -> bool {
-    [DISPATCH, SNAT, FORWARD, PROBE].contains(&chain) || frontend_of(chain).is_some()
+    [DISPATCH, SNAT, FORWARD, REJECT, PROBE].contains(&chain) || frontend_of(chain).is_some()
 }
 
 /// One condition of a rule.
@@ -80,6 +83,12 @@ pub enum Match {
     To(Endpoint),
     /// The first, and then each n-th packet that comes to this rule.
     Every(usize),
+    /// The first packet of a connection to this address and port.
+    FirstTo(Endpoint),
+    /// So many of 2³¹, at random.
+    Random(u32),
+    /// A bit of the source address is set.
+    SourceBit(Family, u8),
     /// Belongs to a connection that was balanced for this bind, in either direction.
     Balanced(Endpoint),
 }
@@ -91,6 +100,18 @@ impl fmt::Display for Match {
                 let bits = if to.ip().is_ipv4() { 32 } else { 128 };
                 write!(f, "-d {}/{bits} -p tcp -m tcp --dport {}", to.ip(), to.port())
             }
+            Match::FirstTo(to) => write!(f, "{} --tcp-flags FIN,SYN,RST,ACK SYN", Match::To(*to)),
+            Match::Random(p) => {
+                write!(f, "-p tcp -m statistic --mode random --probability {}", Probability(*p))
+            }
+            Match::SourceBit(Family::V4, bit) => {
+                let mask = std::net::Ipv4Addr::from(1_u32 << bit);
+                write!(f, "-s {mask}/{mask} -p tcp")
+            }
+            Match::SourceBit(Family::V6, bit) => {
+                let mask = std::net::Ipv6Addr::from(1_u128 << bit);
+                write!(f, "-s {mask}/{mask} -p tcp")
+            }
             Match::Every(n) => write!(f, "-p tcp -m statistic --mode nth --every {n} --packet 0"),
             Match::Balanced(bind) => write!(
                 f,
@@ -99,6 +120,19 @@ impl fmt::Display for Match {
                 bind.port()
             ),
         }
+    }
+}
+
+/// A probability in units of 2⁻³¹, as the kernel keeps it, in the 11 decimals that iptables prints and reads.
+struct Probability(u32);
+
+impl fmt::Display for Probability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // p / 2³¹ × 10¹¹ = p × 5¹¹ / 2²⁰, without floating point: routers have none. Rounded half to even, as printf does.
+        let scaled = u64::from(self.0) * 48_828_125;
+        let (whole, rest, half) = (scaled >> 20, scaled & 0xf_ffff, 0x8_0000);
+        let up = rest > half || rest == half && whole & 1 == 1;
+        write!(f, "0.{:011}", whole + u64::from(up))
     }
 }
 
@@ -115,6 +149,8 @@ pub enum Target {
     Masquerade,
     /// Lets it through.
     Accept,
+    /// Refuses it, as a host does that has no such service.
+    Reject,
 }
 
 impl fmt::Display for Target {
@@ -126,6 +162,7 @@ impl fmt::Display for Target {
             Target::Snat(first, last) => write!(f, "-j SNAT --to-source {first}-{last}"),
             Target::Masquerade => f.write_str("-j MASQUERADE"),
             Target::Accept => f.write_str("-j ACCEPT"),
+            Target::Reject => f.write_str("-j REJECT --reject-with tcp-reset"),
         }
     }
 }
@@ -218,7 +255,7 @@ impl Ruleset {
         let changed = |family: &Family| Change::of_family(in_force, &wanted, *family).is_some();
         let changed: Vec<Family> = Family::ALL.into_iter().filter(changed).collect();
         if !changed.is_empty() {
-            let next = |service: &Service| start(service).map_or(0, |at| (at + 1) % service.backends.len());
+            let next = |service: &Service| start(service).map_or(0, |at| next_alive(service, at));
             let next = Self::starting(services, next).parts;
             wanted.parts.extend(next.into_iter().filter(|((family, _), _)| changed.contains(family)));
         }
@@ -227,6 +264,9 @@ impl Ruleset {
 
     /// The backend that the first connection went to: the first DNAT rule of the entrance, or of what it enters first.
     fn first_backend(&self, service: &Service) -> Option<Endpoint> {
+        if service.schedule != Schedule::RoundRobin {
+            return None;
+        }
         let chains = &self.part(service.bind.family(), Table::Nat).chains;
         let mut name = chain_name(&service.name, 0);
         // Each step goes down one chain; a loop, which only somebody else can have made, ends with the chains.
@@ -257,11 +297,16 @@ impl Ruleset {
     }
 
     fn add(&mut self, service: &Service, start: usize) {
-        let Service { name, bind, source, backends } = service;
+        let Service { name, bind, source, backends, .. } = service;
         let family = bind.family();
 
         let filter = self.part_mut(family, Table::Filter);
         filter.add(FORWARD, rule(Some(Match::Balanced(*bind)), &Target::Accept));
+        if backends.iter().all(|backend| backend.weight == 0) {
+            // Else they would get to a service of this host itself, or of whoever has the address.
+            filter.add(FORWARD, rule(Some(Match::FirstTo(*bind)), &Target::Reject));
+            filter.add(REJECT, rule(Some(Match::FirstTo(*bind)), &Target::Reject));
+        }
 
         let nat = self.part_mut(family, Table::Nat);
         nat.add(DISPATCH, rule(Some(Match::To(*bind)), &Target::Jump(chain_name(name, 0))));
@@ -276,13 +321,15 @@ impl Ruleset {
             nat.add(SNAT, rule(Some(Match::Balanced(*bind)), &target));
         }
 
-        let slots: Vec<usize> = (0..backends.len()).cycle().skip(start).take(backends.len()).collect();
-        let schedule = schedule::round_robin(&slots, schedule::FAN_OUT);
-        for (node, choices) in schedule.iter().enumerate() {
+        for (node, choices) in schedule::chains(service, start).iter().enumerate() {
+            let chain = chain_name(name, node);
+            nat.chains.entry(chain.clone()).or_default();
             for choice in choices {
                 let condition = match choice.when {
                     When::Always => None,
                     When::Every(n) => Some(Match::Every(n)),
+                    When::Share(parts, of) => Some(Match::Random(share(parts, of))),
+                    When::SourceBit(bit) => Some(Match::SourceBit(family, bit)),
                 };
                 let target = match choice.then {
                     Then::Backend(index) => match backends.get(index) {
@@ -291,10 +338,24 @@ impl Ruleset {
                     },
                     Then::Chain(node) => Target::Jump(chain_name(name, node)),
                 };
-                nat.add(&chain_name(name, node), rule(condition, &target));
+                nat.add(&chain, rule(condition, &target));
             }
         }
     }
+}
+
+/// The next backend that takes connections, after the one of index `at`, going round.
+fn next_alive(service: &Service, at: usize) -> usize {
+    let backends = service.backends.len();
+    let round = (1..=backends).map(|step| (at + step) % backends);
+    let alive = |index: &usize| service.backends.get(*index).is_some_and(|backend| backend.weight > 0);
+    round.into_iter().find(alive).unwrap_or(0)
+}
+
+/// A probability in units of 2⁻³¹, rounded.
+fn share(parts: u32, of: u32) -> u32 {
+    let scaled = (u64::from(parts) << 31) + u64::from(of / 2);
+    u32::try_from(scaled / u64::from(of.max(1))).unwrap_or(1 << 31)
 }
 
 /// The backend that a DNAT rule of ours sends to.
@@ -354,6 +415,18 @@ mod tests {
             let rule = rule(Some(Match::To(bind)), &Target::Jump(chain_name(&Name::of_bind(bind), 0)));
             assert_eq!(dispatched(&rule), Some((bind, Name::of_bind(bind).as_str())));
         }
+    }
+
+    #[test]
+    fn probabilities_are_written_as_iptables_prints_them() {
+        for p in [1_u32, 2, 3, 715_827_883, 1 << 30, 1 << 29, 8192, (1 << 31) - 1, 1_431_655_765, 12_345_678] {
+            let printed = format!("{:.11}", f64::from(p) / f64::from(1_u32 << 31));
+            assert_eq!(Probability(p).to_string(), printed);
+            let read: f64 = printed.parse().unwrap();
+            assert_eq!((read * f64::from(1_u32 << 31)).round() as u32, p, "reading it gives the same");
+        }
+        assert_eq!(share(1, 2), 1 << 30);
+        assert_eq!(share(1, 3), 715_827_883);
     }
 
     #[test]

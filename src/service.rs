@@ -261,11 +261,54 @@ impl fmt::Display for Name {
     }
 }
 
+/// Largest weight of a backend.
+pub const MOST_WEIGHT: u16 = 256;
+
+/// Reads a weight, 0 to [`MOST_WEIGHT`].
+pub fn weight(text: &str) -> Result<u16, String> {
+    let digits =
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    let weight = text.parse().ok().filter(|weight| digits && *weight <= MOST_WEIGHT);
+    weight.ok_or_else(|| format!("weight `{}` is not in 0-{MOST_WEIGHT}", text.escape_debug()))
+}
+
 /// One that takes connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backend {
     /// Where its connections go.
     pub address: Endpoint,
+    /// Its share of new connections in proportion to the others' weights, at most [`MOST_WEIGHT`]. With 0 it gets none,
+    /// and keeps those that it has.
+    pub weight: u16,
+}
+
+/// Who gets the next connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Schedule {
+    /// Each in turn.
+    #[default]
+    RoundRobin,
+    /// Anyone.
+    Random,
+    /// Always the same for the same client.
+    Source,
+}
+
+impl Schedule {
+    /// All of them with their names in the config.
+    pub const ALL: [(&'static str, Schedule); 3] =
+        [("roundrobin", Schedule::RoundRobin), ("random", Schedule::Random), ("source", Schedule::Source)];
+
+    /// Reads a name.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let known = Self::ALL.iter().find(|(name, _)| *name == text);
+        known.map(|(_, schedule)| *schedule).ok_or_else(|| {
+            let names = Self::ALL.map(|(name, _)| name);
+            let hint = crate::error::nearest(text, &names).map(|name| format!("did you mean `{name}`?"));
+            let hint = hint.unwrap_or_else(|| format!("there are {}", names.join(", ")));
+            format!("there is no schedule `{}`; {hint}", text.escape_debug())
+        })
+    }
 }
 
 /// One frontend with all that belongs to it. [`config`](crate::config) is the only maker.
@@ -279,6 +322,9 @@ pub struct Service {
     pub source: Source,
     /// At least one; each address once; of the bind's family; none is the bind.
     pub backends: Vec<Backend>,
+    /// Who gets the next connection. Round robin has at most [`MOST_SLOTS`](crate::schedule::MOST_SLOTS) slots, source
+    /// at most [`BUCKETS`](crate::schedule::BUCKETS) backends.
+    pub schedule: Schedule,
 }
 
 #[cfg(test)]

@@ -98,9 +98,16 @@ fn count(frontends: &mut [Frontend], connections: Option<&[Connection]>) {
     let Some(connections) = connections else { return };
     for frontend in frontends {
         for backend in &mut frontend.backends {
-            let own = Connection { bind: frontend.bind, backend: backend.address };
-            backend.active = Some(connections.iter().filter(|connection| **connection == own).count());
+            backend.active = Some(0);
         }
+        for Connection { backend: address, .. } in connections.iter().filter(|one| one.bind == frontend.bind) {
+            match frontend.backends.iter_mut().find(|backend| backend.address == *address) {
+                Some(backend) => backend.active = backend.active.map(|n| n + 1),
+                // It takes no more new ones: its weight is 0, or it is no longer in the config.
+                None => frontend.backends.push(Backend { address: *address, taken: 0, active: Some(1) }),
+            }
+        }
+        frontend.backends.sort_by_key(|backend| backend.address);
     }
 }
 

@@ -51,7 +51,7 @@ pub fn bad() -> Vec<Bad> {
         bad("tag", second("!!str x"), "6:7: `!` begins a YAML anchor"),
         bad("unknown key", with("  bind:", "  bnid:"), "2:3: unknown key `bnid`; did you mean `bind`?"),
         bad("unknown top key", with("frontend:", "frontned:"), "1:1: unknown key `frontned`; did you mean `frontend`?"),
-        bad("stranger", with("  privateip: 172.19.0.4", "  timeout: 3"), "3:3: unknown key `timeout`; allowed here: name, bind, privateip, backends"),
+        bad("stranger", with("  privateip: 172.19.0.4", "  timeout: 3"), "3:3: unknown key `timeout`; allowed here: name, bind, privateip, schedule, backends"),
         bad("duplicate key", with("  privateip: 172.19.0.4", "  bind: 166.1.101.3:4444"), "3:3: `bind` is there twice"),
         bad("duplicate frontend", text(&format!("{GOOD}{GOOD}")), "7:1: `frontend` is there twice"),
         bad("both keys", text(&format!("{GOOD}frontends: []\n")), "`frontend` and `frontends` exclude each other"),
@@ -81,7 +81,7 @@ pub fn bad() -> Vec<Bad> {
         bad("privateip with a port", with("172.19.0.4", "172.19.0.4:80"), "3:14: `172.19.0.4:80` has a port; give the address alone"),
         bad("privateip empty", with(" 172.19.0.4", ""), "3:13: an address, a range first-last, `auto` or `none` is missing"),
         bad("privateip upside down", with("172.19.0.4", "172.19.0.4-172.19.0.1"), "3:14: the range `172.19.0.4-172.19.0.1` is upside down"),
-        bad("duplicate backend", second("172.19.0.2:5555"), "6:7: `172.19.0.2:5555` is already a backend of this frontend"),
+        bad("duplicate backend", second("172.19.0.2:5555"), "6:7: `172.19.0.2:5555` is already a backend of this frontend; use weight"),
         bad("backend is its own bind", second("166.1.101.2:4444"), "6:7: `166.1.101.2:4444` is also the bind of this frontend"),
         bad("name with a newline", with("  bind:", "  name: \"a\\nb\"\n  bind:"), "2:9: name `a\\nb` is not 1 to 21 letters"),
         bad("name with shell characters", with("  bind:", "  name: $(reboot);\n  bind:"), "2:9: name `$(reboot);` is not 1 to 21 letters"),
@@ -98,7 +98,7 @@ pub fn bad() -> Vec<Bad> {
             text("frontends:\n  - {name: a, bind: '1.2.3.4:1', backends: ['1.2.3.5:1']}\n  - {name: a, bind: '1.2.3.4:2', backends: ['1.2.3.5:1']}\n"),
             "3:12: the name `a` is taken by another frontend",
         ),
-        bad("unknown key of a backend", second("{address: \"172.19.0.3:1\", wait: 3}"), "6:33: unknown key `wait`; allowed here: address"),
+        bad("unknown key of a backend", second("{address: \"172.19.0.3:1\", wait: 3}"), "6:33: unknown key `wait`; allowed here: address, weight"),
         bad("backend without address", second("{}"), "6:7: this backend has no `address:`"),
         bad(
             "too many backends",
@@ -107,6 +107,27 @@ pub fn bad() -> Vec<Bad> {
                 (0..1025).map(|n| format!("    - 10.0.0.1:{}\n", n + 1)).collect::<String>()
             )),
             "1028:7: `10.0.0.1:1025` is one backend too many; a frontend has at most 1024",
+        ),
+        bad("weight too large", second("{address: \"172.19.0.3:1\", weight: 257}"), "weight `257` is not in 0-256"),
+        bad("weight below zero", second("{weight: -1, address: \"172.19.0.3:1\"}"), "6:16: weight `-1` is not in 0-256"),
+        bad("weight is a word", second("{address: \"172.19.0.3:1\", weight: much}"), "weight `much` is not in 0-256"),
+        bad("weight with a leading zero", second("{address: \"172.19.0.3:1\", weight: 010}"), "weight `010` is not in 0-256"),
+        bad("weight without address", second("{weight: 3}"), "6:7: this backend has no `address:`"),
+        bad("unknown schedule", with("  bind:", "  schedule: roundrobbin\n  bind:"), "2:13: there is no schedule `roundrobbin`; did you mean `roundrobin`?"),
+        bad("foreign schedule", with("  bind:", "  schedule: leastconn\n  bind:"), "2:13: there is no schedule `leastconn`; there are roundrobin, random, source"),
+        bad(
+            "too many slots",
+            text("frontend:\n  bind: 1.2.3.4:1\n  backends:\n    - {address: '1.2.3.5:1', weight: 255}\n    - {address: '1.2.3.6:1', weight: 256}\n    \
+                  - {address: '1.2.3.7:1', weight: 253}\n    - {address: '1.2.3.8:1', weight: 254}\n    - {address: '1.2.3.9:1', weight: 251}\n"),
+            "the weights add up to 1269 (divided by what they have in common), and 1024 is the most",
+        ),
+        bad(
+            "more backends than buckets",
+            text(&format!(
+                "frontend:\n  bind: 1.2.3.4:1\n  schedule: source\n  backends:\n{}",
+                (0..257).map(|n| format!("    - 10.0.0.1:{}\n", n + 1)).collect::<String>()
+            )),
+            "`schedule: source` has 256 buckets for clients, fewer than these 257 backends",
         ),
         bad("very deep", vec![b'['; 5000], "expected"),
     ]

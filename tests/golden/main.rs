@@ -77,10 +77,8 @@ fn each_frontend_serves_each_kind_of_client_and_touches_nobody_else() {
         for service in &services {
             let family = service.bind.family();
             // A policy of DROP shows what our own rules let through.
-            let rules = format!(
-                "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n{}",
-                text(&services, family).replace("*filter\n", "*filter\n:FORWARD DROP [0:0]\n")
-            );
+            let rules =
+                text(&services, family).replace("*filter\n", "*filter\n:FORWARD DROP [0:0]\n:INPUT ACCEPT [0:0]\n");
             let host = balancer(&services);
             let own = host.outgoing;
             let mut tracer = Tracer::new(&rules, host);
@@ -89,11 +87,16 @@ fn each_frontend_serves_each_kind_of_client_and_touches_nobody_else() {
                 if family == Family::V4 { "203.0.113.9:40000" } else { "[2001:db8::9]:40000" }.parse().unwrap();
             let backend = service.backends[0].address.socket();
             let from_backend = SocketAddr::new(backend.ip(), 40000);
-            let addresses: Vec<SocketAddr> = service.backends.iter().map(|backend| backend.address.socket()).collect();
+            let alive = service.backends.iter().filter(|backend| backend.weight > 0);
+            let addresses: Vec<SocketAddr> = alive.map(|backend| backend.address.socket()).collect();
 
             for (origin, client) in
                 [(From::Outside, outside), (From::Here, SocketAddr::new(own, 40000)), (From::Outside, from_backend)]
             {
+                if addresses.is_empty() {
+                    // Nobody takes them: not a service of the balancer either.
+                    assert_eq!(tracer.connect(origin, client, bind).end, End::Dropped, "{}", path.display());
+                }
                 for _ in 0..2 * addresses.len() {
                     let fate = tracer.connect(origin, client, bind);
                     assert_eq!(fate.end, End::Forwarded, "{}: {client} to {bind}", path.display());
@@ -152,6 +155,90 @@ fn round_robin_is_exact_and_its_walk_short_for_every_number_of_backends() {
         }
         let bound = 2.0 * (n as f64).log2() + 8.0;
         assert!(visited as f64 <= bound && visited <= 30, "{n}: {visited} rules, more than {bound}");
+    }
+}
+
+fn weighted(weights: &[u16], schedule: &str) -> Vec<Service> {
+    let backend = |(i, weight): (usize, &u16)| {
+        format!("    - {{address: '10.2.{}.{}:80', weight: {weight}}}\n", i / 250, i % 250 + 1)
+    };
+    let list: String = weights.iter().enumerate().map(backend).collect();
+    config::parse(format!("frontend:\n  bind: 10.9.0.1:4444\n  schedule: {schedule}\n  backends:\n{list}").as_bytes())
+        .unwrap()
+}
+
+/// Weights are kept exactly in any cycle, whatever they are.
+#[test]
+fn weighted_round_robin_is_exact() {
+    let mut dice = 7_u32;
+    let mut throw = |sides: u32| {
+        dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (dice >> 16) % sides
+    };
+    for case in 0..60 {
+        let weights: Vec<u16> = match case {
+            0 => vec![5, 1, 1],
+            1 => vec![256, 128, 0, 64],
+            2 => vec![256, 255, 254, 253],
+            _ => (0..2 + throw(12)).map(|_| throw(20) as u16).chain([1]).collect(),
+        };
+        let services = weighted(&weights, "roundrobin");
+        let slots = paraglider::schedule::slots(&weights);
+        let mut tracer = Tracer::new(&text(&services, Family::V4), balancer(&services));
+        for offset in [0, throw(50) as usize] {
+            shares(&mut tracer, offset, &mut 0);
+            let shares = shares(&mut tracer, slots.len(), &mut 0);
+            for (index, backend) in services[0].backends.iter().enumerate() {
+                let owed = slots.iter().filter(|slot| **slot == index).count();
+                assert_eq!(shares.get(&backend.address.socket()).copied().unwrap_or(0), owed, "{weights:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn random_keeps_to_the_weights_and_its_walk_is_short() {
+    for weights in [vec![1, 1, 1], vec![5, 0, 1, 2], vec![1; 64]] {
+        let services = weighted(&weights, "random");
+        let mut tracer = Tracer::new(&text(&services, Family::V4), balancer(&services));
+        let mut visited = 0;
+        let all = f64::from(weights.iter().map(|weight| u32::from(*weight)).sum::<u32>());
+        let made = 40_000;
+        let shares = shares(&mut tracer, made, &mut visited);
+        for (backend, weight) in services[0].backends.iter().zip(&weights) {
+            let expected = made as f64 * f64::from(*weight) / all;
+            let got = shares.get(&backend.address.socket()).copied().unwrap_or(0) as f64;
+            // Five standard deviations; the generator is always the same.
+            assert!((got - expected).abs() <= 5.0 * expected.sqrt(), "{weights:?}: {got}, not {expected}");
+        }
+        assert!(visited <= 15, "{visited}");
+    }
+}
+
+/// Each client gets the owner of its bucket, in both families.
+#[test]
+fn source_gives_the_same_client_the_same_backend() {
+    for six in [false, true] {
+        let address = |n: usize| if six { format!("[fd02::{n:x}]:80") } else { format!("10.2.0.{n}:80") };
+        let list: String = (1..=5).map(|n| format!("    - {{address: '{}', weight: {n}}}\n", address(n))).collect();
+        let bind = if six { "[fd09::1]:80" } else { "10.9.0.1:80" };
+        let yaml = format!("frontend:\n  bind: '{bind}'\n  schedule: source\n  backends:\n{list}");
+        let services = config::parse(yaml.as_bytes()).unwrap();
+        let family = services[0].bind.family();
+        let owners = paraglider::schedule::owners(&services[0].backends);
+        let mut tracer = Tracer::new(&text(&services, family), balancer(&services));
+        for client in 0..1024_u32 {
+            let ip: IpAddr = if six {
+                std::net::Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::from(client) << 30 | u128::from(client)).into()
+            } else {
+                std::net::Ipv4Addr::from(0xcb00_0000 + client).into()
+            };
+            for port in [1024, 40_000] {
+                let fate = tracer.connect(From::Outside, SocketAddr::new(ip, port), services[0].bind.socket());
+                assert_eq!(fate.to, services[0].backends[owners[client as usize % 256]].address.socket());
+                assert!(fate.visited <= 2 + 9);
+            }
+        }
     }
 }
 

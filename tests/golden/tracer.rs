@@ -180,6 +180,9 @@ impl Tracer {
             return fate(End::Local, &packet);
         }
         self.walk("nat", "POSTROUTING", &mut packet, &mut 0);
+        if local && !self.walk("filter", "INPUT", &mut packet, &mut 0) {
+            return fate(End::Dropped, &packet);
+        }
         fate(if local { End::Local } else { End::Forwarded }, &packet)
     }
 
@@ -313,11 +316,17 @@ fn parse(words: &[&str]) -> Rule {
             }),
             "--ctorigdst" => matches.push(Match::OriginalTo(value().parse().unwrap())),
             "--ctorigdstport" => matches.push(Match::OriginalPort(value().parse().unwrap())),
+            // A new connection begins with such a packet.
+            "--tcp-flags" => {
+                assert_eq!(value(), "FIN,SYN,RST,ACK");
+                assert_eq!(value(), "SYN");
+            }
+            "--reject-with" => assert_eq!(value(), "tcp-reset"),
             "--comment" => drop(value()),
             "-j" => {
                 target = match value() {
                     "ACCEPT" => Target::Accept,
-                    "DROP" => Target::Drop,
+                    "DROP" | "REJECT" => Target::Drop,
                     "RETURN" => Target::Return,
                     "MASQUERADE" => Target::Masquerade,
                     "DNAT" | "SNAT" => Target::Nothing,

@@ -216,6 +216,15 @@ impl Lab {
         all
     }
 
+    /// Starts again, which must write nothing.
+    pub fn is_in_force(&self) {
+        let before = self.saved(false);
+        let (code, _, err) = self.paraglider("-v start");
+        assert!(code == 0 && err.contains("already in force") && !err.contains("-restore"), "{err}");
+        assert_eq!(self.saved(false), before);
+        self.ok("status");
+    }
+
     /// The lines of [`saved`](Self::saved) that are ours.
     pub fn ours(&self) -> Vec<String> {
         let ours = |line: &&str| line.contains("PARAGLIDER") || line.contains("PG-");
@@ -282,6 +291,18 @@ impl Held {
 /// Asks once over a connection of its own.
 pub fn ask(to: SocketAddr) -> std::io::Result<(String, IpAddr)> {
     Held::open(to)?.ask()
+}
+
+/// Asks once from an address of this host's.
+pub fn ask_from(from: IpAddr, to: SocketAddr) -> std::io::Result<(String, IpAddr)> {
+    use nix::sys::socket::{bind, connect, socket, AddressFamily, SockFlag, SockType, SockaddrStorage};
+    let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Stream, SockFlag::empty(), None)?;
+    bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(SocketAddr::new(from, 0)))?;
+    connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(to))?;
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Held(stream).ask()
 }
 
 /// Makes `n` connections from a host, one after the other; counts who answered and what he saw. Failures count too.

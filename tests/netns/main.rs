@@ -17,6 +17,7 @@ mod balancing;
 mod change;
 mod failure;
 mod host;
+mod schedule;
 
 use lab::{Lab, Variant};
 

@@ -7,8 +7,8 @@ use crate::engine::iptables::{find_program, Iptables};
 use crate::engine::{Engine, InForce};
 use crate::host::Lock;
 use crate::remedy::{self, Need};
-use crate::ruleset::{Part, Rule, Ruleset, Table};
-use crate::service::{Family, Service};
+use crate::ruleset::{destination, frontend_of, Part, Rule, Ruleset, Table};
+use crate::service::{Backend, Family, Schedule, Service};
 
 pub fn check(services: &[Service], findings: &mut Findings) {
     if find_program("iptables").is_none() {
@@ -80,7 +80,7 @@ fn enters_ours(rule: &str) -> bool {
 /// A rule without what differs from one backend to the other: the options and the target.
 fn kind(rule: &str) -> String {
     let word = |word: &&str| {
-        word.starts_with('-') || word.chars().all(|c| c.is_ascii_uppercase()) || ["nth", "tcp"].contains(word)
+        word.starts_with('-') || word.chars().all(|c| c.is_ascii_uppercase()) || ["nth", "random", "tcp"].contains(word)
     };
     rule.split(' ').filter(word).collect::<Vec<_>>().join(" ")
 }
@@ -104,6 +104,14 @@ fn needs(family: Family, table: Table) -> Vec<(Need, Vec<&'static str>)> {
             (
                 need("conntrack match", "kmod-ipt-conntrack", "NETFILTER_XT_MATCH_CONNTRACK", "xt_conntrack"),
                 vec!["-p tcp -m conntrack --ctstate DNAT -j ACCEPT"],
+            ),
+            (
+                if v4 {
+                    need("REJECT target", "kmod-ipt-core", "IP_NF_TARGET_REJECT", "ipt_REJECT")
+                } else {
+                    need("REJECT target", "kmod-ip6tables", "IP6_NF_TARGET_REJECT", "ip6t_REJECT")
+                },
+                vec!["-p tcp -j REJECT --reject-with tcp-reset"],
             ),
         ],
         Table::Nat => vec![
@@ -164,11 +172,42 @@ fn others(services: &[Service], found: &InForce, findings: &mut Findings) {
             findings.ok(format!("{family} FORWARD policy: DROP, and our own rules let through what is balanced"));
         }
     }
+    churn(services, found, findings);
     for table in foreign_forward_hooks() {
         findings.warning(format!(
             "nftables: {table} decides about forwarded packets too, and our ACCEPT cannot overrule a drop there; \
              let pass there what has `ct status dnat`"
         ));
+    }
+}
+
+/// Round robin that was left alone is exact. Where it is not, somebody else changes the nat table of the old iptables,
+/// and each change starts all counters anew.
+fn churn(services: &[Service], found: &InForce, findings: &mut Findings) {
+    for service in services.iter().filter(|service| service.schedule == Schedule::RoundRobin) {
+        let nat = found.ours.part(service.bind.family(), Table::Nat);
+        let own = nat.chains.iter().filter(|(chain, _)| frontend_of(chain) == Some(service.name.as_str()));
+        let rules: Vec<&Rule> = own.flat_map(|(_, rules)| rules).collect();
+        let taken = |backend: &Backend| -> u64 {
+            let own = rules.iter().filter(|rule| destination(rule) == Some(backend.address));
+            own.map(|rule| rule.packets).sum()
+        };
+        let weights: u64 = service.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+        let all: u64 = service.backends.iter().map(taken).sum();
+        // So many whole rounds have passed; in the last one a backend has got nothing, or all that it is owed.
+        let rounds = all / weights.max(1);
+        let owed =
+            |backend: &Backend| (rounds * u64::from(backend.weight))..=((rounds + 1) * u64::from(backend.weight));
+        if let Some(backend) = service.backends.iter().find(|backend| !owed(backend).contains(&taken(backend))) {
+            findings.warning(format!(
+                "shares of {}: {} has taken {} of {all} connections, more or less than its turn; another program \
+                 changes the nat table, which on iptables-legacy starts all counters anew; \
+                 find it, switch to iptables-nft, or use `schedule: random`",
+                service.bind,
+                backend.address,
+                taken(backend)
+            ));
+        }
     }
 }
 

@@ -1,0 +1,212 @@
+//! By the client's address: the same client gets the same backend as long as it is there, and nobody remembers it.
+//!
+//! The lowest 8 bits of the address choose one of 256 buckets, and each bucket has an owner. Rules can test single bits,
+//! since iptables takes masks that are not contiguous (`-s 0.0.0.1/0.0.0.1`); so the buckets are a tree.
+
+use super::{fill, new_chain, Chains, Choice, Then, When};
+use crate::service::Backend;
+
+/// Into how many buckets clients fall.
+pub const BUCKETS: usize = 256;
+
+/// How many bits choose a bucket.
+const BITS: u8 = 8;
+
+/// The owner of each bucket, as an index of `backends`. Each has the buckets of its weight, give or take one.
+///
+/// Every pair of a bucket and a backend has a score, drawn from the backend's address. From the highest score on, a
+/// backend gets the bucket if both are still free. So the order of the list does not matter; without one backend its
+/// buckets go to others, and a few more change hands to keep the shares even; with it, all is as before.
+pub fn owners(backends: &[Backend]) -> Vec<usize> {
+    let seeds: Vec<u64> = backends.iter().map(|backend| hash(&backend.address.to_string())).collect();
+    let mut free = quotas(backends, &seeds);
+    let mut pairs: Vec<(u64, usize, usize)> = Vec::with_capacity(backends.len() * BUCKETS);
+    for (backend, seed) in seeds.iter().enumerate() {
+        // Who is owed nothing need not be looked at.
+        if free.get(backend).is_some_and(|quota| *quota > 0) {
+            pairs.extend((0..BUCKETS).map(|bucket| (mix(seed ^ mix(bucket as u64 + 1)), bucket, backend)));
+        }
+    }
+    pairs.sort_unstable();
+    let mut owners = vec![None; BUCKETS];
+    for (_, bucket, backend) in pairs.into_iter().rev() {
+        if let (Some(owner @ None), Some(quota @ 1..)) = (owners.get_mut(bucket), free.get_mut(backend)) {
+            *owner = Some(backend);
+            *quota -= 1;
+        }
+    }
+    owners.into_iter().flatten().collect()
+}
+
+/// How many buckets each backend is owed: its share, rounded down, and what is left to those who lost most by it.
+fn quotas(backends: &[Backend], seeds: &[u64]) -> Vec<usize> {
+    let weights: Vec<usize> = backends.iter().map(|backend| backend.weight.into()).collect();
+    let all: usize = weights.iter().sum::<usize>().max(1);
+    let mut quotas: Vec<usize> = weights.iter().map(|weight| BUCKETS * weight / all).collect();
+    let mut lost: Vec<(usize, u64, usize)> =
+        (0..).zip(&weights).zip(seeds).map(|((at, weight), seed)| (BUCKETS * weight % all, *seed, at)).collect();
+    lost.sort_unstable();
+    let left = BUCKETS - quotas.iter().sum::<usize>();
+    for (_, _, at) in lost.into_iter().rev().take(left) {
+        if let Some(quota) = quotas.get_mut(at) {
+            *quota += 1;
+        }
+    }
+    quotas
+}
+
+/// FNV-1a, 64 bits, then mixed: the same on every machine and in every version, or clients would change backends.
+fn hash(text: &str) -> u64 {
+    mix(text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)))
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea, Flood 2014).
+fn mix(x: u64) -> u64 {
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// The tree over the bits of the bucket's number, the lowest first.
+pub fn chains(owners: &[usize]) -> Chains {
+    let mut chains = Vec::new();
+    branch(owners, 0, &mut chains);
+    chains
+}
+
+/// `owners` are those of the buckets whose lower bits are decided; `bit` is the next one.
+fn branch(owners: &[usize], bit: u8, chains: &mut Chains) -> usize {
+    let own = new_chain(chains);
+    let mut choices = Vec::new();
+    let mut clear = owners.to_vec();
+    for bit in bit..=BITS {
+        if let Some(owner) = only(&clear) {
+            choices.push(Choice { when: When::Always, then: Then::Backend(owner) });
+            break;
+        }
+        let set: Vec<usize> = clear.iter().skip(1).step_by(2).copied().collect();
+        clear = clear.iter().step_by(2).copied().collect();
+        let then = match only(&set) {
+            Some(owner) => Then::Backend(owner),
+            None => Then::Chain(branch(&set, bit + 1, chains)),
+        };
+        choices.push(Choice { when: When::SourceBit(bit), then });
+    }
+    fill(chains, own, choices);
+    own
+}
+
+/// The one who owns them all.
+fn only(owners: &[usize]) -> Option<usize> {
+    let (first, rest) = owners.split_first()?;
+    rest.iter().all(|owner| owner == first).then_some(*first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::Endpoint;
+
+    fn backends(weights: &[u16]) -> Vec<Backend> {
+        let address = |n: usize| Endpoint::parse(&format!("10.2.{}.{}:80", n / 250, n % 250 + 1)).unwrap();
+        weights.iter().enumerate().map(|(n, weight)| Backend { address: address(n), weight: *weight }).collect()
+    }
+
+    fn owned(backends: &[Backend]) -> Vec<Endpoint> {
+        owners(backends).into_iter().map(|owner| backends[owner].address).collect()
+    }
+
+    #[test]
+    fn buckets_belong_by_weight_give_or_take_one() {
+        for weights in
+            [vec![1], vec![1, 1, 1], vec![5, 1, 1], vec![3, 0, 7], vec![1; 100], vec![256, 1, 1], vec![1; 256]]
+        {
+            let owners = owners(&backends(&weights));
+            assert_eq!(owners.len(), BUCKETS);
+            let all: usize = weights.iter().map(|weight| usize::from(*weight)).sum();
+            for (backend, weight) in weights.iter().enumerate() {
+                let exact = (BUCKETS * usize::from(*weight)) as f64 / all as f64;
+                let has = owners.iter().filter(|owner| **owner == backend).count() as f64;
+                assert!((has - exact).abs() < 1.0, "{weights:?}: {backend} has {has}, not {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_list_does_not_matter() {
+        let straight = backends(&[1, 2, 3, 4, 5]);
+        let mut turned = straight.clone();
+        turned.reverse();
+        turned.swap(0, 2);
+        assert_eq!(owned(&straight), owned(&turned));
+    }
+
+    #[test]
+    fn a_backend_that_leaves_takes_few_others_along() {
+        for n in [2, 3, 4, 5, 8, 16, 32] {
+            let all = backends(&vec![1; n]);
+            let before = owned(&all);
+            let mut moved = 0;
+            for gone in 0..n {
+                let mut rest = all.clone();
+                let gone = rest.remove(gone).address;
+                let after = owned(&rest);
+                let others = before.iter().zip(&after).filter(|(was, is)| **was != gone && was != is).count();
+                assert!(others <= BUCKETS / 10, "{n}: {others} buckets of others moved");
+                moved += others;
+            }
+            assert!(moved / n <= BUCKETS / 16, "{n}: {} buckets on average", moved / n);
+        }
+    }
+
+    #[test]
+    fn the_tree_finds_each_bucket_in_at_most_eight_tests_and_no_more_than_needed() {
+        let walk = |chains: &Chains, bucket: usize| {
+            let (mut chain, mut tests) = (0, 0);
+            'next: loop {
+                for choice in &chains[chain] {
+                    let taken = match choice.when {
+                        When::Always => true,
+                        When::SourceBit(bit) => {
+                            tests += 1;
+                            bucket >> bit & 1 == 1
+                        }
+                        other => panic!("{other:?}"),
+                    };
+                    match (taken, choice.then) {
+                        (false, _) => {}
+                        (true, Then::Backend(backend)) => return (backend, tests),
+                        (true, Then::Chain(next)) => {
+                            chain = next;
+                            continue 'next;
+                        }
+                    }
+                }
+                panic!("bucket {bucket} ends nowhere");
+            }
+        };
+        for weights in [vec![1], vec![1, 1], vec![5, 1, 1], vec![1; 256]] {
+            let owners = owners(&backends(&weights));
+            let chains = chains(&owners);
+            for (bucket, owner) in owners.iter().enumerate() {
+                let (found, tests) = walk(&chains, bucket);
+                assert!(found == *owner && tests <= 8, "{weights:?}");
+            }
+            assert!(chains.len() <= 0xfff);
+        }
+        assert_eq!(chains(&owners(&backends(&[3]))).concat().len(), 1);
+        // Only the lowest bit decides.
+        let odd: Vec<usize> = (0..BUCKETS).map(|bucket| bucket % 2).collect();
+        assert_eq!(chains(&odd).concat().len(), 2);
+    }
+
+    /// Clients keep their backends when the program is updated: these must never change.
+    #[test]
+    fn the_assignment_is_the_same_in_every_version() {
+        let owners = owners(&backends(&[1, 1, 1]));
+        let text: String = owners.iter().map(ToString::to_string).collect();
+        assert_eq!(format!("{:016x}", hash(&text)), "e9e5413e75ca8641");
+    }
+}

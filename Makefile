@@ -16,6 +16,7 @@ demo: setup
 
 test: setup fmt clippy
 	cargo test --locked --lib --bins --test cli --test golden
+	cargo build --locked --example demo
 	cargo test --locked --test netns
 
 setup:

@@ -28,10 +28,10 @@ Verbs:
              --ipv6            those for ip6tables-restore
 
 Options:
-  -c, --config FILE   default: /etc/paraglider/glider.yaml
-  -v, --verbose       show every command that is run, and the text fed to it
-  --version           print the version
-  -h, --help          print this
+  -c, -config, --config FILE   default: /etc/paraglider/glider.yaml
+  -v, --verbose                show every command that is run, and the text fed to it
+  --version                    print the version
+  -h, --help                   print this
 
 Exit status: 0 done; 1 the system refused or failed; 2 wrong usage or config.
 status: 0 in force, 1 not as in the config, 3 not in force. check: 1 it would not work.
@@ -81,6 +81,8 @@ pub enum Command {
 
 const VERBS: [&str; 7] = ["start", "stop", "reload", "restart", "status", "check", "print"];
 
+const OPTIONS: [&str; 6] = ["config", "verbose", "version", "json", "ipv6", "drain"];
+
 /// The words as argh sees them.
 #[derive(FromArgs)]
 /// Balances TCP connections.
@@ -126,6 +128,9 @@ pub fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Error> {
     if words.version {
         return Ok(Command::Version);
     }
+    if words.config.as_os_str().is_empty() {
+        return Err(usage("--config wants the name of a file".into()));
+    }
     let name = match words.verb.as_slice() {
         [name] => name.to_ascii_lowercase(),
         [] => return Err(usage(format!("a verb is missing: {}", VERBS.join(", ")))),
@@ -157,15 +162,17 @@ pub fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Error> {
 
 /// The Go original's spelling of long options, and `--option=value`, in the spelling that argh knows.
 fn with_two_dashes(word: &str) -> Vec<String> {
-    let Some(name) = word.strip_prefix('-') else { return vec![word.to_owned()] };
-    let name = name.strip_prefix('-').unwrap_or(name);
-    let (name, value) = match name.split_once('=') {
+    let (name, value) = match word.split_once('=') {
         Some((name, value)) => (name, Some(value)),
-        None => (name, None),
+        None => (word, None),
     };
-    // One letter is a short option and keeps its one dash.
-    let dashes = if name.chars().count() == 1 { "-" } else { "--" };
-    [Some(format!("{dashes}{name}")), value.map(str::to_owned)].into_iter().flatten().collect()
+    let dashed = match (name.trim_start_matches('-'), value) {
+        (bare, _) if OPTIONS.contains(&bare) && name.starts_with('-') => format!("--{bare}"),
+        (bare, Some(_)) if bare == "c" && name == "-c" => name.to_owned(),
+        // Anything else is a value, a verb, or wrong as it is.
+        _ => return vec![word.to_owned()],
+    };
+    [Some(dashed), value.map(str::to_owned)].into_iter().flatten().collect()
 }
 
 fn seconds(text: &str) -> Result<u32, Error> {
@@ -228,6 +235,8 @@ mod tests {
             ("start --conf x", "--conf"),
             ("start --config", "--config"),
             ("start -x", "-x"),
+            ("start -vv", "-vv"),
+            ("start -config=", "--config wants the name of a file"),
         ] {
             let said = parsed(line).unwrap_err();
             assert!(said.contains(why), "{line}: {said}");

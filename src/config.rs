@@ -132,7 +132,9 @@ fn mistake(text: &str, error: &serde_yaml::Error) -> Mistake {
         what = "the config has more than one document (`---`); put all frontends into one, under `frontends:`".into();
     } else if source.starts_with([' ', '\t']) && source.trim_start_matches(' ').starts_with('\t') {
         what = "a tab indents this line; YAML wants spaces".into();
-    } else if source.split_once('[').is_some_and(|(_, after)| after.split(']').next().unwrap_or("").contains(':')) {
+    } else if (what.starts_with("found a list") || what.starts_with("did not find"))
+        && source.split_once('[').is_some_and(|(_, after)| after.split(']').next().unwrap_or("").contains(':'))
+    {
         what.push_str("; an IPv6 address in brackets wants quotes, as in \"[2001:db8::1]:80\"");
     }
     Mistake { line, column, what }
@@ -251,6 +253,9 @@ impl<'de> Visitor<'de> for Frontends<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         while list.next_element_seed(Frontend(self.0))?.is_some() {}
+        if self.0.is_empty() {
+            return Err(own("the list of frontends is empty"));
+        }
         Ok(())
     }
 }

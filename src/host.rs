@@ -144,10 +144,26 @@ pub fn route(to: Endpoint) -> std::io::Result<IpAddr> {
 }
 
 /// The bind through which the administrator is logged in by SSH, if it is one of `binds`: taking it would cut him off.
-pub fn own_ssh(binds: impl Iterator<Item = Endpoint>) -> Option<Endpoint> {
-    // sshd and dropbear set it: client address and port, server address and port.
-    let connection = std::env::var("SSH_CONNECTION").ok()?;
+pub fn own_ssh(mut binds: impl Iterator<Item = Endpoint>) -> Option<Endpoint> {
+    let connection = std::env::var("SSH_CONNECTION").ok().or_else(ssh_connection_of_parents)?;
+    // Client address and port, server address and port (ssh(1)).
     let mut words = connection.split_whitespace().skip(2);
     let (ip, port): (IpAddr, u16) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-    binds.into_iter().find(|bind| bind.ip() == ip && bind.port() == port)
+    binds.find(|bind| bind.ip() == ip && bind.port() == port)
+}
+
+/// sudo and su take the variable away; the shell that called them still has it.
+fn ssh_connection_of_parents() -> Option<String> {
+    let mut process = "self".to_owned();
+    // A line of ancestors is short, and this one ends.
+    for _ in 0..16 {
+        let status = read(format!("/proc/{process}/status"))?;
+        process = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().to_owned();
+        let environment = fs::read(format!("/proc/{process}/environ")).ok()?;
+        let variable = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"SSH_CONNECTION="));
+        if let Some(value) = variable {
+            return String::from_utf8(value.to_vec()).ok();
+        }
+    }
+    None
 }

@@ -15,4 +15,10 @@ macro_rules! detail {
     ($($what:tt)*) => { log::debug!(target: "paraglider", $($what)*) };
 }
 
+/// `1 backend`, `2 backends`.
+pub(crate) fn count(n: usize, noun: &str) -> String {
+    let ending = if n == 1 { "" } else { "s" };
+    format!("{n} {noun}{ending}")
+}
+
 pub(crate) use {detail, info, warning};

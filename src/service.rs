@@ -49,9 +49,9 @@ fn unicast(text: &str) -> Result<IpAddr, String> {
     let ip: IpAddr = text.parse().map_err(|_| why_no_address(text))?;
     let reserved = match ip {
         // The kernel never sees a packet to 0.0.0.0 or ::, and one to many hosts is no TCP.
-        _ if ip.is_unspecified() => Some("stands for no address in particular"),
-        _ if ip.is_multicast() => Some("is a multicast address"),
-        IpAddr::V4(Ipv4Addr::BROADCAST) => Some("is the broadcast address"),
+        _ if ip.is_unspecified() => Some("stands for no address in particular; give the address of one host"),
+        _ if ip.is_multicast() => Some("is a multicast address; give the address of one host"),
+        IpAddr::V4(Ipv4Addr::BROADCAST) => Some("is the broadcast address; give the address of one host"),
         IpAddr::V6(v6) if v6.to_ipv4().is_some() && !ip.is_loopback() => {
             Some("is an IPv4 address in IPv6 clothes; write the IPv4 address")
         }
@@ -59,7 +59,7 @@ fn unicast(text: &str) -> Result<IpAddr, String> {
         _ => None,
     };
     match reserved {
-        Some(why) => Err(format!("`{text}` {why}; give the address of one host")),
+        Some(why) => Err(format!("`{text}` {why}")),
         None => Ok(ip),
     }
 }
@@ -214,8 +214,15 @@ fn source_address(text: &str) -> Result<IpAddr, String> {
     if Endpoint::parse(text).is_ok() {
         return Err(format!("`{text}` has a port; give the address alone"));
     }
+    if let Some(word) = crate::error::nearest(text, &["auto", "none"]) {
+        return Err(format!("there is no privateip `{}`; did you mean `{word}`?", text.escape_debug()));
+    }
     let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
-    unicast(bare).map_err(|why| format!("{why}; or write a range first-last, `auto` or `none`"))
+    match unicast(bare) {
+        Ok(ip) if ip.is_loopback() => Err(format!("`{text}` is a loopback address, to which no backend can answer")),
+        Ok(ip) => Ok(ip),
+        Err(why) => Err(format!("{why}; or write a range first-last, `auto` or `none`")),
+    }
 }
 
 /// A frontend's name: the middle of the names of its chains, so that it stays when a neighbour changes.
@@ -393,6 +400,8 @@ mod tests {
             ("10.0.0.1-10.0.1.1", "more than 256"),
             ("172.19.0.4:80", "has a port"),
             ("web", "`auto` or `none`"),
+            ("None", "did you mean `none`?"),
+            ("127.0.0.1", "is a loopback address"),
             ("0.0.0.0", "no address"),
         ] {
             let said = Source::parse(text).unwrap_err();

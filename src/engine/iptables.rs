@@ -164,7 +164,11 @@ impl Iptables {
                 if variant == self.variant && family == Family::V4 {
                     return Err(Error::system(format!("{program} failed: {why}")));
                 }
-                say::detail!("{program} failed: {why}");
+                if variant == self.variant && Path::new("/proc/net/if_inet6").exists() {
+                    say::warning!("cannot look at the IPv6 rules: {program} failed: {why}");
+                } else {
+                    say::detail!("{program} failed: {why}");
+                }
                 continue;
             }
             let ours = if variant == self.variant { &mut found.ours } else { &mut found.left_over };
@@ -287,7 +291,7 @@ fn legacy_tables(family: Family) -> LegacyTables {
     };
     match fs::read_to_string(names) {
         Ok(names) if !names.trim().is_empty() => LegacyTables::Some,
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => LegacyTables::Secret,
+        Err(error) if error.kind() != ErrorKind::NotFound => LegacyTables::Secret,
         _ => LegacyTables::None,
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use crate::config;
 use crate::error::{Error, Exit};
 use crate::remedy::System;
+use crate::say;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,7 +58,8 @@ pub fn run(path: &Path, out: &mut String) -> Result<Exit, Error> {
     let services = config::load(path)?;
     let mut findings = Findings { out, worst: Level::Ok, system: System::here() };
     let backends: usize = services.iter().map(|service| service.backends.len()).sum();
-    findings.ok(format!("config: {} has {} frontend(s) and {backends} backend(s)", path.display(), services.len()));
+    let (frontends, backends) = (say::count(services.len(), "frontend"), say::count(backends, "backend"));
+    findings.ok(format!("config: {} has {frontends} and {backends}", path.display()));
     rules::check(&services, &mut findings);
     network::check(&services, &mut findings);
     Ok(if findings.worst == Level::Error { Exit::Failed } else { Exit::Done })

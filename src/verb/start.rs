@@ -44,17 +44,9 @@ fn put_in_force(engine: &dyn Engine, services: &[Service]) -> Result<(), Error> 
         say::info!("removed the rules that were left in the other variant of iptables");
     }
     for Service { bind, backends, .. } in services {
-        say::info!("{bind} is balanced over {} by {}", backends_in_words(backends.len()), engine.name());
+        say::info!("{bind} is balanced over {} by {}", say::count(backends.len(), "backend"), engine.name());
     }
     Ok(())
-}
-
-fn backends_in_words(n: usize) -> String {
-    if n == 1 {
-        "1 backend".into()
-    } else {
-        format!("{n} backends")
-    }
 }
 
 /// Switches forwarding on where it is needed and off; tells where.

@@ -10,7 +10,7 @@ use crate::engine::{Engine, InForce};
 use crate::error::{Error, Exit};
 use crate::host;
 use crate::ruleset::{destination, dispatched, frontend_of, Change, Part, Ruleset, Table, DISPATCH};
-use crate::service::{Endpoint, Family};
+use crate::service::{Endpoint, Family, Service};
 
 /// A frontend in force.
 struct Frontend {
@@ -36,7 +36,13 @@ pub fn run(path: &Path, json: bool, out: &mut String) -> Result<Exit, Error> {
     let binds: Vec<Endpoint> = frontends.iter().map(|frontend| frontend.bind).collect();
     count(&mut frontends, conntrack::connections(&binds).as_deref());
 
-    let (exit, why) = if found.is_empty() { (Exit::NotInForce, None) } else { drift(path, &found) };
+    let services = config::load(path);
+    let (exit, why) = match services {
+        Err(error) if found.is_empty() => (Exit::NotInForce, Some(error.to_string())),
+        Err(error) => (Exit::Failed, Some(format!("the config cannot be compared: {error}"))),
+        Ok(_) if found.is_empty() => (Exit::NotInForce, None),
+        Ok(services) => drift(path, &services, &found),
+    };
     let state = match exit {
         Exit::Done => "in force",
         Exit::NotInForce => "not in force",
@@ -51,18 +57,17 @@ pub fn run(path: &Path, json: bool, out: &mut String) -> Result<Exit, Error> {
 }
 
 /// Whether the rules in force are those of the config, and if not, what is the matter.
-fn drift(path: &Path, found: &InForce) -> (Exit, Option<String>) {
-    let services = match config::load(path) {
-        Ok(services) => services,
-        Err(error) => return (Exit::Failed, Some(format!("the config cannot be compared: {error}"))),
-    };
-    let wanted = Ruleset::following(&services, &found.ours);
+fn drift(path: &Path, services: &[Service], found: &InForce) -> (Exit, Option<String>) {
+    let wanted = Ruleset::following(services, &found.ours);
     let differs = |family: &&Family| Change::of_family(&found.ours, &wanted, **family).is_some();
     let shut = |family: &&Family| !host::forwards(**family) && !wanted.part(**family, Table::Nat).is_empty();
-    let why = if Family::ALL.iter().any(|family| differs(&family)) {
+    let balances = Family::ALL.iter().any(|family| !found.ours.part(*family, Table::Nat).is_empty());
+    let why = if !found.left_over.is_empty() {
+        "rules are left in the other variant of iptables, where they win; `paraglider start` removes them".into()
+    } else if !balances {
+        "`stop --drain` lets connections end, or was broken off; `paraglider start` or `stop` puts it right".into()
+    } else if Family::ALL.iter().any(|family| differs(&family)) {
         format!("the rules are not those of {}; `paraglider start` puts them right", path.display())
-    } else if !found.left_over.is_empty() {
-        "rules are left in the other variant of iptables; `paraglider start` removes them".into()
     } else if let Some(family) = Family::ALL.iter().find(shut) {
         format!("{family} forwarding is off, so nothing gets through; `paraglider start` switches it on")
     } else {

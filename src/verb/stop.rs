@@ -1,10 +1,11 @@
 //! `stop`: all that is ours goes, whatever the config says. It is found by name in the kernel.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::start::binds;
-use crate::conntrack::{self, Connection};
-use crate::engine::iptables::Iptables;
+use crate::conntrack;
+use crate::engine::iptables::{find_program, Iptables};
 use crate::engine::{Engine, InForce};
 use crate::error::{Error, Exit};
 use crate::host::Lock;
@@ -24,11 +25,11 @@ pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
         say::info!("nothing of Paraglider is in force");
         return Ok(Exit::Done);
     }
+    let binds: Vec<Endpoint> = binds(&before.ours).chain(binds(&before.left_over)).collect();
     let Some(seconds) = drain else {
-        return remove(&engine, &before);
+        return remove(&engine, &before, &binds);
     };
 
-    let binds: Vec<Endpoint> = binds(&before.ours).chain(binds(&before.left_over)).collect();
     engine.apply(&before, &without_balancing(&before.ours))?;
     // While it waits, others may start.
     drop(lock);
@@ -39,7 +40,7 @@ pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
         say::warning!("somebody started Paraglider while connections drained; its rules stay");
         return Ok(Exit::Done);
     }
-    remove(&engine, &now)
+    remove(&engine, &now, &binds)
 }
 
 /// The rules that take no new connections but let the old ones through, and keep the kernel tracking them.
@@ -63,27 +64,26 @@ fn wait(binds: &[Endpoint], time: Duration) {
     }
 }
 
-fn remove(engine: &dyn Engine, before: &InForce) -> Result<Exit, Error> {
-    let binds: Vec<Endpoint> = binds(&before.ours).collect();
-    let alive = conntrack::connections(&binds).unwrap_or_default();
+fn remove(engine: &dyn Engine, before: &InForce, binds: &[Endpoint]) -> Result<Exit, Error> {
+    let alive = conntrack::connections(binds).map_or(0, |connections| connections.len());
     engine.apply(before, &Ruleset::default())?;
     say::info!("removed all rules of Paraglider");
-    say_what_becomes_of(&alive, before);
+    // Connections outlive the rules only where something else keeps the kernel tracking them.
+    if alive > 0 {
+        let connections = say::count(alive, "established connection");
+        if before.others.use_conntrack || nft_uses_conntrack() {
+            say::info!("{connections} will live on: other rules of this host track connections");
+        } else {
+            say::warning!("{connections} will be cut: nothing else on this host tracks connections");
+        }
+    }
     Ok(Exit::Done)
 }
 
-/// Connections outlive the rules only where something else keeps the kernel tracking them.
-fn say_what_becomes_of(alive: &[Connection], before: &InForce) {
-    let n = alive.len();
-    if n == 0 {
-        return;
-    }
-    if before.others.use_conntrack {
-        say::info!("{n} established connections live on: other rules of this host track connections");
-    } else {
-        say::warning!(
-            "{n} established connections are cut unless another firewall of this host tracks connections; \
-             `stop --drain SECONDS` lets them end"
-        );
-    }
+/// Whether a rule of nftables itself, outside of iptables, uses connection tracking.
+fn nft_uses_conntrack() -> bool {
+    let Some(nft) = find_program("nft") else { return false };
+    let rules = Command::new(nft).args(["list", "ruleset"]).output().map(|output| output.stdout).unwrap_or_default();
+    let words = [" ct ", "masquerade", "snat ", "dnat ", "redirect"];
+    String::from_utf8_lossy(&rules).lines().any(|line| words.iter().any(|word| line.contains(word)))
 }

@@ -59,7 +59,7 @@ pub fn bad() -> Vec<Bad> {
         bad("no backends", text("frontend:\n  bind: 166.1.101.2:4444\n"), "`backends` is missing"),
         bad("empty backends", text("frontend:\n  bind: 1.2.3.4:1\n  backends: []\n"), "3:13: the list of backends is empty"),
         bad("backends is no list", text("frontend:\n  bind: 1.2.3.4:1\n  backends: 5\n"), "3:13: found integer `5`, expected a list of backends"),
-        bad("no frontends", text("frontends: []\n"), "there is no frontend"),
+        bad("no frontends", text("frontends: []\n"), "1:12: the list of frontends is empty"),
         bad("a frontend is no mapping", text("frontends: [a]\n"), "1:13: found string \"a\", expected a frontend"),
         bad("empty bind", bind(""), "2:8: `` has no port; write address:port"),
         bad("port 0", bind("166.1.101.2:0"), "2:9: port 0 is not in 1-65535"),

@@ -202,9 +202,21 @@ on_both!(after_stop_a_held_connection_lives_where_another_firewall_tracks_it, |l
     let held = inside("client", || Held::open(BIND.parse().unwrap()).unwrap()).join().unwrap();
     let at_first = held.ask().unwrap();
     let (code, _, err) = lab.paraglider("stop");
-    assert!(code == 0 && err.contains("1 established connections live on"), "{err}");
+    assert!(code == 0 && err.contains("1 established connection will live on"), "{err}");
     assert_eq!(held.ask().unwrap(), at_first);
     assert_eq!(ask_often("client", BIND, 1), answers(&[("ConnectionRefused", 1)]));
+});
+
+on_both!(after_stop_a_held_connection_lives_where_nftables_itself_tracks_it, |lab| {
+    serve_three();
+    sh("nft 'add table inet fw; add chain inet fw in { type filter hook input priority 0; }; add rule inet fw in ct state established accept'");
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    let held = inside("client", || Held::open(BIND.parse().unwrap()).unwrap()).join().unwrap();
+    let at_first = held.ask().unwrap();
+    let (_, _, err) = lab.paraglider("stop");
+    assert!(err.contains("1 established connection will live on"), "{err}");
+    assert_eq!(held.ask().unwrap(), at_first);
 });
 
 on_both!(after_stop_a_held_connection_is_cut_where_nothing_else_tracks_it, |lab| {
@@ -214,7 +226,7 @@ on_both!(after_stop_a_held_connection_is_cut_where_nothing_else_tracks_it, |lab|
     let held = inside("client", || Held::open(BIND.parse().unwrap()).unwrap()).join().unwrap();
     held.ask().unwrap();
     let (_, _, err) = lab.paraglider("stop");
-    assert!(err.contains("1 established connections are cut unless"), "{err}");
+    assert!(err.contains("1 established connection will be cut"), "{err}");
     assert!(held.ask().is_err());
 });
 
@@ -230,6 +242,8 @@ on_both!(drain_refuses_new_connections_and_lets_the_old_ones_end, |lab| {
         assert!(since.elapsed() < Duration::from_secs(5));
     }
     assert_eq!(ask_often("client", BIND, 1), answers(&[("ConnectionRefused", 1)]));
+    let (code, out, _) = lab.paraglider("status");
+    assert!(code == 1 && out.contains("`stop --drain` lets connections end"), "{out}");
     for _ in 0..4 {
         assert_eq!(held.ask().unwrap(), at_first);
         std::thread::sleep(Duration::from_millis(400));
@@ -248,7 +262,8 @@ on_both!(drain_ends_when_the_time_is_up, |lab| {
     let held = inside("client", || Held::open(BIND.parse().unwrap()).unwrap()).join().unwrap();
     held.ask().unwrap();
     let since = Instant::now();
-    lab.ok("stop --drain 2");
+    let (code, _, err) = lab.paraglider("stop --drain 2");
+    assert!(code == 0 && err.contains("1 established connection will be cut"), "{err}");
     assert!((2..8).contains(&since.elapsed().as_secs()));
     assert_eq!(lab.ours(), [""; 0]);
 });

@@ -11,7 +11,7 @@ on_both!(a_good_host_passes_the_check_and_is_not_changed, |lab| {
     let before = lab.ours();
     let out = lab.ok("check");
     for word in [
-        "has 1 frontend(s) and 3 backend(s)",
+        "has 1 frontend and 3 backends",
         &format!("iptables: it is iptables-{}", lab.variant.infix()),
         "IPv4 filter rules: the kernel took one of each kind",
         "IPv4 nat rules: the kernel took one of each kind",
@@ -71,6 +71,16 @@ on_both!(the_ssh_port_that_one_came_by_is_not_taken, |lab| {
     assert_eq!(check.status.code(), Some(1));
     let start = with_ssh("start");
     assert_eq!(start.status.code(), Some(1));
+    assert_eq!(lab.ours(), [""; 0]);
+    // The shell that called has it, though sudo took it away.
+    let shell = format!(
+        "env -u SSH_CONNECTION {} -config {} start; exit $?",
+        crate::lab::program().display(),
+        lab.path("glider.yaml").display()
+    );
+    let mut below = std::process::Command::new("/bin/sh");
+    let below = below.args(["-c", &shell]).env("SSH_CONNECTION", "10.1.0.2 50000 10.9.0.1 4444").output().unwrap();
+    assert!(below.status.code() == Some(1) && String::from_utf8_lossy(&below.stderr).contains("your SSH session"));
     assert_eq!(lab.ours(), [""; 0]);
     // Once it is in force, it is not in the way.
     lab.ok("start");
@@ -248,4 +258,42 @@ fn without_root_in_one_step() {
         let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success() && said.contains("already in force"), "{variant:?}: {said}");
     }
+}
+
+on_both!(loopback_wants_route_localnet, |lab| {
+    lab.config("frontend: {bind: '127.0.0.1:4444', backends: ['10.2.0.11:80', '127.0.0.1:81']}");
+    let (code, out, _) = lab.paraglider("check");
+    assert!(code == 1 && out.contains("error    bind 127.0.0.1:4444: a loopback address works only with"), "{out}");
+    assert!(out.contains("error    backend 127.0.0.1:81: a loopback address works only with"), "{out}");
+    sh("sysctl -qw net.ipv4.conf.all.route_localnet=1");
+    assert!(lab.ok("check").contains("warning  bind 127.0.0.1:4444: a loopback address serves"));
+    serve("b1", 80);
+    lab.config("frontend: {bind: '127.0.0.1:4444', backends: ['10.2.0.11:80']}");
+    lab.ok("start");
+    assert_eq!(crate::lab::ask_often("balancer", "127.0.0.1:4444", 2), crate::answers(&[("b1 10.2.0.1", 2)]));
+});
+
+/// The demo is what a visitor runs first, and not as root.
+#[test]
+fn the_demo_needs_no_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let examples = dir.path().join("examples");
+    fs::create_dir(&examples).unwrap();
+    let demo = crate::lab::program().with_file_name("examples").join("demo");
+    assert!(demo.exists(), "cargo build --example demo");
+    fs::copy(demo, examples.join("demo")).unwrap();
+    fs::copy(crate::lab::program(), dir.path().join("paraglider")).unwrap();
+    sh(&format!("chmod -R a+rX {}", dir.path().display()));
+    let mut command = std::process::Command::new(examples.join("demo"));
+    if nix::unistd::geteuid().is_root() {
+        command = std::process::Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(examples.join("demo"));
+    }
+    let output = command.output().unwrap();
+    let out = String::from_utf8_lossy(&output.stdout);
+    let said = format!("{out}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success() && out.contains("Each backend got every third connection, and nothing is left."),
+        "{said}"
+    );
 }

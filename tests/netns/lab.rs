@@ -210,6 +210,8 @@ impl Lab {
             for variant in [Variant::Nft, Variant::Legacy] {
                 let text = sh(&format!("{family}-{}-save {flag}", variant.infix()));
                 let lines = text.lines().filter(|line| !line.starts_with('#'));
+                // Policies show their counters in any case.
+                let lines = lines.map(|line| if counters { line } else { line.split(" [").next().unwrap() });
                 all.extend(lines.map(|line| format!("{family}-{} {line}\n", variant.infix())));
             }
         }

@@ -64,11 +64,7 @@ fn bind(bind: Endpoint, findings: &mut Findings) {
             "bind {bind}: the address is on no interface of this host (yet); it works only if packets to it are routed here"
         ));
     }
-    if bind.ip().is_loopback() {
-        findings.warning(format!(
-            "bind {bind}: only clients on this host can use a loopback address, and IPv4 needs route_localnet=1"
-        ));
-    }
+    loopback(&format!("bind {bind}"), bind, findings);
     if listens(bind) {
         let ssh = if bind.port() == 22 {
             "; if that is your SSH server, you will not get in by this address again"
@@ -120,11 +116,26 @@ fn reach(backend: Endpoint, findings: &mut Findings) {
                 "backend {backend}: no route to it ({why}); add one (ip route add), or bring up its interface"
             ));
         }
+        Ok(_) if backend.ip().is_loopback() => loopback(&format!("backend {backend}"), backend, findings),
         Ok(_) if host::has_address(backend.ip()) => {
             findings
                 .warning(format!("backend {backend}: it is this host itself; it will see the clients' own addresses"));
         }
         Ok(_) => findings.ok(format!("backend {backend}: there is a route")),
+    }
+}
+
+/// The kernel drops what goes to 127.0.0.1 from elsewhere, or the other way, unless told otherwise.
+fn loopback(what: &str, endpoint: Endpoint, findings: &mut Findings) {
+    if !endpoint.ip().is_loopback() {
+        return;
+    }
+    let routed = host::read("/proc/sys/net/ipv4/conf/all/route_localnet").is_some_and(|value| value == "1");
+    if endpoint.family() == Family::V4 && !routed {
+        let remedy = remedy::sysctl(findings.system, "net.ipv4.conf.all.route_localnet=1");
+        findings.error(format!("{what}: a loopback address works only with route_localnet; {remedy}"));
+    } else {
+        findings.warning(format!("{what}: a loopback address serves and reaches this host alone"));
     }
 }
 
@@ -185,10 +196,12 @@ fn reverse_path(services: &[Service], findings: &mut Findings) {
 /// Where bridges hand packets to iptables (br_netfilter, as Docker and Kubernetes want it), a packet that goes back to
 /// the port that it came from is dropped by the bridge before it is routed.
 fn bridges(findings: &mut Findings) {
-    if host::read("/proc/sys/net/bridge/bridge-nf-call-iptables").is_some_and(|value| value == "1") {
+    let interfaces = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    let bridge = interfaces.map(|entry| entry.path().join("bridge")).any(|bridge| bridge.exists());
+    if bridge && host::read("/proc/sys/net/bridge/bridge-nf-call-iptables").is_some_and(|value| value == "1") {
         findings.warning(
             "bridge-nf-call-iptables: it is 1, so a backend on a bridge of this host cannot reach itself through bind; \
-             set net.bridge.bridge-nf-call-iptables=0, or hairpin on for its port (bridge link set dev PORT hairpin on)",
+             if it has to, set hairpin on for its port (bridge link set dev PORT hairpin on)",
         );
     }
 }

@@ -66,13 +66,12 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Service>, Mistake> {
         let (line, column) = place(&String::from_utf8_lossy(good));
         Mistake { line, column, what: "this is not UTF-8 text".into() }
     })?;
-    if let Some((before, c)) = text.char_indices().find(|(_, c)| c.is_control() && !"\t\r\n".contains(*c)) {
+    if let Some((before, c)) = text.char_indices().find(|(_, c)| c.is_control() && !"\t\r\n\u{85}".contains(*c)) {
         let (line, column) = place(text.get(..before).unwrap_or_default());
         return Err(Mistake { line, column, what: format!("control character `{}`", c.escape_default()) });
     }
-    if let Some((before, sign)) = indirection(text) {
+    if let Some((before, what)) = too_clever(text) {
         let (line, column) = place(before);
-        let what = format!("`{sign}` begins a YAML anchor, alias or tag; a config has none, so write the value itself");
         return Err(Mistake { line, column, what });
     }
     let mut services = Vec::new();
@@ -88,28 +87,49 @@ fn place(before: &str) -> (usize, usize) {
     (before.matches('\n').count() + 1, line.chars().count() + 1)
 }
 
-/// Finds the first anchor, alias or tag: the text before it and its sign. The YAML library follows them silently.
-fn indirection(text: &str) -> Option<(&str, char)> {
-    let mut quote = None;
+/// Finds what a config has no use for: an anchor, alias or tag, which the YAML library follows silently, or brackets
+/// nested so deep that it becomes slow. Tells the text before it and the sentence.
+fn too_clever(text: &str) -> Option<(&str, String)> {
     // What stood before: a sign has a meaning only where a value can begin.
     let mut last = '\n';
     let mut comment = false;
+    let mut depth = 0_usize;
     for (at, c) in text.char_indices() {
-        let begins = " \t\r\n[{,".contains(last);
-        match (quote, c) {
-            (_, '\n') => comment = false,
-            _ if comment => {}
-            (Some(open), c) if c == open => quote = None,
-            (Some(_), _) => {}
-            (None, '#') if begins => comment = true,
-            (None, '"' | '\'') if begins => quote = Some(c),
-            (None, '&' | '*' | '!') if begins => return text.get(..at).map(|before| (before, c)),
-            _ => {}
+        let begins = " \t\r\n\u{85}\u{2028}\u{2029}[{,:".contains(last);
+        let found = match c {
+            // Each of them ends a line, and a comment with it.
+            '\n' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}' => {
+                comment = false;
+                None
+            }
+            _ if comment => None,
+            '#' if begins => {
+                comment = true;
+                None
+            }
+            '&' | '*' | '!' if begins => {
+                Some(format!("`{c}` begins a YAML anchor, alias or tag; a config has none, so write the value itself"))
+            }
+            '[' | '{' => {
+                depth += 1;
+                (depth > DEEPEST).then(|| "brackets are nested too deep".to_owned())
+            }
+            ']' | '}' => {
+                depth = depth.saturating_sub(1);
+                None
+            }
+            _ => None,
+        };
+        if let Some(what) = found {
+            return Some((text.get(..at)?, what));
         }
         last = c;
     }
     None
 }
+
+/// How deep brackets may be nested; a config needs five.
+const DEEPEST: usize = 16;
 
 /// The library's error as a sentence of ours.
 fn mistake(text: &str, error: &serde_yaml::Error) -> Mistake {

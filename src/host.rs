@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
+use crate::say;
 use crate::service::{Endpoint, Family};
 
 /// How long another run of Paraglider is waited for.
@@ -99,17 +100,40 @@ pub fn forwarding_name(family: Family) -> &'static str {
     }
 }
 
+/// Whether this kernel knows the family at all.
+pub fn knows(family: Family) -> bool {
+    family == Family::V4 || Path::new("/proc/net/if_inet6").exists()
+}
+
 /// Whether the kernel forwards.
 pub fn forwards(family: Family) -> bool {
     read(forwarding_path(family)).is_some_and(|value| value != "0")
 }
 
-/// Switches forwarding on or off.
-pub fn set_forwarding(family: Family, on: bool) -> Result<(), Error> {
-    let path = forwarding_path(family);
-    let value: &[u8] = if on { b"1" } else { b"0" };
-    let written = OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(value));
-    written.map_err(|error| {
+/// A switch that can be thrown.
+#[derive(Debug)]
+pub struct Forwarding {
+    family: Family,
+    switch: File,
+}
+
+impl Forwarding {
+    /// Fails, before anything is changed, where forwarding could not be switched on.
+    pub fn prepare(family: Family) -> Result<Self, Error> {
+        let switch = OpenOptions::new().write(true).open(forwarding_path(family)).map_err(cannot_forward(family))?;
+        Ok(Forwarding { family, switch })
+    }
+
+    /// Switches forwarding on, and says so.
+    pub fn switch_on(mut self) -> Result<(), Error> {
+        self.switch.write_all(b"1").map_err(cannot_forward(self.family))?;
+        say::info!("{} forwarding was off; switched it on ({}=1)", self.family, forwarding_name(self.family));
+        Ok(())
+    }
+}
+
+fn cannot_forward(family: Family) -> impl FnOnce(std::io::Error) -> Error {
+    move |error| {
         let name = forwarding_name(family);
         let why = match error.kind() {
             ErrorKind::ReadOnlyFilesystem => "/proc is read-only here".to_owned(),
@@ -119,7 +143,7 @@ pub fn set_forwarding(family: Family, on: bool) -> Result<(), Error> {
         Error::system(format!(
             "{family} forwarding is off and cannot be switched on ({why}); set {name}=1 from outside"
         ))
-    })
+    }
 }
 
 /// A file's content without the blanks around it.

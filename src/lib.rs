@@ -13,7 +13,7 @@ pub mod error;
 pub mod host;
 pub mod remedy;
 pub mod ruleset;
-mod say;
+pub mod say;
 pub mod schedule;
 pub mod service;
 pub mod verb;

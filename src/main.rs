@@ -12,8 +12,7 @@ fn main() -> ExitCode {
     let command = cli::parse(std::env::args_os().skip(1));
     let verbose = matches!(command, Ok(Command::Run { verbose: true, .. }));
     let level = if verbose { LevelFilter::Debug } else { LevelFilter::Info };
-    // It fails only if another logger was there before.
-    let _ = simple_logger::SimpleLogger::new().with_level(level).init();
+    paraglider::say::to_stderr(level);
 
     let exit = command.and_then(run).unwrap_or_else(|error| {
         log::error!(target: "paraglider", "{error}");

@@ -72,8 +72,18 @@ pub fn frontend_of(chain: &str) -> Option<&str> {
 }
 
 /// Whether a chain of this name is ours. Nothing else tells: no config, no file.
-pub fn is_ours(chain: &str) -> bool {
-    [DISPATCH, SNAT, FORWARD, REJECT, PROBE].contains(&chain) || frontend_of(chain).is_some()
+pub fn is_ours(table: Table, chain: &str) -> bool {
+    match table {
+        Table::Filter => [FORWARD, REJECT, PROBE].contains(&chain),
+        Table::Nat => [DISPATCH, SNAT, PROBE].contains(&chain) || frontend_of(chain).is_some(),
+    }
+}
+
+/// The chain or target that a rule ends in without any option: a jump to a chain always does.
+pub fn enters(rule: &str) -> Option<&str> {
+    let (before, chain) = rule.rsplit_once(' ').unwrap_or(("", rule));
+    let flag = before.rsplit_once(' ').map_or(before, |(_, flag)| flag);
+    (flag == "-j" || flag == "-g").then_some(chain)
 }
 
 /// One condition of a rule.
@@ -191,11 +201,22 @@ impl PartialEq for Rule {
     }
 }
 
+/// A rule that enters a chain of ours.
+#[derive(Debug, Clone)]
+pub struct Jump {
+    /// The chain it stands in: a built-in one, unless somebody else made it.
+    pub chain: String,
+    /// The rule.
+    pub rule: Rule,
+    /// Its place in that chain, from 1.
+    pub number: usize,
+}
+
 /// What is ours in one table.
 #[derive(Debug, Clone, Default)]
 pub struct Part {
-    /// Rules that enter our chains: the chain they stand in (a built-in one, unless somebody added to ours), and the rule.
-    pub jumps: Vec<(String, Rule)>,
+    /// Rules that enter our chains.
+    pub jumps: Vec<Jump>,
     /// Our chains by name.
     pub chains: BTreeMap<String, Vec<Rule>>,
 }
@@ -203,6 +224,11 @@ pub struct Part {
 impl Part {
     fn add(&mut self, chain: &str, rule: Rule) {
         self.chains.entry(chain.to_owned()).or_default().push(rule);
+    }
+
+    /// The chains of a frontend's schedule.
+    pub fn of_frontend<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = (&'a String, &'a Vec<Rule>)> {
+        self.chains.iter().filter(|(chain, _)| frontend_of(chain) == Some(name.as_str()))
     }
 
     /// Nothing of ours is here.
@@ -245,21 +271,30 @@ impl Ruleset {
     }
 
     /// The rules of `services`, given what is in force: the very same where that is right already, so that counters
-    /// go on; else rules that start at another backend than those in force, since a rewrite starts the counters anew.
-    pub fn following(services: &[Service], in_force: &Ruleset) -> Self {
+    /// go on; else rules that start at another backend than those in force, since a rewrite starts counters anew: those
+    /// of the whole table if `all_restart`, else those of the frontends that change.
+    pub fn following(services: &[Service], in_force: &Ruleset, all_restart: bool) -> Self {
         let start = |service: &Service| {
             let first = in_force.first_backend(service)?;
             service.backends.iter().position(|backend| backend.address == first)
         };
-        let mut wanted = Self::starting(services, |service| start(service).unwrap_or(0));
-        let changed = |family: &Family| Change::of_family(in_force, &wanted, *family).is_some();
-        let changed: Vec<Family> = Family::ALL.into_iter().filter(changed).collect();
-        if !changed.is_empty() {
-            let next = |service: &Service| start(service).map_or(0, |at| next_alive(service, at));
-            let next = Self::starting(services, next).parts;
-            wanted.parts.extend(next.into_iter().filter(|((family, _), _)| changed.contains(family)));
+        let same = Self::starting(services, |service| start(service).unwrap_or(0));
+        let restarts = |service: &Service| {
+            let family = service.bind.family();
+            let (now, then) = (in_force.part(family, Table::Nat), same.part(family, Table::Nat));
+            let changes = then.of_frontend(&service.name).any(|(name, rules)| now.chains.get(name) != Some(rules))
+                || now.of_frontend(&service.name).any(|(name, _)| !then.chains.contains_key(name));
+            changes || all_restart && Change::of_part(in_force, &same, family, Table::Nat).is_some()
+        };
+        let restarting: Vec<bool> = services.iter().map(restarts).collect();
+        if !restarting.contains(&true) {
+            return same;
         }
-        wanted
+        let mut restarting = restarting.into_iter();
+        Self::starting(services, |service| match (start(service), restarting.next()) {
+            (Some(at), Some(true)) => next_alive(service, at),
+            (at, _) => at.unwrap_or(0),
+        })
     }
 
     /// The backend that the first connection went to: the first DNAT rule of the entrance, or of what it enters first.
@@ -275,12 +310,12 @@ impl Ruleset {
             if let Some(backend) = destination(rule) {
                 return Some(backend);
             }
-            name = rule.text.rsplit_once("-j ")?.1.to_owned();
+            name = enters(&rule.text)?.to_owned();
         }
         None
     }
 
-    fn starting(services: &[Service], start: impl Fn(&Service) -> usize) -> Self {
+    fn starting(services: &[Service], mut start: impl FnMut(&Service) -> usize) -> Self {
         let mut ruleset = Self::default();
         for service in services {
             ruleset.add(service, start(service));
@@ -289,7 +324,9 @@ impl Ruleset {
             for family in Family::ALL {
                 if ruleset.part(family, table).chains.contains_key(ours) {
                     let rule = Rule { text: jump(ours), packets: 0 };
-                    ruleset.part_mut(family, table).jumps.push((chain.to_owned(), rule));
+                    // First in its chain, before anybody else's rule decides.
+                    let jump = Jump { chain: chain.to_owned(), rule, number: 1 };
+                    ruleset.part_mut(family, table).jumps.push(jump);
                 }
             }
         }
@@ -363,13 +400,23 @@ pub fn destination(rule: &Rule) -> Option<Endpoint> {
     Endpoint::parse(rule.text.rsplit_once("-j DNAT --to-destination ")?.1).ok()
 }
 
+/// The bind of a rule in [`FORWARD`].
+pub fn let_through(rule: &Rule) -> Option<Endpoint> {
+    let (ip, rest) = rule.text.split_once("--ctorigdst ")?.1.split_once(" --ctorigdstport ")?;
+    endpoint(ip, rest.split(' ').next()?)
+}
+
+fn endpoint(ip: &str, port: &str) -> Option<Endpoint> {
+    let text = if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
+    Endpoint::parse(&text).ok()
+}
+
 /// The bind and the frontend's name, of a rule in [`DISPATCH`].
 pub fn dispatched(rule: &Rule) -> Option<(Endpoint, &str)> {
     let (condition, chain) = rule.text.split_once(" -j ")?;
     let (ip, rest) = condition.strip_prefix("-d ")?.split_once('/')?;
     let port = rest.rsplit_once("--dport ")?.1;
-    let bind = if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
-    Some((Endpoint::parse(&bind).ok()?, frontend_of(chain)?))
+    Some((endpoint(ip, port)?, frontend_of(chain)?))
 }
 
 #[cfg(test)]
@@ -386,12 +433,42 @@ mod tests {
 
     #[test]
     fn only_our_own_chains_are_ours() {
-        for ours in ["PARAGLIDER", "PARAGLIDER-FWD", "PG-web/0", "PG-166.1.101.2:4444/3ff", "PG-[fd00::1]:80/a"] {
-            assert!(is_ours(ours), "{ours}");
+        for ours in ["PARAGLIDER", "PG-web/0", "PG-166.1.101.2:4444/3ff", "PG-[fd00::1]:80/a"] {
+            assert!(is_ours(Table::Nat, ours) && !is_ours(Table::Filter, ours), "{ours}");
         }
+        assert!(is_ours(Table::Filter, "PARAGLIDER-FWD") && !is_ours(Table::Nat, "PARAGLIDER-FWD"));
         for other in ["PARAGLIDERS", "paraglider", "PG-web", "PG-/0", "PG-web/", "PG-web/G", "PG-web/0000", "PGweb/0"] {
-            assert!(!is_ours(other), "{other}");
+            assert!(!is_ours(Table::Nat, other) && !is_ours(Table::Filter, other), "{other}");
         }
+    }
+
+    #[test]
+    fn a_rule_enters_a_chain_only_with_its_last_words() {
+        assert_eq!(enters("-p tcp -j PARAGLIDER"), Some("PARAGLIDER"));
+        assert_eq!(enters("-j PARAGLIDER"), Some("PARAGLIDER"));
+        assert_eq!(enters("-g PARAGLIDER"), Some("PARAGLIDER"));
+        assert_eq!(enters("-m comment --comment -j -j ACCEPT"), Some("ACCEPT"));
+        for none in ["", "-j", "PARAGLIDER", "-m comment --comment PARAGLIDER", "-j PARAGLIDER -x"] {
+            assert_eq!(enters(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn only_the_frontend_that_changes_starts_elsewhere_unless_all_counters_restart() {
+        let yaml = |last: &str| {
+            format!(
+                "frontends:\n  - {{name: a, bind: '10.0.0.1:80', backends: ['10.0.1.1:80', '10.0.1.2:80']}}\n  \
+                 - {{name: b, bind: '10.0.0.1:81', backends: ['10.0.1.1:80', '10.0.1.2:80', '10.0.1.{last}:80']}}\n"
+            )
+        };
+        let before = Ruleset::of(&service(&yaml("3")));
+        let after = service(&yaml("4"));
+        let firsts = |all_restart| {
+            let wanted = Ruleset::following(&after, &before, all_restart);
+            after.iter().map(|one| wanted.first_backend(one).unwrap().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(firsts(false), ["10.0.1.1:80", "10.0.1.2:80"]);
+        assert_eq!(firsts(true), ["10.0.1.2:80", "10.0.1.2:80"]);
     }
 
     #[test]
@@ -399,12 +476,12 @@ mod tests {
         let first = Ruleset::of(&three());
         let name = &three()[0];
         assert_eq!(first.first_backend(name).unwrap().to_string(), "10.0.1.1:80");
-        let same = Ruleset::following(&three(), &first);
+        let same = Ruleset::following(&three(), &first, true);
         assert_eq!(same.first_backend(name).unwrap().to_string(), "10.0.1.1:80");
 
         let mut drifted = first.clone();
         drifted.part_mut(Family::V4, Table::Nat).jumps.clear();
-        let again = Ruleset::following(&three(), &drifted);
+        let again = Ruleset::following(&three(), &drifted, true);
         assert_eq!(again.first_backend(name).unwrap().to_string(), "10.0.1.2:80");
     }
 

@@ -47,6 +47,7 @@ impl fmt::Display for Family {
 /// A unicast address. Its text is the same in Rust, in iptables and in the config.
 fn unicast(text: &str) -> Result<IpAddr, String> {
     let ip: IpAddr = text.parse().map_err(|_| why_no_address(text))?;
+    let shown = text.escape_debug();
     let reserved = match ip {
         // The kernel never sees a packet to 0.0.0.0 or ::, and one to many hosts is no TCP.
         _ if ip.is_unspecified() => Some("stands for no address in particular; give the address of one host"),
@@ -59,32 +60,33 @@ fn unicast(text: &str) -> Result<IpAddr, String> {
         _ => None,
     };
     match reserved {
-        Some(why) => Err(format!("`{text}` {why}")),
+        Some(why) => Err(format!("`{shown}` {why}")),
         None => Ok(ip),
     }
 }
 
 /// Why `text` is no IP address, for the one who wrote it.
 fn why_no_address(text: &str) -> String {
+    let shown = text.escape_debug();
     let numbers = |t: &str| t.split('.').all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()));
     if text.is_empty() {
         "the address is missing".into()
     } else if text.contains('%') {
-        format!("`{text}` names a zone; an address in a rule has none")
+        format!("`{shown}` names a zone; an address in a rule has none")
     } else if text.contains('/') {
-        format!("`{text}` is a network; give one address")
+        format!("`{shown}` is a network; give one address")
     } else if numbers(text) {
         if text.split('.').any(|part| part.len() > 1 && part.starts_with('0')) {
-            format!("`{text}` has a leading zero; write each of the four numbers plainly, as in 192.0.2.1")
+            format!("`{shown}` has a leading zero; write each of the four numbers plainly, as in 192.0.2.1")
         } else {
-            format!("`{text}` is not an IPv4 address: four numbers from 0 to 255, as in 192.0.2.1")
+            format!("`{shown}` is not an IPv4 address: four numbers from 0 to 255, as in 192.0.2.1")
         }
     } else if text.contains(':') {
-        format!("`{text}` is not an IPv6 address, as in 2001:db8::1")
+        format!("`{shown}` is not an IPv6 address, as in 2001:db8::1")
     } else if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
-        format!("`{text}` is a name; rules hold addresses only, so write its IP address")
+        format!("`{shown}` is a name; rules hold addresses only, so write its IP address")
     } else {
-        format!("`{}` is not an IP address", text.escape_debug())
+        format!("`{shown}` is not an IP address")
     }
 }
 
@@ -178,6 +180,7 @@ pub enum Source {
 impl Source {
     /// Reads `172.19.0.4`, `172.19.0.4-172.19.0.7`, `auto` or `none`.
     pub fn parse(text: &str) -> Result<Self, String> {
+        let shown = text.escape_debug();
         match text {
             "auto" => return Ok(Source::Masquerade),
             "none" => return Ok(Source::Client),
@@ -190,12 +193,12 @@ impl Source {
         let size = match (first, last) {
             (IpAddr::V4(a), IpAddr::V4(b)) => u128::from(u32::from(b)).checked_sub(u32::from(a).into()),
             (IpAddr::V6(a), IpAddr::V6(b)) => u128::from(b).checked_sub(u128::from(a)),
-            _ => return Err(format!("the range `{text}` mixes IPv4 and IPv6")),
+            _ => return Err(format!("the range `{shown}` mixes IPv4 and IPv6")),
         };
         match size {
-            None => Err(format!("the range `{text}` is upside down; write {last}-{first}")),
+            None => Err(format!("the range `{shown}` is upside down; write {last}-{first}")),
             Some(size) if size >= MOST_SOURCES => {
-                Err(format!("the range `{text}` has more than {MOST_SOURCES} addresses"))
+                Err(format!("the range `{shown}` has more than {MOST_SOURCES} addresses"))
             }
             Some(_) => Ok(Source::Addresses(first, last)),
         }
@@ -212,14 +215,16 @@ impl Source {
 
 fn source_address(text: &str) -> Result<IpAddr, String> {
     if Endpoint::parse(text).is_ok() {
-        return Err(format!("`{text}` has a port; give the address alone"));
+        return Err(format!("`{}` has a port; give the address alone", text.escape_debug()));
     }
     if let Some(word) = crate::error::nearest(text, &["auto", "none"]) {
         return Err(format!("there is no privateip `{}`; did you mean `{word}`?", text.escape_debug()));
     }
     let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
     match unicast(bare) {
-        Ok(ip) if ip.is_loopback() => Err(format!("`{text}` is a loopback address, to which no backend can answer")),
+        Ok(ip) if ip.is_loopback() => {
+            Err(format!("`{}` is a loopback address, to which no backend can answer", text.escape_debug()))
+        }
         Ok(ip) => Ok(ip),
         Err(why) => Err(format!("{why}; or write a range first-last, `auto` or `none`")),
     }

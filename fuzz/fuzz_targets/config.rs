@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use paraglider::config;
-use paraglider::ruleset::{is_ours, Change, Ruleset};
+use paraglider::ruleset::{is_ours, Change, Ruleset, Table};
 use paraglider::service::Family;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -20,18 +20,21 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(!wanted.is_empty());
     for family in Family::ALL {
         let Some(change) = Change::of_family(&Ruleset::default(), &wanted, family) else { continue };
+        let mut table = Table::Filter;
         for line in change.text.lines() {
             assert!(line.is_ascii(), "{line:?}");
             let mut words = line.split(' ');
             match words.next() {
-                Some("*filter" | "*nat" | "COMMIT") => {}
-                Some("-A") => assert!(is_ours(words.next().unwrap())),
+                Some("*filter") => table = Table::Filter,
+                Some("*nat") => table = Table::Nat,
+                Some("COMMIT") => {}
+                Some("-A") => assert!(is_ours(table, words.next().unwrap())),
                 Some("-I") => assert!(words.next().unwrap().bytes().all(|b| b.is_ascii_uppercase())),
-                Some(chain) => assert!(is_ours(chain.strip_prefix(':').unwrap()) && chain.len() <= 29),
+                Some(chain) => assert!(is_ours(table, chain.strip_prefix(':').unwrap()) && chain.len() <= 29),
                 None => panic!("an empty line"),
             }
         }
         // What is in force needs no change.
-        assert_eq!(Change::of_family(&wanted, &Ruleset::following(&services, &wanted), family), None);
+        assert_eq!(Change::of_family(&wanted, &Ruleset::following(&services, &wanted, true), family), None);
     }
 });

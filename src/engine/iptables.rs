@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -65,64 +66,68 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from))
         .filter(|dir| dir.is_absolute())
         .map(|dir| dir.join(name))
-        .find(|path| path.is_file())
+        .find(|path| fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0))
 }
 
 /// The iptables of this host.
 #[derive(Debug)]
 pub struct Iptables {
-    variant: Variant,
+    /// The variants that `iptables` and `ip6tables` are: the alternatives of each are set by themselves.
+    main: [(Family, Variant); 2],
 }
 
 impl Iptables {
     /// Finds `iptables` and which variant it is, and fails if this process may not use it.
     pub fn find() -> Result<Self, Error> {
-        let path = find_program("iptables").ok_or_else(|| missing("iptables"))?;
-        let variant = variant_of(&path)?;
-        say::detail!("{} is {}", path.display(), variant.name());
-        host::may_change_rules(variant == Variant::Legacy)?;
-        Ok(Iptables { variant })
+        let v4 = main_variant(Family::V4)?.ok_or_else(|| missing("iptables"))?;
+        let v6 = main_variant(Family::V6)?.unwrap_or(v4);
+        say::detail!("iptables is {}, ip6tables is {}", v4.name(), v6.name());
+        host::may_change_rules(v4 == Variant::Legacy || v6 == Variant::Legacy)?;
+        Ok(Iptables { main: [(Family::V4, v4), (Family::V6, v6)] })
     }
 
-    /// Starts the reading of one variant's rules of one family, where there can be any: of all tables, or of one.
-    fn start_save(&self, variant: Variant, family: Family, table: Option<Table>) -> Result<Option<Reader>, Error> {
-        let Some(path) = self.tool(variant, family, "save") else {
-            // Only the main one has to be there: what cannot be read elsewhere cannot be written either.
-            return if variant == self.variant && family == Family::V4 {
-                Err(missing("iptables-save"))
-            } else {
-                Ok(None)
-            };
-        };
+    /// The variant that is written.
+    fn main(&self, family: Family) -> Variant {
+        let own = self.main.iter().find(|(of, _)| *of == family);
+        own.map_or(Variant::Nft, |(_, variant)| *variant)
+    }
+
+    /// Starts the reading of one variant's rules of one family: of all tables, or of one.
+    fn start_save(&self, place: &Place) -> Result<Child, String> {
+        let Place { variant, family, table } = *place;
+        let path = self.tool(variant, family, "save").ok_or_else(|| format!("there is no {}-save", base(family)))?;
         let mut command = command(&path);
         command.arg("-c").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(table) = table {
             command.args(["-t", table.name()]);
         }
         say::detail!("run {command:?}");
-        let child = command.spawn().map_err(|error| cannot_run(&path, &error))?;
-        Ok(Some(Reader { variant, family, path, child }))
+        command.spawn().map_err(|error| cannot_run(&path, &error).to_string())
     }
 
-    /// What has to be read to know all rules of a variant and family.
-    fn to_read(&self, variant: Variant, family: Family) -> Vec<(Variant, Family, Option<Table>)> {
-        let all = vec![(variant, family, None)];
-        if variant == Variant::Nft {
-            return all;
-        }
-        match legacy_tables(family) {
+    /// What has to be read to know all rules of a variant and family: nothing where there can be none.
+    fn places(&self, variant: Variant, family: Family) -> Vec<Place> {
+        let main = variant == self.main(family);
+        let place = |table| Place { variant, family, table };
+        match (variant, legacy_tables(family)) {
+            // IPv6 and the other variant may well not be there at all.
+            (Variant::Nft, _) if (!main || family == Family::V6) && self.tool(variant, family, "save").is_none() => {
+                vec![]
+            }
+            (Variant::Nft, _) | (Variant::Legacy, LegacyTables::Some) => vec![place(None)],
             // There is nothing of ours, and asking the program costs a process.
-            LegacyTables::None => Vec::new(),
-            LegacyTables::Some => all,
-            LegacyTables::Secret if variant != self.variant => Vec::new(),
-            LegacyTables::Secret => Table::ALL.map(|table| (variant, family, Some(table))).to_vec(),
+            (Variant::Legacy, LegacyTables::None) => vec![],
+            (Variant::Legacy, LegacyTables::Secret) if main => Table::ALL.map(|table| place(Some(table))).to_vec(),
+            (Variant::Legacy, LegacyTables::Secret) => vec![],
         }
     }
 
-    /// Finds `iptables-save` and the like: the plain one for the main variant, else the variant's own.
+    /// Finds `iptables-save` and the like: the plain one where that is the variant, else the variant's own.
     fn tool(&self, variant: Variant, family: Family, verb: &str) -> Option<PathBuf> {
-        let plain = (variant == self.variant).then(|| find_program(&format!("{}-{verb}", base(family))));
-        plain.flatten().or_else(|| find_program(&variant.tool(family, verb)))
+        let plain = find_program(&format!("{}-{verb}", base(family)));
+        // A program that is no link to either was put there in the place of the main one.
+        let fits = |path: &PathBuf| linked_variant(path).unwrap_or_else(|| self.main(family)) == variant;
+        plain.filter(fits).or_else(|| find_program(&variant.tool(family, verb)))
     }
 
     /// Runs `iptables-restore` of one variant and family.
@@ -134,57 +139,89 @@ impl Iptables {
         say::detail!("run {command:?} with\n{text}");
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| cannot_run(&path, &error))?;
-        if let Some(mut stdin) = child.stdin.take() {
+        let stdin = child.stdin.take();
+        // At the same time: a program that says much before it reads would wait for us, and we for it.
+        let output = std::thread::scope(|scope| {
             // Where the program ends early, its own words say why.
-            if let Err(error) = stdin.write_all(text.as_bytes()) {
-                say::detail!("{} stopped reading: {error}", path.display());
-            }
-        }
-        let output = child.wait_with_output().map_err(|error| cannot_run(&path, &error))?;
+            scope.spawn(|| stdin.map(|mut stdin| stdin.write_all(text.as_bytes())));
+            child.wait_with_output()
+        });
+        let output = output.map_err(|error| cannot_run(&path, &error))?;
         if output.status.success() {
             return Ok(());
         }
         Err(refusal(&plain, text, &output))
     }
 
-    /// What is in force in these variants.
-    fn read_from(&self, variants: &[Variant]) -> Result<InForce, Error> {
+    /// What is in force: in the main variants, and in the other ones if `all`.
+    fn read_from(&self, all: bool) -> Result<InForce, Error> {
         let mut found = InForce::default();
-        let places = variants.iter().flat_map(|variant| Family::ALL.map(|family| self.to_read(*variant, family)));
-        // All at once: on a slow board most of the time goes into starting programs.
-        let started: Vec<_> =
-            places.flatten().map(|(variant, family, table)| self.start_save(variant, family, table)).collect();
-        for started in started {
-            let Some(Reader { variant, family, path, child }) = started? else { continue };
-            let program = path.display();
-            let output = child.wait_with_output().map_err(|error| cannot_run(&path, &error))?;
-            if !output.status.success() {
-                let why = Words(&output.stderr);
-                // Rules of ours cannot be where the kernel has no such tables.
-                if variant == self.variant && family == Family::V4 {
-                    return Err(Error::system(format!("{program} failed: {why}")));
-                }
-                if variant == self.variant && Path::new("/proc/net/if_inet6").exists() {
-                    say::warning!("cannot look at the IPv6 rules: {program} failed: {why}");
-                } else {
-                    say::detail!("{program} failed: {why}");
-                }
-                continue;
+        let mut places = Vec::new();
+        for family in Family::ALL {
+            let main = self.main(family);
+            places.extend(self.places(main, family));
+            if all {
+                places.extend(self.places(main.other(), family));
             }
-            let ours = if variant == self.variant { &mut found.ours } else { &mut found.left_over };
-            save::read(&String::from_utf8_lossy(&output.stdout), family, ours, &mut found.others);
+        }
+        // All at once: on a slow board most of the time goes into starting programs.
+        let started: Vec<_> = places.into_iter().map(|place| (self.start_save(&place), place)).collect();
+        for (child, Place { variant, family, .. }) in started {
+            let main = variant == self.main(family);
+            let ours = if main { &mut found.ours } else { &mut found.left_over };
+            let read = child.and_then(|child| {
+                let output = child.wait_with_output().map_err(|error| error.to_string())?;
+                if !output.status.success() {
+                    return Err(Words(&output.stderr).to_string());
+                }
+                let text = String::from_utf8_lossy(&output.stdout);
+                save::read(&text, family, ours, &mut found.others).map_err(|error| error.to_string())
+            });
+            match read {
+                Ok(()) => {}
+                Err(why) if main && family == Family::V4 => {
+                    return Err(Error::system(format!("cannot read the rules in force: {why}")));
+                }
+                // A kernel without the family or the interface has no rules there.
+                Err(why) if !main && variant == Variant::Nft || !host::knows(family) => say::detail!("not read: {why}"),
+                Err(why) => found.unread.push((family, why)),
+            }
         }
         Ok(found)
     }
 
-    /// Goes from `from` to `to` in the main variant, family by family.
+    /// Goes from `from` to `to` in the main variants, family by family.
     fn write(&self, from: &Ruleset, to: &Ruleset) -> Result<(), Error> {
         for family in Family::ALL {
             if let Some(change) = Change::of_family(from, to, family) {
-                self.restore(self.variant, family, &change.text)?;
+                self.restore(self.main(family), family, &change.text)?;
             }
         }
         Ok(())
+    }
+
+    /// The same in the other variants.
+    fn write_other(&self, from: &Ruleset, to: &Ruleset) -> Result<(), Error> {
+        for family in Family::ALL {
+            if let Some(change) = Change::of_family(from, to, family) {
+                self.restore(self.main(family).other(), family, &change.text)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all is as wanted, read anew.
+    fn verify(&self, wanted: &Ruleset) -> Result<(), Error> {
+        let now = self.read_from(false)?;
+        let Some(Change { text }) = Family::ALL.iter().find_map(|family| Change::of_family(&now.ours, wanted, *family))
+        else {
+            return Ok(());
+        };
+        say::detail!("still to do:\n{text}");
+        let unread: String = now.unread.iter().map(|(family, why)| format!(" ({family}: {why})")).collect();
+        Err(Error::system(format!(
+            "the rules are not as they were just written{unread}; another program changes them at the same time"
+        )))
     }
 
     /// Loads a rule into a chain that nothing jumps to, and takes it out again: whether this kernel and these tools
@@ -192,48 +229,41 @@ impl Iptables {
     pub fn probe(&self, family: Family, table: Table, rules: &[&str]) -> Result<(), Error> {
         let (name, chain) = (table.name(), crate::ruleset::PROBE);
         let lines: String = rules.iter().map(|rule| format!("-A {chain} {rule}\n")).collect();
-        let loaded = self.restore(self.variant, family, &format!("*{name}\n:{chain} - [0:0]\n{lines}COMMIT\n"));
-        let removed =
-            || self.restore(self.variant, family, &format!("*{name}\n:{chain} - [0:0]\n-X {chain}\nCOMMIT\n"));
+        let variant = self.main(family);
+        let loaded = self.restore(variant, family, &format!("*{name}\n:{chain} - [0:0]\n{lines}COMMIT\n"));
+        let removed = || self.restore(variant, family, &format!("*{name}\n:{chain} - [0:0]\n-X {chain}\nCOMMIT\n"));
         loaded.and_then(|()| removed())
     }
 }
 
 impl Engine for Iptables {
     fn read(&self) -> Result<InForce, Error> {
-        self.read_from(&[self.variant, self.variant.other()])
+        self.read_from(true)
     }
 
-    fn apply(&self, before: &InForce, wanted: &Ruleset) -> Result<(), Error> {
-        let done = self.write(&before.ours, wanted).and_then(|()| {
-            let now = self.read_from(&[self.variant])?;
-            match Family::ALL.iter().find_map(|family| Change::of_family(&now.ours, wanted, *family)) {
-                None => Ok(()),
-                Some(Change { text }) => {
-                    say::detail!("still to do:\n{text}");
-                    Err(Error::system(
-                        "the rules are not as they were just written; another program changes them at the same time",
-                    ))
-                }
-            }
+    fn apply(&self, before: &InForce, wanted: &Ruleset, left_over: &Ruleset) -> Result<(), Error> {
+        let done = self
+            .write(&before.ours, wanted)
+            .and_then(|()| self.verify(wanted))
+            .and_then(|()| self.write_other(&before.left_over, left_over));
+        let Err(error) = done else { return Ok(()) };
+        let back = self.read_from(true).and_then(|now| {
+            self.write(&now.ours, &before.ours)?;
+            self.write_other(&now.left_over, &before.left_over)
         });
-        if let Err(error) = done {
-            let back = self.read_from(&[self.variant]).and_then(|now| self.write(&now.ours, &before.ours));
-            return Err(match back {
-                Ok(()) => error.and("nothing was changed"),
-                Err(worse) => error.and(&format!("and going back to the rules before failed too: {worse}")),
-            });
-        }
-        for family in before.left_over.families() {
-            if let Some(change) = Change::of_family(&before.left_over, &Ruleset::default(), family) {
-                self.restore(self.variant.other(), family, &change.text)?;
-            }
-        }
-        Ok(())
+        Err(match back {
+            Ok(()) => error.and("nothing was changed"),
+            Err(worse) => error.and(&format!("and going back to the rules before failed too: {worse}")),
+        })
+    }
+
+    fn restarts_all_counters(&self) -> bool {
+        // The old interface loads whole tables, and nth begins to count when it is loaded (xt_statistic.c).
+        self.main.iter().any(|(_, variant)| *variant == Variant::Legacy)
     }
 
     fn name(&self) -> &'static str {
-        self.variant.name()
+        self.main(Family::V4).name()
     }
 }
 
@@ -254,26 +284,34 @@ fn command(path: &Path) -> Command {
     command
 }
 
-/// The variant of the program at `path`: by the name of what it is a link to, or by its own words.
-fn variant_of(path: &Path) -> Result<Variant, Error> {
-    if let Ok(real) = fs::canonicalize(path) {
-        match real.file_name().and_then(|name| name.to_str()) {
-            Some("xtables-nft-multi") => return Ok(Variant::Nft),
-            Some("xtables-legacy-multi") => return Ok(Variant::Legacy),
-            _ => {}
-        }
+/// The variant of a program that is a link to one of the two.
+fn linked_variant(path: &Path) -> Option<Variant> {
+    match fs::canonicalize(path).ok()?.file_name()?.to_str()? {
+        "xtables-nft-multi" => Some(Variant::Nft),
+        "xtables-legacy-multi" => Some(Variant::Legacy),
+        _ => None,
     }
-    let output = command(path).arg("--version").output().map_err(|error| cannot_run(path, &error))?;
-    let nft = String::from_utf8_lossy(&output.stdout).contains("nf_tables");
-    Ok(if nft { Variant::Nft } else { Variant::Legacy })
 }
 
-/// A program that prints rules.
-struct Reader {
+/// The variant that `iptables-restore`, which writes, is: by what it is a link to, or by what `iptables` says of itself.
+fn main_variant(family: Family) -> Result<Option<Variant>, Error> {
+    let Some(path) = find_program(base(family)) else { return Ok(None) };
+    let restore = find_program(&format!("{}-restore", base(family)));
+    if let Some(variant) = restore.as_deref().and_then(linked_variant).or_else(|| linked_variant(&path)) {
+        return Ok(Some(variant));
+    }
+    let output = command(&path).arg("--version").output().map_err(|error| cannot_run(&path, &error))?;
+    let nft = String::from_utf8_lossy(&output.stdout).contains("nf_tables");
+    Ok(Some(if nft { Variant::Nft } else { Variant::Legacy }))
+}
+
+/// Where rules can be.
+#[derive(Debug, Clone, Copy)]
+struct Place {
     variant: Variant,
     family: Family,
-    path: PathBuf,
-    child: Child,
+    /// One, where they cannot be read all at once.
+    table: Option<Table>,
 }
 
 /// Which tables the old interface has in this network namespace.

@@ -17,6 +17,8 @@ pub struct InForce {
     pub left_over: Ruleset,
     /// What matters about everybody else's rules.
     pub others: Others,
+    /// Where rules could not be read, though there may be some of ours: family and reason.
+    pub unread: Vec<(Family, String)>,
 }
 
 impl InForce {
@@ -29,20 +31,10 @@ impl InForce {
 /// What Paraglider has to know about other programs' rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Others {
-    /// Some rule of theirs uses connection tracking, so that the kernel keeps it going without us.
-    pub use_conntrack: bool,
+    /// The families in which some rule of theirs uses connection tracking, so that the kernel keeps it going without us.
+    pub use_conntrack: Vec<Family>,
     /// The policies of the FORWARD chains (`ACCEPT`, `DROP`).
     pub forward_policies: Vec<(Family, String)>,
-}
-
-impl Others {
-    /// Takes note of one of their rules.
-    fn look_at(&mut self, rule: &str) {
-        // What is quoted is a comment.
-        let unquoted: String = rule.split('"').step_by(2).collect();
-        let uses = [" state ", " conntrack ", "-j MASQUERADE", "-j SNAT", "-j DNAT", "-j REDIRECT", "-j CONNMARK"];
-        self.use_conntrack |= uses.iter().any(|word| unquoted.contains(word));
-    }
 }
 
 /// One way to put rules into the kernel.
@@ -50,9 +42,12 @@ pub trait Engine {
     /// What is in force now.
     fn read(&self) -> Result<InForce, Error>;
 
-    /// Puts `wanted` in force in the place of `before`, or fails and leaves `before` in force. What is left over in
-    /// another place goes once `wanted` is in force.
-    fn apply(&self, before: &InForce, wanted: &Ruleset) -> Result<(), Error>;
+    /// Puts `wanted` in force in the place of `before.ours`, and then `left_over` in the place of `before.left_over`; or
+    /// fails and leaves all as it was.
+    fn apply(&self, before: &InForce, wanted: &Ruleset, left_over: &Ruleset) -> Result<(), Error>;
+
+    /// Whether a change of one frontend's rules starts the counters of all of them anew.
+    fn restarts_all_counters(&self) -> bool;
 
     /// How the engine is called, for people: `iptables-nft`.
     fn name(&self) -> &'static str;

@@ -1,37 +1,61 @@
 //! What `iptables-save -c` prints, read with distrust: other programs' chains and comments may look like ours.
 
-use crate::ruleset::{is_ours, Rule, Ruleset, Table};
+use std::collections::BTreeMap;
+
+use crate::error::Error;
+use crate::ruleset::{enters, is_ours, Jump, Rule, Ruleset, Table};
 use crate::service::Family;
 
 use super::Others;
 
-/// Adds what is ours in `text` to `ours`, and what matters of the rest to `others`.
-pub fn read(text: &str, family: Family, ours: &mut Ruleset, others: &mut Others) {
+/// Adds what is ours in `text` to `ours`, and what matters of the rest to `others`. Fails where a table holds rules that
+/// only `nft` can show: ours may be among them.
+pub fn read(text: &str, family: Family, ours: &mut Ruleset, others: &mut Others) -> Result<(), Error> {
     let mut table = None;
+    // How many rules of each chain were seen.
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for line in Lines(text) {
         if let Some(name) = line.strip_prefix('*') {
-            table = Some((name.trim_end(), Table::ALL.into_iter().find(|table| table.name() == name.trim_end())));
-        } else if let Some(declared) = line.strip_prefix(':') {
+            table = Table::ALL.into_iter().find(|table| table.name() == name.trim_end());
+            seen.clear();
+        } else if let Some(name) = incompatible(line) {
+            return Err(Error::system(format!(
+                "somebody put rules into table {name} ({family}) that iptables cannot show (`nft list ruleset` does); \
+                 they must move to a table of their own"
+            )));
+        } else if let (Some(declared), Some(table)) = (line.strip_prefix(':'), table) {
             let mut words = declared.split(' ');
-            let (Some(chain), Some((name, table))) = (words.next(), table) else { continue };
-            let policy = words.next().unwrap_or("-");
-            if let Some(table) = table.filter(|_| policy == "-" && is_ours(chain)) {
+            let (Some(chain), policy) = (words.next(), words.next().unwrap_or("-")) else { continue };
+            if policy == "-" && is_ours(table, chain) {
                 ours.part_mut(family, table).chains.entry(chain.to_owned()).or_default();
-            } else if name == "filter" && chain == "FORWARD" && policy != "-" {
+            } else if table == Table::Filter && chain == "FORWARD" && policy != "-" {
                 others.forward_policies.push((family, policy.to_owned()));
             }
-        } else if let (Some((chain, rule)), Some((_, table))) = (appended(line), table) {
+        } else if let Some((chain, rule)) = appended(line) {
+            let number = seen.entry(chain).or_default();
+            *number += 1;
             match table {
-                Some(table) if is_ours(chain) => {
+                Some(table) if is_ours(table, chain) => {
                     ours.part_mut(family, table).chains.entry(chain.to_owned()).or_default().push(rule);
                 }
-                Some(table) if enters_ours(&rule.text) => {
-                    ours.part_mut(family, table).jumps.push((chain.to_owned(), rule));
+                Some(table) if enters(&rule.text).is_some_and(|chain| is_ours(table, chain)) => {
+                    let jump = Jump { chain: chain.to_owned(), rule, number: *number };
+                    ours.part_mut(family, table).jumps.push(jump);
                 }
-                _ => others.look_at(&rule.text),
+                _ if uses_conntrack(&rule.text) && !others.use_conntrack.contains(&family) => {
+                    others.use_conntrack.push(family);
+                }
+                _ => {}
             }
         }
     }
+    Ok(())
+}
+
+/// The table's name in ``# Table `nat' is incompatible, use 'nft' tool.``, where it is one of those that we use.
+fn incompatible(line: &str) -> Option<&str> {
+    let (name, rest) = line.strip_prefix("# Table `")?.split_once('\'')?;
+    (rest.contains("incompatible") && Table::ALL.iter().any(|table| table.name() == name)).then_some(name)
 }
 
 /// `[packets:bytes] -A CHAIN text`; the counters may be missing.
@@ -45,20 +69,16 @@ fn appended(line: &str) -> Option<(&str, Rule)> {
     Some((chain, Rule { text: text.trim_end().to_owned(), packets }))
 }
 
-/// Whether a rule goes to a chain of ours. The first look is for speed: hosts have thousands of others' rules.
-fn enters_ours(rule: &str) -> bool {
-    (rule.contains("PARAGLIDER") || rule.contains("PG-")) && target(rule).is_some_and(is_ours)
-}
-
-/// The chain or target of a rule: the word after `-j` or `-g` that is not inside a quoted string.
-fn target(rule: &str) -> Option<&str> {
-    let mut words = Words(rule);
-    while let Some(word) = words.next() {
-        if word == "-j" || word == "-g" {
-            return words.next();
-        }
-    }
-    None
+/// Whether a rule uses connection tracking, so that the kernel keeps it going.
+fn uses_conntrack(rule: &str) -> bool {
+    const MATCHES: [&str; 6] = ["state", "conntrack", "connmark", "connbytes", "connlimit", "helper"];
+    const TARGETS: [&str; 7] = ["MASQUERADE", "SNAT", "DNAT", "REDIRECT", "NETMAP", "CONNMARK", "CT"];
+    let words: Vec<&str> = Words(rule).collect();
+    words.windows(2).any(|pair| match pair {
+        ["-m", name] => MATCHES.contains(name),
+        ["-j", name] => TARGETS.contains(name),
+        _ => false,
+    })
 }
 
 /// How many bytes a quoted string at the beginning of `text` takes; it may contain blanks, line ends and `\"`.
@@ -75,18 +95,22 @@ fn quoted(text: &str) -> Option<usize> {
     None
 }
 
-/// Where the first of `ends` stands in `text` outside of quoted strings. A string begins with a quotation mark at the
-/// beginning of a word; a mark inside a word, as in a chain's name, is a letter like any other.
-fn end_of(text: &str, ends: char) -> usize {
+/// Where the first `end` stands in `text` outside of quoted strings. Only values of long options are quoted (comments,
+/// log prefixes); a quotation mark anywhere else, as in the name of a chain or an interface, is a letter like any other.
+fn end_of(text: &str, end: char) -> usize {
     let mut at = 0;
-    let mut word_begins = true;
+    let mut word = 0;
+    let mut value = false;
     while let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) {
-        if c == ends {
+        if c == end {
             return at;
         }
-        let string = if c == '"' && word_begins { text.get(at..).and_then(quoted) } else { None };
-        word_begins = c == ' ';
+        let string = if c == '"' && value && at == word { text.get(at..).and_then(quoted) } else { None };
         at += string.unwrap_or(c.len_utf8());
+        if c == ' ' {
+            value = text.get(word..at).is_some_and(|word| word.starts_with("--"));
+            word = at;
+        }
     }
     text.len()
 }
@@ -120,11 +144,9 @@ impl<'a> Iterator for Words<'a> {
 
     fn next(&mut self) -> Option<&'a str> {
         self.0 = self.0.trim_start_matches(' ');
-        if self.0.is_empty() {
-            return None;
-        }
-        let end = end_of(self.0, ' ');
-        let word = self.0.get(..end);
+        let string = if self.0.starts_with('"') { quoted(self.0) } else { None };
+        let end = string.unwrap_or_else(|| self.0.find(' ').unwrap_or(self.0.len()));
+        let word = self.0.get(..end).filter(|word| !word.is_empty());
         self.0 = self.0.get(end..).unwrap_or_default();
         word
     }
@@ -136,7 +158,7 @@ mod tests {
 
     fn parse(text: &str) -> (Ruleset, Others) {
         let (mut ours, mut others) = (Ruleset::default(), Others::default());
-        read(text, Family::V4, &mut ours, &mut others);
+        read(text, Family::V4, &mut ours, &mut others).unwrap();
         (ours, others)
     }
 
@@ -152,12 +174,12 @@ mod tests {
              [5:300] -A PG-web/0 -p tcp -j DNAT --to-destination 10.0.0.1:80\nCOMMIT\n",
         );
         let filter = ours.part(Family::V4, Table::Filter);
-        assert_eq!(filter.jumps[0].0, "FORWARD");
+        assert_eq!((filter.jumps[0].chain.as_str(), filter.jumps[0].number), ("FORWARD", 1));
         assert_eq!(filter.chains["PARAGLIDER-FWD"][0].text, "-p tcp -j ACCEPT");
         let nat = ours.part(Family::V4, Table::Nat);
         assert_eq!(nat.chains["PARAGLIDER"], []);
         assert_eq!(nat.chains["PG-web/0"][0].packets, 5);
-        assert_eq!(nat.jumps[0].1.text, "-p tcp -j PARAGLIDER");
+        assert_eq!(nat.jumps[0].rule.text, "-p tcp -j PARAGLIDER");
         assert_eq!(others.forward_policies, [(Family::V4, "DROP".to_owned())]);
     }
 
@@ -169,6 +191,9 @@ mod tests {
             "-A FORWARD -m comment --comment \"a \\\" -j PARAGLIDER-FWD\" -j DROP\n",
             "-A FORWARD -m comment --comment \"two\n:PARAGLIDER-FWD - [0:0]\n-A FORWARD -j PARAGLIDER-FWD\nCOMMIT\n\" -j DROP\n",
             "-A FORWARD -j odd\"name\n",
+            "-A FORWARD -m comment --comment -j -j ACCEPT\n",
+            "-A FORWARD -m comment --comment PARAGLIDER-FWD -j ACCEPT\n",
+            ":PG-web/0 - [0:0]\n:PARAGLIDER - [0:0]\n-A FORWARD -j PG-web/0\n-A PG-web/0 -j DROP\n",
             "-A FORWARD -j PG-admin\n-A PARAGLIDERS -j ACCEPT\n",
             "COMMIT\n*mangle\n:PARAGLIDER - [0:0]\n-A PREROUTING -j PARAGLIDER\nCOMMIT\n",
         ));
@@ -193,10 +218,21 @@ mod tests {
             ("-A FORWARD -o eth0 -j MASQUERADE", true),
             ("-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT", false),
             ("-A INPUT -m comment --comment \"no -m conntrack\" -j ACCEPT", false),
+            ("-A INPUT -m comment --comment conntrack -j ACCEPT", false),
+            ("-A INPUT -j CT --notrack", true),
         ] {
             let (_, others) = parse(&format!("*filter\n{rule}\nCOMMIT\n"));
-            assert_eq!(others.use_conntrack, uses, "{rule}");
+            assert_eq!(!others.use_conntrack.is_empty(), uses, "{rule}");
         }
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_shown_is_an_error_where_ours_may_be_in_it() {
+        let read = |table: &str| {
+            let text = format!("# Table `{table}' is incompatible, use 'nft' tool.\n");
+            read(&text, Family::V4, &mut Ruleset::default(), &mut Others::default())
+        };
+        assert!(read("nat").is_err() && read("filter").is_err() && read("mangle").is_ok());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::{Part, Ruleset, Table, HOOKS};
+use super::{enters, Jump, Part, Ruleset, Table, HOOKS};
 use crate::service::Family;
 
 /// The change of one family: one run of `iptables-restore --noflush`.
@@ -17,33 +17,42 @@ pub struct Change {
 impl Change {
     /// What leads from `from` to `to` in one family; nothing where they are equal.
     pub fn of_family(from: &Ruleset, to: &Ruleset, family: Family) -> Option<Change> {
-        let section = |table| section(table, from.part(family, table), to.part(family, table));
-        let mut text = String::new();
+        let mut tables = Table::ALL;
         // On the way in connections are let through before they are sent; on the way out they are no longer sent
         // before they are no longer let through.
-        let leaves = to.part(family, Table::Nat).is_empty();
-        for at in 0..Table::ALL.len() {
-            let at = if leaves { Table::ALL.len() - 1 - at } else { at };
-            if let Some(table) = Table::ALL.get(at) {
-                text.push_str(&section(*table));
-            }
+        if to.part(family, Table::Nat).is_empty() {
+            tables.reverse();
         }
+        let text: String = tables.iter().filter_map(|table| Self::of_part(from, to, family, *table)).collect();
         (!text.is_empty()).then_some(Change { text })
+    }
+
+    /// The section of one table, if it changes.
+    pub fn of_part(from: &Ruleset, to: &Ruleset, family: Family, table: Table) -> Option<String> {
+        let text = section(table, from.part(family, table), to.part(family, table));
+        (!text.is_empty()).then_some(text)
     }
 }
 
 fn section(table: Table, from: &Part, to: &Part) -> String {
     let stale: BTreeSet<&String> = from.chains.keys().filter(|chain| !to.chains.contains_key(*chain)).collect();
     let changed: Vec<_> = to.chains.iter().filter(|(name, rules)| from.chains.get(*name) != Some(rules)).collect();
-    let (added, removed) = jumps(table, from, to, &stale);
+    let (added, removed) = jumps(from, to, &stale);
 
     let mut lines = String::new();
     // Declaring a chain makes it where it is missing and empties it where it is there.
     for chain in changed.iter().map(|(name, _)| *name).chain(stale.iter().copied()) {
         let _ = writeln!(lines, ":{chain} - [0:0]");
     }
-    for (chain, rule) in removed {
-        let _ = writeln!(lines, "-D {chain} {rule}");
+    // Ours by their text, which is sure to hit nobody else's. What others wrote may not be found by its text (`-m recent`
+    // has state); so by its number, the last first, before any other number changes.
+    let (ours, mut theirs): (Vec<&Jump>, Vec<&Jump>) = removed.into_iter().partition(|jump| is_hook(table, jump));
+    theirs.sort_by_key(|jump| std::cmp::Reverse(jump.number));
+    for Jump { chain, number, .. } in theirs {
+        let _ = writeln!(lines, "-D {chain} {number}");
+    }
+    for Jump { chain, rule, .. } in ours {
+        let _ = writeln!(lines, "-D {chain} {}", rule.text);
     }
     for (chain, rules) in &changed {
         for rule in *rules {
@@ -53,9 +62,10 @@ fn section(table: Table, from: &Part, to: &Part) -> String {
     for chain in &stale {
         let _ = writeln!(lines, "-X {chain}");
     }
-    // First in their chains, before anybody else's rule decides.
-    for (chain, rule) in added {
-        let _ = writeln!(lines, "-I {chain} {rule}");
+    for Jump { chain, rule, number } in added {
+        // The first place needs no number.
+        let place = if *number > 1 { format!(" {number}") } else { String::new() };
+        let _ = writeln!(lines, "-I {chain}{place} {}", rule.text);
     }
     if lines.is_empty() {
         return lines;
@@ -63,29 +73,27 @@ fn section(table: Table, from: &Part, to: &Part) -> String {
     format!("*{}\n{lines}COMMIT\n", table.name())
 }
 
-type Jumps<'a> = Vec<(&'a str, &'a str)>;
-
 /// Jumps to add and jumps to remove. A jump that somebody else made into a chain of ours is left alone as long as that
 /// chain stays.
-fn jumps<'a>(table: Table, from: &'a Part, to: &'a Part, stale: &BTreeSet<&String>) -> (Jumps<'a>, Jumps<'a>) {
-    let pairs = |part: &'a Part| part.jumps.iter().map(|(chain, rule)| (chain.as_str(), rule.text.as_str()));
-    let ours = |chain: &str| HOOKS.iter().any(|(of, hooked, _)| *of == table && *hooked == chain);
-    let mut missing: Jumps = pairs(to).collect();
+fn jumps<'a>(from: &'a Part, to: &'a Part, stale: &BTreeSet<&String>) -> (Vec<&'a Jump>, Vec<&'a Jump>) {
+    let mut missing: Vec<&Jump> = to.jumps.iter().collect();
     let mut removed = Vec::new();
-    for jump in pairs(from) {
-        let (chain, rule) = jump;
-        if let Some(at) = missing.iter().position(|wanted| *wanted == jump) {
+    for jump in &from.jumps {
+        let same = |wanted: &&Jump| wanted.chain == jump.chain && wanted.rule == jump.rule;
+        if let Some(at) = missing.iter().position(same) {
             missing.remove(at);
-        } else if ours(chain) || stale.iter().any(|name| enters(rule, name)) {
+        } else if to.jumps.iter().any(|wanted| same(&wanted))
+            || enters(&jump.rule.text).is_some_and(|chain| stale.iter().any(|name| *name == chain))
+        {
             removed.push(jump);
         }
     }
     (missing, removed)
 }
 
-/// Whether a rule goes to `chain`.
-fn enters(rule: &str, chain: &str) -> bool {
-    ["-j ", "-g "].iter().any(|flag| rule.rsplit_once(flag).is_some_and(|(_, target)| target == chain))
+/// Whether a jump is one that we make.
+fn is_hook(table: Table, jump: &Jump) -> bool {
+    HOOKS.iter().any(|(of, chain, ours)| *of == table && *chain == jump.chain && super::jump(ours) == jump.rule.text)
 }
 
 #[cfg(test)]
@@ -96,7 +104,10 @@ mod tests {
     fn part(jumps: &[(&str, &str)], chains: &[(&str, &[&str])]) -> Part {
         let rule = |text: &&str| Rule { text: (*text).to_owned(), packets: 0 };
         Part {
-            jumps: jumps.iter().map(|(chain, text)| ((*chain).to_owned(), rule(text))).collect(),
+            jumps: (1..)
+                .zip(jumps)
+                .map(|(number, (chain, text))| Jump { chain: (*chain).to_owned(), rule: rule(text), number })
+                .collect(),
             chains: chains.iter().map(|(name, rules)| ((*name).to_owned(), rules.iter().map(rule).collect())).collect(),
         }
     }
@@ -135,7 +146,7 @@ mod tests {
         assert_eq!(section(Table::Filter, &from, &to), "");
         assert_eq!(
             section(Table::Filter, &from, &Part::default()),
-            "*filter\n:PARAGLIDER-FWD - [0:0]\n-D DOCKER-USER -s 10.0.0.0/8 -j PARAGLIDER-FWD\n\
+            "*filter\n:PARAGLIDER-FWD - [0:0]\n-D DOCKER-USER 1\n\
              -D FORWARD -p tcp -j PARAGLIDER-FWD\n-X PARAGLIDER-FWD\nCOMMIT\n"
         );
     }

@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use crate::config;
+use crate::conntrack;
 use crate::engine::iptables::Iptables;
 use crate::engine::{Engine, InForce};
 use crate::error::{Error, Exit};
-use crate::host::{self, Lock};
-use crate::ruleset::{dispatched, Change, Ruleset, Table, DISPATCH};
+use crate::host::{self, Forwarding, Lock};
+use crate::ruleset::{let_through, Change, Ruleset, Table, FORWARD};
 use crate::say;
 use crate::service::{Endpoint, Family, Service};
 
@@ -23,44 +24,61 @@ pub fn run(path: &Path) -> Result<Exit, Error> {
 /// Puts `services` in force by means of `engine`.
 fn put_in_force(engine: &dyn Engine, services: &[Service]) -> Result<(), Error> {
     let before = engine.read()?;
-    let wanted = Ruleset::following(services, &before.ours);
+    for (family, why) in &before.unread {
+        let needed = services.iter().any(|service| service.bind.family() == *family);
+        let said = format!("cannot read the {family} rules in force: {why}");
+        if needed {
+            return Err(Error::system(said));
+        }
+        say::warning!("{said}");
+    }
+    let wanted = Ruleset::following(services, &before.ours, engine.restarts_all_counters());
     let unchanged = Family::ALL.iter().all(|family| Change::of_family(&before.ours, &wanted, *family).is_none());
     let unchanged = unchanged && before.left_over.is_empty();
     if !unchanged {
         keep_ssh(&before, services)?;
     }
-    let switched = forward(services)?;
+    // Rules first, forwarding last: a failure of the rules leaves nothing else to undo. (Going back from 1 to 0 would
+    // not be going back: the kernel resets other settings of the interfaces at each change.)
+    let switches = Family::ALL
+        .into_iter()
+        .filter(|family| services.iter().any(|service| service.bind.family() == *family) && !host::forwards(*family))
+        .map(Forwarding::prepare)
+        .collect::<Result<Vec<_>, _>>()?;
+    if !unchanged {
+        engine.apply(&before, &wanted, &Ruleset::default())?;
+    }
+    for switch in switches {
+        if let Err(error) = switch.switch_on() {
+            let now = engine.read()?;
+            engine.apply(&now, &before.ours, &before.left_over)?;
+            return Err(error.and("the rules are as they were before"));
+        }
+    }
     if unchanged {
         say::info!("already in force");
         return Ok(());
     }
-    if let Err(error) = engine.apply(&before, &wanted) {
-        for family in switched {
-            host::set_forwarding(family, false)?;
-        }
-        return Err(error);
-    }
     if !before.left_over.is_empty() {
         say::info!("removed the rules that were left in the other variant of iptables");
     }
+    say_who_is_left_alone(&before, services);
     for Service { bind, backends, .. } in services {
-        say::info!("{bind} is balanced over {} by {}", say::count(backends.len(), "backend"), engine.name());
+        let backends = say::count(backends.len(), "backend");
+        say::info!("{bind} is balanced over {backends} by {}", engine.name());
     }
     Ok(())
 }
 
-/// Switches forwarding on where it is needed and off; tells where.
-fn forward(services: &[Service]) -> Result<Vec<Family>, Error> {
-    let mut switched = Vec::new();
-    for family in Family::ALL {
-        let needed = services.iter().any(|service| service.bind.family() == family);
-        if needed && !host::forwards(family) {
-            host::set_forwarding(family, true)?;
-            say::info!("{family} forwarding was off; switched it on ({}=1)", host::forwarding_name(family));
-            switched.push(family);
-        }
+/// Connections of a frontend that is no longer there have lost the rule that let them through.
+fn say_who_is_left_alone(before: &InForce, services: &[Service]) {
+    let gone: Vec<Endpoint> =
+        binds(&before.ours).filter(|bind| services.iter().all(|service| service.bind != *bind)).collect();
+    let alive = conntrack::connections(&gone).map_or(0, |connections| connections.len());
+    if alive > 0 {
+        let connections = say::count(alive, "established connection");
+        say::warning!("{connections} of frontends that were removed will live only if other rules let them through");
     }
-    Ok(switched)
 }
 
 /// Refuses to take the very address and port by which the administrator is logged in.
@@ -76,10 +94,13 @@ fn keep_ssh(before: &InForce, services: &[Service]) -> Result<(), Error> {
     }
 }
 
-/// The binds that are in force.
+/// The binds whose connections our rules let through: those in force, and those that drain.
 pub fn binds(rules: &Ruleset) -> impl Iterator<Item = Endpoint> + '_ {
-    let dispatch = |family| rules.part(family, Table::Nat).chains.get(DISPATCH);
-    Family::ALL.into_iter().filter_map(dispatch).flatten().filter_map(|rule| Some(dispatched(rule)?.0))
+    let forward = |family| rules.part(family, Table::Filter).chains.get(FORWARD);
+    let mut binds: Vec<Endpoint> =
+        Family::ALL.into_iter().filter_map(forward).flatten().filter_map(let_through).collect();
+    binds.dedup();
+    binds.into_iter()
 }
 
 #[cfg(test)]
@@ -100,13 +121,17 @@ mod tests {
             Ok(InForce { ours: self.rules.borrow().clone(), ..InForce::default() })
         }
 
-        fn apply(&self, _: &InForce, wanted: &Ruleset) -> Result<(), Error> {
+        fn apply(&self, _: &InForce, wanted: &Ruleset, _: &Ruleset) -> Result<(), Error> {
             if self.refuses {
                 return Err(Error::system("refused"));
             }
             *self.writes.borrow_mut() += 1;
             *self.rules.borrow_mut() = wanted.clone();
             Ok(())
+        }
+
+        fn restarts_all_counters(&self) -> bool {
+            false
         }
 
         fn name(&self) -> &'static str {

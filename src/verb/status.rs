@@ -38,6 +38,10 @@ pub fn run(path: &Path, json: bool, out: &mut String) -> Result<Exit, Error> {
 
     let services = config::load(path);
     let (exit, why) = match services {
+        _ if found.is_empty() && !found.unread.is_empty() => {
+            let why = found.unread.iter().map(|(family, why)| format!("cannot read the {family} rules: {why}"));
+            (Exit::Failed, Some(why.collect::<Vec<_>>().join("; ")))
+        }
         Err(error) if found.is_empty() => (Exit::NotInForce, Some(error.to_string())),
         Err(error) => (Exit::Failed, Some(format!("the config cannot be compared: {error}"))),
         Ok(_) if found.is_empty() => (Exit::NotInForce, None),
@@ -58,11 +62,13 @@ pub fn run(path: &Path, json: bool, out: &mut String) -> Result<Exit, Error> {
 
 /// Whether the rules in force are those of the config, and if not, what is the matter.
 fn drift(path: &Path, services: &[Service], found: &InForce) -> (Exit, Option<String>) {
-    let wanted = Ruleset::following(services, &found.ours);
+    let wanted = Ruleset::following(services, &found.ours, false);
     let differs = |family: &&Family| Change::of_family(&found.ours, &wanted, **family).is_some();
     let shut = |family: &&Family| !host::forwards(**family) && !wanted.part(**family, Table::Nat).is_empty();
     let balances = Family::ALL.iter().any(|family| !found.ours.part(*family, Table::Nat).is_empty());
-    let why = if !found.left_over.is_empty() {
+    let why = if let Some((family, why)) = found.unread.first() {
+        format!("cannot read the {family} rules: {why}")
+    } else if !found.left_over.is_empty() {
         "rules are left in the other variant of iptables, where they win; `paraglider start` removes them".into()
     } else if !balances {
         "`stop --drain` lets connections end, or was broken off; `paraglider start` or `stop` puts it right".into()

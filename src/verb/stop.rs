@@ -23,14 +23,14 @@ pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
     let before = engine.read()?;
     if before.is_empty() {
         say::info!("nothing of Paraglider is in force");
-        return Ok(Exit::Done);
+        return all_was_seen(&before);
     }
     let binds: Vec<Endpoint> = binds(&before.ours).chain(binds(&before.left_over)).collect();
     let Some(seconds) = drain else {
         return remove(&engine, &before, &binds);
     };
 
-    engine.apply(&before, &without_balancing(&before.ours))?;
+    engine.apply(&before, &without_balancing(&before.ours), &without_balancing(&before.left_over))?;
     // While it waits, others may start.
     drop(lock);
     wait(&binds, Duration::from_secs(seconds.into()));
@@ -41,6 +41,16 @@ pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
         return Ok(Exit::Done);
     }
     remove(&engine, &now, &binds)
+}
+
+/// Nothing found is no success where nothing could be seen.
+fn all_was_seen(found: &InForce) -> Result<Exit, Error> {
+    match found.unread.first() {
+        None => Ok(Exit::Done),
+        Some((family, why)) => Err(Error::system(format!(
+            "cannot read the {family} rules, so some of Paraglider may be left there: {why}"
+        ))),
+    }
 }
 
 /// The rules that take no new connections but let the old ones through, and keep the kernel tracking them.
@@ -65,25 +75,42 @@ fn wait(binds: &[Endpoint], time: Duration) {
 }
 
 fn remove(engine: &dyn Engine, before: &InForce, binds: &[Endpoint]) -> Result<Exit, Error> {
-    let alive = conntrack::connections(binds).map_or(0, |connections| connections.len());
-    engine.apply(before, &Ruleset::default())?;
+    let alive = conntrack::connections(binds);
+    engine.apply(before, &Ruleset::default(), &Ruleset::default())?;
     say::info!("removed all rules of Paraglider");
-    // Connections outlive the rules only where something else keeps the kernel tracking them.
-    if alive > 0 {
-        let connections = say::count(alive, "established connection");
-        if before.others.use_conntrack || nft_uses_conntrack() {
+    // Connections outlive the rules only where something else keeps the kernel tracking them, family by family.
+    let tracked = |family| before.others.use_conntrack.contains(&family) || nft_uses_conntrack(family);
+    for family in Family::ALL {
+        if !binds.iter().any(|bind| bind.family() == family) {
+            continue;
+        }
+        let alive = alive.as_ref().map(|alive| alive.iter().filter(|one| one.bind.family() == family).count());
+        let connections = match alive {
+            Some(0) => continue,
+            Some(n) => say::count(n, "established connection"),
+            None => format!("established {family} connections, if there are any,"),
+        };
+        if tracked(family) {
             say::info!("{connections} will live on: other rules of this host track connections");
         } else {
             say::warning!("{connections} will be cut: nothing else on this host tracks connections");
         }
     }
-    Ok(Exit::Done)
+    all_was_seen(before)
 }
 
 /// Whether a rule of nftables itself, outside of iptables, uses connection tracking.
-fn nft_uses_conntrack() -> bool {
+fn nft_uses_conntrack(family: Family) -> bool {
     let Some(nft) = find_program("nft") else { return false };
     let rules = Command::new(nft).args(["list", "ruleset"]).output().map(|output| output.stdout).unwrap_or_default();
-    let words = [" ct ", "masquerade", "snat ", "dnat ", "redirect"];
-    String::from_utf8_lossy(&rules).lines().any(|line| words.iter().any(|word| line.contains(word)))
+    let own = if family == Family::V4 { "table ip " } else { "table ip6 " };
+    let mut counts = false;
+    String::from_utf8_lossy(&rules).lines().any(|line| {
+        if line.starts_with("table ") {
+            counts = line.starts_with("table inet ") || line.starts_with(own);
+        }
+        let line = line.trim_start();
+        let words = ["masquerade", "snat ", "dnat ", "redirect"];
+        counts && (line.starts_with("ct ") || line.contains(" ct ") || words.iter().any(|word| line.contains(word)))
+    })
 }

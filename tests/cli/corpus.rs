@@ -129,7 +129,10 @@ pub fn bad() -> Vec<Bad> {
             )),
             "`schedule: source` has 256 buckets for clients, fewer than these 257 backends",
         ),
-        bad("very deep", vec![b'['; 5000], "expected"),
+        bad("very deep", vec![b'['; 5000], "1:17: brackets are nested too deep"),
+        bad("an anchor behind odd line ends", text("# x\rfrontend: &a\r  bind: 1.2.3.4:1\r"), "`&` begins a YAML anchor"),
+        bad("terminal codes in a value", bind("\"\\e[31m%:80\""), "2:9: `\\u{1b}[31m%` names a zone"),
+        bad("a line end in a value", bind("\"1.2.3.4/\\nINFO fine:80\""), "2:9: `1.2.3.4/\\nINFO fine` is a network"),
     ]
 }
 

@@ -268,6 +268,72 @@ on_both!(drain_ends_when_the_time_is_up, |lab| {
     assert_eq!(lab.ours(), [""; 0]);
 });
 
+on_both!(a_drain_that_was_broken_off_can_be_done_again, |lab| {
+    serve_three();
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    let held = inside("client", || Held::open(BIND.parse().unwrap()).unwrap()).join().unwrap();
+    let at_first = held.ask().unwrap();
+    let mut stop = lab.command("stop --drain 30").spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(800));
+    stop.kill().unwrap();
+    stop.wait().unwrap();
+    let mut stop = lab.command("stop --drain 30").spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1200));
+    assert!(stop.try_wait().unwrap().is_none(), "it waits again");
+    assert_eq!(held.ask().unwrap(), at_first);
+    drop(held);
+    assert!(stop.wait().unwrap().success());
+    assert_eq!(lab.ours(), [""; 0]);
+});
+
+on_both!(rules_in_the_other_variant_are_drained_too, |lab| {
+    serve_three();
+    lab.balance(&[1, 2, 3]);
+    let text = lab.ok("print");
+    fs::write(lab.path("rules"), &text).unwrap();
+    sh("sysctl -qw net.ipv4.ip_forward=1");
+    sh(&format!("iptables-{}-restore --noflush < {}", lab.variant.other().infix(), lab.path("rules").display()));
+    let held = inside("client", || Held::open(BIND.parse().unwrap()).unwrap()).join().unwrap();
+    let at_first = held.ask().unwrap();
+    let mut stop = lab.command("stop --drain 30").spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1200));
+    assert!(stop.try_wait().unwrap().is_none(), "it waits");
+    assert_eq!(held.ask().unwrap(), at_first);
+    drop(held);
+    assert!(stop.wait().unwrap().success());
+    assert_eq!(lab.ours(), [""; 0]);
+});
+
+on_both!(stop_removes_jumps_that_others_made_in_odd_ways, |lab| {
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    sh("iptables -I FORWARD -p udp -j ACCEPT");
+    // -D by its text does not find a rule with state of its own.
+    sh("iptables -I FORWARD -m recent --set --name seen -j PARAGLIDER-FWD");
+    sh("iptables -A FORWARD -m comment --comment -j -j PARAGLIDER-FWD");
+    sh("iptables -A FORWARD -i '\"x' -j ACCEPT");
+    sh("iptables -A FORWARD -m comment --comment 'two words' -j ACCEPT");
+    lab.is_in_force();
+    lab.ok("stop");
+    assert_eq!(lab.ours(), [""; 0]);
+    assert_eq!(sh("iptables -S FORWARD").lines().count(), 4);
+});
+
+on_both!(removing_a_frontend_with_connections_is_said, |lab| {
+    serve_three();
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    let held = inside("client", || Held::open(BIND.parse().unwrap()).unwrap()).join().unwrap();
+    held.ask().unwrap();
+    lab.config("frontend: {bind: '10.9.0.1:5555', backends: ['10.2.0.11:80']}");
+    let (code, _, err) = lab.paraglider("reload");
+    assert!(
+        code == 0 && err.contains("1 established connection of frontends that were removed will live only if"),
+        "{err}"
+    );
+});
+
 on_both!(a_start_during_a_drain_wins, |lab| {
     serve_three();
     lab.balance(&[1, 2, 3]);

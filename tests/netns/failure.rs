@@ -220,3 +220,88 @@ fn no_bad_config_touches_a_rule() {
         assert_eq!(lab.saved(false), before);
     });
 }
+
+on_both!(a_reader_of_stderr_that_goes_away_does_not_stop_a_change_midway, |lab| {
+    lab.balance(&[1, 2, 3]);
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    assert_eq!(lab.command("start").stderr(full()).status().unwrap().code(), Some(0));
+    lab.ok("status");
+    assert_eq!(lab.command("-v stop --drain 1").stderr(full()).status().unwrap().code(), Some(0));
+    assert_eq!(lab.ours(), [""; 0]);
+    // A pipe that nobody reads.
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    drop(reader);
+    assert_eq!(lab.command("start").stderr(writer).status().unwrap().code(), Some(0));
+    lab.ok("status");
+});
+
+/// Rules that only `nft` can show make iptables-save print nothing of the whole table, and end with 0.
+#[test]
+fn a_table_that_iptables_cannot_show_is_an_error() {
+    crate::in_lab("failure::a_table_that_iptables_cannot_show_is_an_error", Variant::Nft, |lab| {
+        lab.balance(&[1, 2, 3]);
+        sh("iptables -t nat -A PREROUTING -s 10.99.0.0/16 -j RETURN");
+        sh("nft add rule ip nat PREROUTING fib daddr type local tcp dport 9 counter");
+        for verb in ["start", "stop", "status"] {
+            let (code, _, err) = lab.paraglider(verb);
+            assert!(code == 1 && err.contains("into table nat (IPv4) that iptables cannot show"), "{verb}: {err}");
+        }
+        let (code, out, _) = lab.paraglider("check");
+        assert!(code == 1 && out.contains("error    rules: cannot read the rules in force"), "{out}");
+        assert!(!sh("nft list ruleset").contains("PARAGLIDER"));
+    });
+}
+
+on_both!(iptables_and_ip6tables_may_be_of_different_variants, |lab| {
+    for verb in ["", "-save", "-restore"] {
+        let path = lab.path(&format!("bin/ip6tables{verb}"));
+        fs::remove_file(&path).unwrap();
+        let real = format!("/usr/sbin/ip6tables-{}{verb}", lab.variant.other().infix());
+        std::os::unix::fs::symlink(real, path).unwrap();
+    }
+    lab.config(
+        "frontends:\n  - {bind: '10.9.0.1:4444', backends: ['10.2.0.11:80']}\n  \
+         - {bind: '[fd09::1]:4444', backends: ['[fd02::11]:80']}\n",
+    );
+    lab.ok("start");
+    let other = format!("ip6tables-{} ", lab.variant.other().infix());
+    assert!(lab.ours().iter().any(|line| line.starts_with(&other)), "{:?}", lab.ours());
+    lab.is_in_force();
+    lab.ok("stop");
+    assert_eq!(lab.ours(), [""; 0]);
+});
+
+on_both!(what_cannot_be_read_is_not_taken_for_nothing, |lab| {
+    lab.config(
+        "frontends:\n  - {bind: '10.9.0.1:4444', backends: ['10.2.0.11:80']}\n  \
+         - {bind: '[fd09::1]:4444', backends: ['[fd02::11]:80']}\n",
+    );
+    lab.ok("start");
+    let right = lab.ours();
+    let save = lab.path("bin/ip6tables-save");
+    fs::remove_file(&save).unwrap();
+    fs::write(&save, "#!/bin/sh\necho no IPv6 today >&2\nexit 1\n").unwrap();
+    sh(&format!("chmod +x {}", save.display()));
+    let (code, _, err) = lab.paraglider("start");
+    assert!(code == 1 && err.contains("cannot read the IPv6 rules in force: no IPv6 today"), "{err}");
+    assert_eq!(lab.ours(), right);
+    assert_eq!(lab.paraglider("status").0, 1);
+    // What can be seen goes; but it is no success.
+    let (code, _, err) = lab.paraglider("stop");
+    assert!(code == 1 && err.contains("cannot read the IPv6 rules, so some of Paraglider may be left there"), "{err}");
+    assert!(lab.ours().iter().all(|line| line.starts_with("ip6tables")), "{:?}", lab.ours());
+});
+
+on_both!(left_over_rules_that_cannot_be_removed_undo_the_start, |lab| {
+    lab.balance(&[1, 2, 3]);
+    let text = lab.ok("print");
+    fs::write(lab.path("rules"), &text).unwrap();
+    let other = lab.variant.other().infix();
+    sh(&format!("iptables-{other}-restore --noflush < {}", lab.path("rules").display()));
+    let before = lab.ours();
+    // A chain of ours that something of others holds on to in a way that cannot be undone: none; so break the tool.
+    sh(&format!("ln -s /bin/false {}", lab.path(&format!("bin/iptables-{other}-restore")).display()));
+    let (code, _, err) = lab.paraglider("start");
+    assert!(code == 1 && err.contains("nothing was changed"), "{err}");
+    assert_eq!(lab.ours(), before);
+});

@@ -41,6 +41,8 @@ on_both!(check_finds_what_would_not_work, |lab| {
     sh("nft 'add table inet other; add chain inet other forward { type filter hook forward priority 0; policy drop; }'");
     fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
     fs::write("/proc/sys/net/ipv4/conf/wan/rp_filter", "1").unwrap();
+    // /sys shows the network in which it was mounted.
+    sh("mount -t sysfs lab /sys");
     fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "1").unwrap();
     let (code, out, _) = lab.paraglider("check");
     assert_eq!(code, 1, "{out}");

@@ -7,7 +7,8 @@ use crate::engine::iptables::{find_program, Iptables};
 use crate::engine::{Engine, InForce};
 use crate::host::Lock;
 use crate::remedy::{self, Need};
-use crate::ruleset::{destination, frontend_of, Part, Rule, Ruleset, Table};
+use crate::ruleset::{destination, enters, is_ours, Jump, Part, Rule, Ruleset, Table, HOOKS};
+use crate::say;
 use crate::service::{Backend, Family, Schedule, Service};
 
 pub fn check(services: &[Service], findings: &mut Findings) {
@@ -39,6 +40,13 @@ fn load(engine: &Iptables, services: &[Service], found: &InForce, findings: &mut
             if kinds(part).iter().all(|kind| kinds(found.ours.part(family, table)).contains(kind)) {
                 let name = table.name();
                 findings.ok(format!("{family} {name} rules: all kinds of them are in force already"));
+                continue;
+            }
+            if engine.restarts_all_counters() && !found.ours.part(family, table).is_empty() {
+                findings.ok(format!(
+                    "{family} {} rules: not tried, since any change would start the counters of those in force anew",
+                    table.name()
+                ));
                 continue;
             }
             load_part(engine, family, table, part, findings);
@@ -74,7 +82,7 @@ fn load_part(engine: &Iptables, family: Family, table: Table, part: &Part, findi
 }
 
 fn enters_ours(rule: &str) -> bool {
-    rule.rsplit_once("-j ").is_some_and(|(_, target)| crate::ruleset::is_ours(target))
+    enters(rule).is_some_and(|chain| Table::ALL.iter().any(|table| is_ours(*table, chain)))
 }
 
 /// A rule without what differs from one backend to the other: the options and the target.
@@ -172,6 +180,21 @@ fn others(services: &[Service], found: &InForce, findings: &mut Findings) {
             findings.ok(format!("{family} FORWARD policy: DROP, and our own rules let through what is balanced"));
         }
     }
+    for (family, why) in &found.unread {
+        findings.warning(format!("{family} rules: cannot be read: {why}"));
+    }
+    for (table, chain, _) in HOOKS {
+        for family in Family::ALL {
+            let late = |jump: &&Jump| jump.chain == chain && jump.number > 1;
+            if let Some(jump) = found.ours.part(family, table).jumps.iter().find(late) {
+                let before = say::count(jump.number - 1, "rule");
+                findings.warning(format!(
+                    "{family} {chain} ({}): {before} of others before ours; what they drop or take does not get to it",
+                    table.name()
+                ));
+            }
+        }
+    }
     churn(services, found, findings);
     for table in foreign_forward_hooks() {
         findings.warning(format!(
@@ -186,8 +209,7 @@ fn others(services: &[Service], found: &InForce, findings: &mut Findings) {
 fn churn(services: &[Service], found: &InForce, findings: &mut Findings) {
     for service in services.iter().filter(|service| service.schedule == Schedule::RoundRobin) {
         let nat = found.ours.part(service.bind.family(), Table::Nat);
-        let own = nat.chains.iter().filter(|(chain, _)| frontend_of(chain) == Some(service.name.as_str()));
-        let rules: Vec<&Rule> = own.flat_map(|(_, rules)| rules).collect();
+        let rules: Vec<&Rule> = nat.of_frontend(&service.name).flat_map(|(_, rules)| rules).collect();
         let taken = |backend: &Backend| -> u64 {
             let own = rules.iter().filter(|rule| destination(rule) == Some(backend.address));
             own.map(|rule| rule.packets).sum()

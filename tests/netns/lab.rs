@@ -297,14 +297,19 @@ pub fn ask(to: SocketAddr) -> std::io::Result<(String, IpAddr)> {
 
 /// Asks once from an address of this host's.
 pub fn ask_from(from: IpAddr, to: SocketAddr) -> std::io::Result<(String, IpAddr)> {
+    let stream = connect_from(SocketAddr::new(from, 0), to)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Held(stream).ask()
+}
+
+/// Connects from an address and port of this host's.
+pub fn connect_from(from: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
     use nix::sys::socket::{bind, connect, socket, AddressFamily, SockFlag, SockType, SockaddrStorage};
     let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::empty(), None)?;
-    bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(SocketAddr::new(from, 0)))?;
+    bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(from))?;
     connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(to))?;
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE))?;
-    Held(stream).ask()
+    Ok(TcpStream::from(socket))
 }
 
 /// Makes `n` connections from a host, one after the other; counts who answered and what he saw. Failures count too.

@@ -1,6 +1,8 @@
 //! `glider.yaml` as written → [`Service`]s. Reading and judging are one pass: each value is held against all that was
 //! read before it, right where it stands, so every error knows its line and column.
 
+mod mistake;
+
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -8,6 +10,8 @@ use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+pub use self::mistake::Mistake;
+use self::mistake::OWN;
 use crate::error::{nearest, Error};
 use crate::schedule::{self, BUCKETS, MOST_SLOTS};
 use crate::service::{weight, Backend, Endpoint, Name, Schedule, Service, Source, MOST_BACKENDS};
@@ -35,133 +39,15 @@ fn plain(error: &std::io::Error) -> String {
     }
 }
 
-/// A mistake in the config, with the place where it stands.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Mistake {
-    /// From 1.
-    pub line: usize,
-    /// In characters, from 1.
-    pub column: usize,
-    /// The bad value and what is allowed.
-    pub what: String,
-}
-
-impl fmt::Display for Mistake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.line, self.column, self.what)
-    }
-}
-
 /// Judges the text of a config.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Service>, Mistake> {
-    if bytes.len() > MOST_BYTES {
-        return Err(Mistake {
-            line: 1,
-            column: 1,
-            what: format!("the config is larger than {} KiB", MOST_BYTES / 1024),
-        });
-    }
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        let good = bytes.get(..error.valid_up_to()).unwrap_or_default();
-        let (line, column) = place(&String::from_utf8_lossy(good));
-        Mistake { line, column, what: "this is not UTF-8 text".into() }
-    })?;
-    if let Some((before, c)) = text.char_indices().find(|(_, c)| c.is_control() && !"\t\r\n\u{85}".contains(*c)) {
-        let (line, column) = place(text.get(..before).unwrap_or_default());
-        return Err(Mistake { line, column, what: format!("control character `{}`", c.escape_default()) });
-    }
-    if let Some((before, what)) = too_clever(text) {
-        let (line, column) = place(before);
-        return Err(Mistake { line, column, what });
-    }
+    let text = mistake::text(bytes)?;
     let mut services = Vec::new();
     match Document(&mut services).deserialize(serde_yaml::Deserializer::from_str(text)) {
         Ok(()) => Ok(services),
-        Err(error) => Err(mistake(text, &error)),
+        Err(error) => Err(Mistake::of(text, &error)),
     }
 }
-
-/// Line and column of the character after `before`.
-fn place(before: &str) -> (usize, usize) {
-    let line = before.rsplit('\n').next().unwrap_or_default();
-    (before.matches('\n').count() + 1, line.chars().count() + 1)
-}
-
-/// Finds what a config has no use for: an anchor, alias or tag, which the YAML library follows silently, or brackets
-/// nested so deep that it becomes slow. Tells the text before it and the sentence.
-fn too_clever(text: &str) -> Option<(&str, String)> {
-    // What stood before: a sign has a meaning only where a value can begin.
-    let mut last = '\n';
-    let mut comment = false;
-    let mut depth = 0_usize;
-    for (at, c) in text.char_indices() {
-        let begins = " \t\r\n\u{85}\u{2028}\u{2029}[{,:".contains(last);
-        let found = match c {
-            // Each of them ends a line, and a comment with it.
-            '\n' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}' => {
-                comment = false;
-                None
-            }
-            _ if comment => None,
-            '#' if begins => {
-                comment = true;
-                None
-            }
-            '&' | '*' | '!' if begins => {
-                Some(format!("`{c}` begins a YAML anchor, alias or tag; a config has none, so write the value itself"))
-            }
-            '[' | '{' => {
-                depth += 1;
-                (depth > DEEPEST).then(|| "brackets are nested too deep".to_owned())
-            }
-            ']' | '}' => {
-                depth = depth.saturating_sub(1);
-                None
-            }
-            _ => None,
-        };
-        if let Some(what) = found {
-            return Some((text.get(..at)?, what));
-        }
-        last = c;
-    }
-    None
-}
-
-/// How deep brackets may be nested; a config needs five.
-const DEEPEST: usize = 16;
-
-/// The library's error as a sentence of ours.
-fn mistake(text: &str, error: &serde_yaml::Error) -> Mistake {
-    let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
-    let mut what = error.to_string();
-    if let Some(at) = what.rfind(&format!(" at line {line} column {column}")) {
-        what.truncate(at);
-    }
-    // Where the library puts the way to the value in front ("frontend.bind: "), line and column say it better.
-    if let Some((_, own)) = what.split_once(OWN) {
-        what = own.to_owned();
-    } else if let Some((_, found)) = what.split_once("invalid type: ") {
-        // In a YAML writer's words instead of the library's.
-        let words = [("sequence,", "a list,"), ("map,", "a mapping,"), ("unit value,", "nothing,")];
-        let known = words.iter().find_map(|(word, plain)| Some(format!("{plain}{}", found.strip_prefix(word)?)));
-        what = format!("found {}", known.unwrap_or_else(|| found.to_owned()));
-    }
-    let source = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
-    if what.starts_with("deserializing from YAML containing more than one document") {
-        what = "the config has more than one document (`---`); put all frontends into one, under `frontends:`".into();
-    } else if source.starts_with([' ', '\t']) && source.trim_start_matches(' ').starts_with('\t') {
-        what = "a tab indents this line; YAML wants spaces".into();
-    } else if (what.starts_with("found a list") || what.starts_with("did not find"))
-        && source.split_once('[').is_some_and(|(_, after)| after.split(']').next().unwrap_or("").contains(':'))
-    {
-        what.push_str("; an IPv6 address in brackets wants quotes, as in \"[2001:db8::1]:80\"");
-    }
-    Mistake { line, column, what }
-}
-
-/// Marks the beginning of a sentence of ours inside one of the library's. No config can contain it unescaped.
-const OWN: &str = "\u{1}";
 
 fn own<E: serde::de::Error>(what: impl fmt::Display) -> E {
     E::custom(format_args!("{OWN}{what}"))

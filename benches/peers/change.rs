@@ -38,7 +38,8 @@ pub fn paraglider(lab: &Lab, n: usize) -> Figures {
     lab.ok("stop");
     note("start", cost(&mut lab.command("start")));
     note("unchanged", cost(&mut lab.command("start")));
-    setup::config(lab, n.min(1023) + 1, "10.2.0.1");
+    let other = if n < 1024 { n + 1 } else { n - 1 };
+    setup::config(lab, other, "10.2.0.1");
     note("reload", cost(&mut lab.command("reload")));
     note("stop", cost(&mut lab.command("stop")));
     setup::config(lab, n, "10.2.0.1");

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::{enters, Jump, Part, Ruleset, Table, HOOKS};
+use super::{enters, frontend_of, Jump, Part, Rule, Ruleset, Table, HOOKS};
 use crate::service::Family;
 
 /// The change of one family: one run of `iptables-restore --noflush`.
@@ -36,7 +36,15 @@ impl Change {
 
 fn section(table: Table, from: &Part, to: &Part) -> String {
     let stale: BTreeSet<&String> = from.chains.keys().filter(|chain| !to.chains.contains_key(*chain)).collect();
-    let changed: Vec<_> = to.chains.iter().filter(|(name, rules)| from.chains.get(*name) != Some(rules)).collect();
+    let differs = |name: &str, rules: &Vec<Rule>| from.chains.get(name) != Some(rules);
+    // A frontend's chains are written together, so that their counters tell of the same time.
+    let differing = to.chains.iter().filter(|(name, rules)| differs(name, rules)).map(|(name, _)| name);
+    let touched: BTreeSet<&str> = differing.chain(stale.iter().copied()).filter_map(|name| frontend_of(name)).collect();
+    let changed: Vec<_> = to
+        .chains
+        .iter()
+        .filter(|(name, rules)| differs(name, rules) || frontend_of(name).is_some_and(|own| touched.contains(own)))
+        .collect();
     let (added, removed) = jumps(from, to, &stale);
 
     let mut lines = String::new();
@@ -98,7 +106,6 @@ fn is_hook(table: Table, jump: &Jump) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Rule;
     use super::*;
 
     fn part(jumps: &[(&str, &str)], chains: &[(&str, &[&str])]) -> Part {
@@ -126,6 +133,16 @@ mod tests {
         assert_eq!(
             section(Table::Nat, &from, &to),
             "*nat\n:PARAGLIDER - [0:0]\n:PG-y/0 - [0:0]\n-A PARAGLIDER a\n-X PG-y/0\nCOMMIT\n"
+        );
+    }
+
+    #[test]
+    fn the_chains_of_a_frontend_are_written_together() {
+        let from = part(&[], &[("PG-x/0", &["a"]), ("PG-x/1", &["same"]), ("PG-y/0", &["same"])]);
+        let to = part(&[], &[("PG-x/0", &["b"]), ("PG-x/1", &["same"]), ("PG-y/0", &["same"])]);
+        assert_eq!(
+            section(Table::Nat, &from, &to),
+            "*nat\n:PG-x/0 - [0:0]\n:PG-x/1 - [0:0]\n-A PG-x/0 b\n-A PG-x/1 same\nCOMMIT\n"
         );
     }
 

@@ -200,6 +200,39 @@ mod tests {
         assert_eq!(longest_run(&slots(&[5, 1, 1]), 0), 3);
     }
 
+    /// Follows one connection; `seen` counts what came to each choice, as the kernel does.
+    fn next(chains: &Chains, seen: &mut [Vec<usize>]) -> usize {
+        let (mut chain, mut at) = (0, 0);
+        loop {
+            let Choice { when, then } = chains[chain][at];
+            let n = match when {
+                When::Every(n) => n,
+                _ => 1,
+            };
+            let hit = seen[chain][at] % n == 0;
+            seen[chain][at] += 1;
+            (chain, at) = match (hit, then) {
+                (false, _) => (chain, at + 1),
+                (true, Then::Chain(next)) => (next, 0),
+                (true, Then::Backend(backend)) => return backend,
+            };
+        }
+    }
+
+    #[test]
+    fn every_fan_out_goes_through_the_slots_in_their_order() {
+        for fan_out in [2, 3, 4, 5] {
+            for n in 1..=1024 {
+                let chains = divide_evenly(&list(n), fan_out);
+                let mut seen: Vec<Vec<usize>> = chains.iter().map(|chain| vec![0; chain.len()]).collect();
+                for round in 0..2 {
+                    let order: Vec<usize> = (0..n).map(|_| next(&chains, &mut seen)).collect();
+                    assert_eq!(order, list(n), "{n} by {fan_out}, round {round}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn chains_fit_the_three_digits_of_their_names() {
         for fan_out in [2, 4] {

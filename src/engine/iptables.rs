@@ -30,6 +30,10 @@ pub enum Variant {
 }
 
 impl Variant {
+    fn itself(self) -> Self {
+        self
+    }
+
     fn other(self) -> Self {
         match self {
             Variant::Nft => Variant::Legacy,
@@ -143,7 +147,8 @@ impl Iptables {
         // At the same time: a program that says much before it reads would wait for us, and we for it.
         let output = std::thread::scope(|scope| {
             // Where the program ends early, its own words say why.
-            scope.spawn(|| stdin.map(|mut stdin| stdin.write_all(text.as_bytes())));
+            let feed = move || stdin.map(|mut stdin| stdin.write_all(text.as_bytes()));
+            std::thread::Builder::new().spawn_scoped(scope, feed)?;
             child.wait_with_output()
         });
         let output = output.map_err(|error| cannot_run(&path, &error))?;
@@ -190,21 +195,11 @@ impl Iptables {
         Ok(found)
     }
 
-    /// Goes from `from` to `to` in the main variants, family by family.
-    fn write(&self, from: &Ruleset, to: &Ruleset) -> Result<(), Error> {
+    /// Goes from `from` to `to`, family by family, in the variants that `which` makes of the main ones.
+    fn write(&self, which: fn(Variant) -> Variant, from: &Ruleset, to: &Ruleset) -> Result<(), Error> {
         for family in Family::ALL {
             if let Some(change) = Change::of_family(from, to, family) {
-                self.restore(self.main(family), family, &change.text)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The same in the other variants.
-    fn write_other(&self, from: &Ruleset, to: &Ruleset) -> Result<(), Error> {
-        for family in Family::ALL {
-            if let Some(change) = Change::of_family(from, to, family) {
-                self.restore(self.main(family).other(), family, &change.text)?;
+                self.restore(which(self.main(family)), family, &change.text)?;
             }
         }
         Ok(())
@@ -243,13 +238,13 @@ impl Engine for Iptables {
 
     fn apply(&self, before: &InForce, wanted: &Ruleset, left_over: &Ruleset) -> Result<(), Error> {
         let done = self
-            .write(&before.ours, wanted)
+            .write(Variant::itself, &before.ours, wanted)
             .and_then(|()| self.verify(wanted))
-            .and_then(|()| self.write_other(&before.left_over, left_over));
+            .and_then(|()| self.write(Variant::other, &before.left_over, left_over));
         let Err(error) = done else { return Ok(()) };
         let back = self.read_from(true).and_then(|now| {
-            self.write(&now.ours, &before.ours)?;
-            self.write_other(&now.left_over, &before.left_over)
+            self.write(Variant::itself, &now.ours, &before.ours)?;
+            self.write(Variant::other, &now.left_over, &before.left_over)
         });
         Err(match back {
             Ok(()) => error.and("nothing was changed"),

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::net::IpAddr;
 
 use crate::service::Endpoint;
 
@@ -20,6 +19,10 @@ pub struct Connection {
 
 /// All living connections to `binds`; nothing where the kernel does not list them (no root, no such file).
 pub fn connections(binds: &[Endpoint]) -> Option<Vec<Connection>> {
+    if binds.is_empty() {
+        // The table can be long.
+        return Some(Vec::new());
+    }
     let mut lines = BufReader::new(File::open("/proc/net/nf_conntrack").ok()?);
     let mut found = Vec::new();
     let mut line = String::new();
@@ -38,15 +41,9 @@ fn parse(line: &str) -> Option<Connection> {
     let mut values = |key: &str| words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
     let (to, to_port) = (values("dst")?, values("dport")?);
     let (from, from_port) = (values("src")?, values("sport")?);
-    let (bind, backend) = (endpoint(to, to_port)?, endpoint(from, from_port)?);
+    let (bind, backend) = (Endpoint::of(to, to_port)?, Endpoint::of(from, from_port)?);
     // A connection to an address of ours that was not sent on is not balanced.
     (bind != backend).then_some(Connection { bind, backend })
-}
-
-fn endpoint(ip: &str, port: &str) -> Option<Endpoint> {
-    let ip: IpAddr = ip.parse().ok()?;
-    let text = if ip.is_ipv4() { format!("{ip}:{port}") } else { format!("[{ip}]:{port}") };
-    Endpoint::parse(&text).ok()
 }
 
 #[cfg(test)]

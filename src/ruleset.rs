@@ -106,8 +106,19 @@ impl Part {
     }
 
     /// The chains of a frontend's schedule.
-    pub fn of_frontend<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = (&'a String, &'a Vec<Rule>)> {
-        self.chains.iter().filter(|(chain, _)| frontend_of(chain) == Some(name.as_str()))
+    fn of_frontend<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a String, &'a Vec<Rule>)> {
+        self.chains.iter().filter(move |(chain, _)| frontend_of(chain) == Some(name))
+    }
+
+    /// How many connections each backend of a frontend has taken since the rules were written.
+    pub fn taken(&self, name: &str) -> BTreeMap<Endpoint, u64> {
+        let mut taken = BTreeMap::new();
+        for rule in self.of_frontend(name).flat_map(|(_, rules)| rules) {
+            if let Some(backend) = destination(rule) {
+                *taken.entry(backend).or_default() += rule.packets;
+            }
+        }
+        taken
     }
 
     /// Nothing of ours is here.
@@ -158,12 +169,13 @@ impl Ruleset {
             service.backends.iter().position(|backend| backend.address == first)
         };
         let same = Self::starting(services, |service| start(service).unwrap_or(0));
+        let rewritten = |family: &Family| Change::of_part(in_force, &same, *family, Table::Nat).is_some();
+        let all_restart: Vec<Family> =
+            Family::ALL.into_iter().filter(|family| all_restart && rewritten(family)).collect();
         let restarts = |service: &Service| {
-            let family = service.bind.family();
+            let (family, name) = (service.bind.family(), service.name.as_str());
             let (now, then) = (in_force.part(family, Table::Nat), same.part(family, Table::Nat));
-            let changes = then.of_frontend(&service.name).any(|(name, rules)| now.chains.get(name) != Some(rules))
-                || now.of_frontend(&service.name).any(|(name, _)| !then.chains.contains_key(name));
-            changes || all_restart && Change::of_part(in_force, &same, family, Table::Nat).is_some()
+            all_restart.contains(&family) || now.of_frontend(name).ne(then.of_frontend(name))
         };
         let restarting: Vec<bool> = services.iter().map(restarts).collect();
         // What was not there before has no start to move on from.

@@ -59,8 +59,8 @@ pub fn chains(service: &Service, start: usize) -> Chains {
 
 /// The same slots from the first one of backend `start` on.
 fn beginning_with(start: usize, mut slots: Vec<usize>) -> Vec<usize> {
-    let first = (start..).take(slots.iter().max().map_or(0, |most| most + 1));
-    let at = first.map_while(|backend| Some(slots.iter().position(|slot| *slot == backend))).flatten().next();
+    let last = slots.iter().max().copied().unwrap_or(0);
+    let at = (start..=last).find_map(|backend| slots.iter().position(|slot| *slot == backend));
     slots.rotate_left(at.unwrap_or(0));
     slots
 }

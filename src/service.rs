@@ -127,6 +127,12 @@ impl Endpoint {
         Ok(Endpoint(SocketAddr::new(ip, port)))
     }
 
+    /// From an address and a port as other programs print them, each by itself.
+    pub fn of(ip: &str, port: &str) -> Option<Self> {
+        let text = if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
+        Self::parse(&text).ok()
+    }
+
     /// The address.
     pub fn ip(self) -> IpAddr {
         self.0.ip()
@@ -254,11 +260,7 @@ impl Name {
         if text.len() <= LONGEST_NAME {
             return Name(text);
         }
-        // FNV-1a, 64 bits: only has to keep the binds of one config apart, the same way in every version.
-        let hash = text
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-        Name(format!("v6:{hash:016x}"))
+        Name(format!("v6:{:016x}", fnv1a(&text)))
     }
 
     /// As text.
@@ -282,6 +284,12 @@ pub fn weight(text: &str) -> Result<u16, String> {
         !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     let weight = text.parse().ok().filter(|weight| digits && *weight <= MOST_WEIGHT);
     weight.ok_or_else(|| format!("weight `{}` is not in 0-{MOST_WEIGHT}", text.escape_debug()))
+}
+
+/// FNV-1a, 64 bits: keeps the endpoints of one config apart, the same way on every machine and in every version.
+pub fn fnv1a(text: &str) -> u64 {
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// One that takes connections.

@@ -142,12 +142,7 @@ pub fn destination(rule: &Rule) -> Option<Endpoint> {
 /// The bind of a rule in [`FORWARD`].
 pub fn let_through(rule: &Rule) -> Option<Endpoint> {
     let (ip, rest) = rule.text.split_once("--ctorigdst ")?.1.split_once(" --ctorigdstport ")?;
-    endpoint(ip, rest.split(' ').next()?)
-}
-
-fn endpoint(ip: &str, port: &str) -> Option<Endpoint> {
-    let text = if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
-    Endpoint::parse(&text).ok()
+    Endpoint::of(ip, rest.split(' ').next()?)
 }
 
 /// The bind and the frontend's name, of a rule in [`DISPATCH`].
@@ -155,7 +150,7 @@ pub fn dispatched(rule: &Rule) -> Option<(Endpoint, &str)> {
     let (condition, chain) = rule.text.split_once(" -j ")?;
     let (ip, rest) = condition.strip_prefix("-d ")?.split_once('/')?;
     let port = rest.rsplit_once("--dport ")?.1;
-    Some((endpoint(ip, port)?, frontend_of(chain)?))
+    Some((Endpoint::of(ip, port)?, frontend_of(chain)?))
 }
 
 #[cfg(test)]

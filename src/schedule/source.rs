@@ -4,7 +4,7 @@
 //! since iptables takes masks that are not contiguous (`-s 0.0.0.1/0.0.0.1`); so the buckets are a tree.
 
 use super::{fill, new_chain, Chains, Choice, Then, When};
-use crate::service::Backend;
+use crate::service::{fnv1a, Backend};
 
 /// Into how many buckets clients fall.
 pub const BUCKETS: usize = 256;
@@ -55,11 +55,9 @@ fn quotas(backends: &[Backend], seeds: &[u64]) -> Vec<usize> {
     quotas
 }
 
-/// FNV-1a, 64 bits, then mixed: the same on every machine and in every version, or clients would change backends.
+/// The same on every machine and in every version, or clients would change backends.
 fn hash(text: &str) -> u64 {
-    mix(text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)))
+    mix(fnv1a(text))
 }
 
 /// The finalizer of SplitMix64 (Steele, Lea, Flood 2014).

@@ -97,10 +97,7 @@ fn keep_ssh(before: &InForce, services: &[Service]) -> Result<(), Error> {
 /// The binds whose connections our rules let through: those in force, and those that drain.
 pub fn binds(rules: &Ruleset) -> impl Iterator<Item = Endpoint> + '_ {
     let forward = |family| rules.part(family, Table::Filter).chains.get(FORWARD);
-    let mut binds: Vec<Endpoint> =
-        Family::ALL.into_iter().filter_map(forward).flatten().filter_map(let_through).collect();
-    binds.dedup();
-    binds.into_iter()
+    Family::ALL.into_iter().filter_map(forward).flatten().filter_map(let_through)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::engine::iptables::Iptables;
 use crate::engine::{Engine, InForce};
 use crate::error::{Error, Exit};
 use crate::host;
-use crate::ruleset::{destination, dispatched, frontend_of, Change, Part, Ruleset, Table, DISPATCH};
+use crate::ruleset::{dispatched, Change, Part, Ruleset, Table, DISPATCH};
 use crate::service::{Endpoint, Family, Service};
 
 /// A frontend in force.
@@ -85,24 +85,11 @@ fn drift(path: &Path, services: &[Service], found: &InForce) -> (Exit, Option<St
 /// The frontends of one family as their rules tell them.
 fn frontends(nat: &Part) -> Vec<Frontend> {
     let rules = nat.chains.get(DISPATCH).into_iter().flatten();
-    let mut found: Vec<Frontend> = rules
-        .filter_map(dispatched)
-        .map(|(bind, name)| Frontend { name: name.to_owned(), bind, backends: Vec::new() })
-        .collect();
-    for (chain, rules) in &nat.chains {
-        let Some(frontend) = found.iter_mut().find(|frontend| frontend_of(chain) == Some(&frontend.name)) else {
-            continue;
-        };
-        for rule in rules {
-            let Some(address) = destination(rule) else { continue };
-            match frontend.backends.iter_mut().find(|backend| backend.address == address) {
-                Some(backend) => backend.taken += rule.packets,
-                None => frontend.backends.push(Backend { address, taken: rule.packets, active: None }),
-            }
-        }
-        frontend.backends.sort_by_key(|backend| backend.address);
-    }
-    found
+    let frontend = |(bind, name): (Endpoint, &str)| {
+        let backend = |(address, taken)| Backend { address, taken, active: None };
+        Frontend { name: name.to_owned(), bind, backends: nat.taken(name).into_iter().map(backend).collect() }
+    };
+    rules.filter_map(dispatched).map(frontend).collect()
 }
 
 fn count(frontends: &mut [Frontend], connections: Option<&[Connection]>) {

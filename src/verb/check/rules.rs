@@ -1,5 +1,6 @@
 //! Can the rules be loaded, and do others' rules let the connections through?
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use super::Findings;
@@ -7,7 +8,7 @@ use crate::engine::iptables::{find_program, Iptables};
 use crate::engine::{Engine, InForce};
 use crate::host::Lock;
 use crate::remedy::{self, Need};
-use crate::ruleset::{destination, enters, is_ours, Jump, Part, Rule, Ruleset, Table, HOOKS};
+use crate::ruleset::{enters, is_ours, Jump, Part, Rule, Ruleset, Table, HOOKS};
 use crate::say;
 use crate::service::{Backend, Family, Schedule, Service};
 
@@ -37,7 +38,7 @@ fn load(engine: &Iptables, services: &[Service], found: &InForce, findings: &mut
     for family in wanted.families() {
         for table in Table::ALL {
             let part = wanted.part(family, table);
-            if kinds(part).iter().all(|kind| kinds(found.ours.part(family, table)).contains(kind)) {
+            if kinds(part).is_subset(&kinds(found.ours.part(family, table))) {
                 let name = table.name();
                 findings.ok(format!("{family} {name} rules: all kinds of them are in force already"));
                 continue;
@@ -55,14 +56,11 @@ fn load(engine: &Iptables, services: &[Service], found: &InForce, findings: &mut
 }
 
 fn load_part(engine: &Iptables, family: Family, table: Table, part: &Part, findings: &mut Findings) {
-    let rules: Vec<&str> = part.chains.values().flatten().map(|rule| rule.text.as_str()).collect();
+    let rules = part.chains.values().flatten().map(|rule| rule.text.as_str());
     // One of each kind is enough, and a jump needs its chain: what remains can stand alone.
-    let mut samples: Vec<&str> = Vec::new();
-    for rule in rules.iter().filter(|rule| !enters_ours(rule)) {
-        if samples.iter().all(|sample| kind(sample) != kind(rule)) {
-            samples.push(rule);
-        }
-    }
+    let samples: BTreeMap<String, &str> =
+        rules.filter(|rule| !enters_ours(rule)).map(|rule| (kind(rule), rule)).collect();
+    let samples: Vec<&str> = samples.into_values().collect();
     let name = table.name();
     let Err(error) = engine.probe(family, table, &samples) else {
         findings.ok(format!("{family} {name} rules: the kernel took one of each kind, and gave them back"));
@@ -93,7 +91,7 @@ fn kind(rule: &str) -> String {
     rule.split(' ').filter(word).collect::<Vec<_>>().join(" ")
 }
 
-fn kinds(part: &Part) -> Vec<String> {
+fn kinds(part: &Part) -> BTreeSet<String> {
     let text = |rule: &Rule| kind(&rule.text);
     part.chains.values().flatten().map(text).collect()
 }
@@ -209,11 +207,8 @@ fn others(services: &[Service], found: &InForce, findings: &mut Findings) {
 fn churn(services: &[Service], found: &InForce, findings: &mut Findings) {
     for service in services.iter().filter(|service| service.schedule == Schedule::RoundRobin) {
         let nat = found.ours.part(service.bind.family(), Table::Nat);
-        let rules: Vec<&Rule> = nat.of_frontend(&service.name).flat_map(|(_, rules)| rules).collect();
-        let taken = |backend: &Backend| -> u64 {
-            let own = rules.iter().filter(|rule| destination(rule) == Some(backend.address));
-            own.map(|rule| rule.packets).sum()
-        };
+        let counted = nat.taken(service.name.as_str());
+        let taken = |backend: &Backend| counted.get(&backend.address).copied().unwrap_or(0);
         let weights: u64 = service.backends.iter().map(|backend| u64::from(backend.weight)).sum();
         let all: u64 = service.backends.iter().map(taken).sum();
         // So many whole rounds have passed; in the last one a backend has got nothing, or all that it is owed.

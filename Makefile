@@ -13,7 +13,7 @@ all:
 
 demo: setup
 	cargo build --locked --quiet --bin paraglider --example demo
-	target/debug/examples/demo
+	cargo run --locked --quiet --example demo
 
 test: setup fmt clippy
 	cargo test --locked --lib --bins --test cli --test golden

@@ -16,7 +16,7 @@ demo: setup
 	cargo run --locked --quiet --example demo
 
 test: setup fmt clippy
-	cargo test --locked --lib --bins --test cli --test golden
+	cargo test --locked --lib --test cli --test golden
 	cargo build --locked --example demo
 	cargo test --locked --test netns
 

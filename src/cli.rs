@@ -1,11 +1,12 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::fmt;
 
 use argh::FromArgs;
 
-use crate::error::{nearest, Error};
+use crate::error::{nearest, Error, Shown};
+use crate::service::number;
 
 /// Where the config is unless told otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/paraglider/glider.yaml";
@@ -73,7 +74,7 @@ pub enum Command {
         /// The verb with its own options.
         verb: Verb,
         /// The config file.
-        config: PathBuf,
+        config: String,
         /// Show commands and their input.
         verbose: bool,
     },
@@ -88,8 +89,8 @@ const OPTIONS: [&str; 6] = ["config", "verbose", "version", "json", "ipv6", "dra
 /// Balances TCP connections.
 struct Words {
     /// the config file
-    #[argh(option, short = 'c', default = "PathBuf::from(DEFAULT_CONFIG)")]
-    config: PathBuf,
+    #[argh(option, short = 'c', default = "DEFAULT_CONFIG.to_owned()")]
+    config: String,
     /// show commands
     #[argh(switch, short = 'v')]
     verbose: bool,
@@ -111,30 +112,31 @@ struct Words {
 }
 
 /// Understands the words after the program's name.
-pub fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Error> {
+pub fn parse(words: Vec<OsString>) -> Result<Command, Error> {
     let mut given = Vec::new();
     for word in words {
-        let word = word.into_string().map_err(|word| usage(format!("`{}` is not UTF-8", word.to_string_lossy())))?;
+        let word =
+            word.into_string().map_err(|word| usage(format_args!("`{}` is not UTF-8", word.to_string_lossy())))?;
         if ["-h", "-help", "--help", "help"].contains(&word.as_str()) {
             return Ok(Command::Help);
         }
-        given.extend(with_two_dashes(&word));
+        push(&mut given, &word);
     }
     let given: Vec<&str> = given.iter().map(String::as_str).collect();
     // What argh says of wrong words is a sentence on the first line.
     let words = Words::from_args(&["paraglider"], &given).map_err(|early| {
-        usage(early.output.lines().next().unwrap_or("wrong words").trim_end_matches('.').to_owned())
+        usage(format_args!("{}", early.output.lines().next().unwrap_or("wrong words").trim_end_matches('.')))
     })?;
     if words.version {
         return Ok(Command::Version);
     }
-    if words.config.as_os_str().is_empty() {
-        return Err(usage("--config wants the name of a file".into()));
+    if words.config.is_empty() {
+        return Err(usage(format_args!("--config wants the name of a file")));
     }
     let name = match words.verb.as_slice() {
         [name] => name.to_ascii_lowercase(),
-        [] => return Err(usage(format!("a verb is missing: {}", VERBS.join(", ")))),
-        [_, more, ..] => return Err(usage(format!("one verb is enough, `{more}` is too much"))),
+        [] => return Err(usage(format_args!("a verb is missing: {}", VERBS.join(", ")))),
+        [_, more, ..] => return Err(usage(format_args!("one verb is enough, `{more}` is too much"))),
     };
     let verb = match name.as_str() {
         "start" | "reload" | "restart" => Verb::Start,
@@ -147,39 +149,40 @@ pub fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Error> {
                 Some(verb) => format!("did you mean `{verb}`?"),
                 None => format!("there are {}", VERBS.join(", ")),
             };
-            return Err(usage(format!("there is no verb `{}`; {hint}", other.escape_debug())));
+            return Err(usage(format_args!("there is no verb `{}`; {hint}", Shown(other))));
         }
     };
     for (option, given, belongs) in
         [("--json", words.json, "status"), ("--ipv6", words.ipv6, "print"), ("--drain", words.drain.is_some(), "stop")]
     {
         if given && name != belongs {
-            return Err(usage(format!("{option} belongs to {belongs}")));
+            return Err(usage(format_args!("{option} belongs to {belongs}")));
         }
     }
     Ok(Command::Run { verb, config: words.config, verbose: words.verbose })
 }
 
-/// The Go original's spelling of long options, and `--option=value`, in the spelling that argh knows.
-fn with_two_dashes(word: &str) -> Vec<String> {
-    let (name, value) = match word.split_once('=') {
-        Some((name, value)) => (name, Some(value)),
-        None => (word, None),
-    };
-    let dashed = match (name.trim_start_matches('-'), value) {
-        (bare, _) if OPTIONS.contains(&bare) && name.starts_with('-') => format!("--{bare}"),
-        (bare, Some(_)) if bare == "c" && name == "-c" => name.to_owned(),
-        // Anything else is a value, a verb, or wrong as it is.
-        _ => return vec![word.to_owned()],
-    };
-    [Some(dashed), value.map(str::to_owned)].into_iter().flatten().collect()
+/// Adds a word as argh knows it: the Go original's spelling of long options becomes argh's, `--option=value` two words.
+fn push(words: &mut Vec<String>, word: &str) {
+    let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+    let bare = name.trim_start_matches('-');
+    if name.starts_with('-') && OPTIONS.contains(&bare) {
+        words.push(format!("--{bare}"));
+    } else if name == "-c" {
+        words.push(name.to_owned());
+    } else {
+        // A value, a verb, or wrong as it is.
+        return words.push(word.to_owned());
+    }
+    words.extend(value.map(str::to_owned));
 }
 
 fn seconds(text: &str) -> Result<u32, Error> {
-    text.parse().map_err(|_| usage(format!("--drain `{}` is not a number of seconds", text.escape_debug())))
+    let seconds = number(text, u32::MAX.into()).map(|seconds| seconds as u32);
+    seconds.ok_or_else(|| usage(format_args!("--drain `{}` is not a number of seconds", Shown(text))))
 }
 
-fn usage(what: String) -> Error {
+fn usage(what: fmt::Arguments<'_>) -> Error {
     Error::usage(what).and("see paraglider --help")
 }
 
@@ -188,7 +191,7 @@ mod tests {
     use super::*;
 
     fn parsed(line: &str) -> Result<Command, String> {
-        parse(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string())
+        parse(line.split_whitespace().map(OsString::from).collect()).map_err(|error| error.to_string())
     }
 
     fn run(verb: Verb, config: &str) -> Result<Command, String> {

@@ -1,8 +1,8 @@
 //! The connections that the kernel tracks for us, from `/proc/net/nf_conntrack`.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 
+use crate::host;
 use crate::service::Endpoint;
 
 /// States in which a connection can still carry something (nf_conntrack_proto_tcp.c). The others have ended.
@@ -23,19 +23,17 @@ pub fn connections(binds: &[Endpoint]) -> Option<Vec<Connection>> {
         // The table can be long.
         return Some(Vec::new());
     }
-    let mut lines = BufReader::new(File::open("/proc/net/nf_conntrack").ok()?);
     let mut found = Vec::new();
-    let mut line = String::new();
-    while lines.read_line(&mut line).ok()? > 0 {
-        found.extend(parse(&line).filter(|connection| binds.contains(&connection.bind)));
-        line.clear();
-    }
+    host::each_line(File::open("/proc/net/nf_conntrack").ok()?, &mut |line| {
+        found.extend(parse(line).filter(|connection| binds.contains(&connection.bind)));
+    })
+    .ok()?;
     Some(found)
 }
 
 /// One line: the tuple of the client's packets first, then that of the answers.
 fn parse(line: &str) -> Option<Connection> {
-    let mut words = line.split_whitespace();
+    let mut words = line.split_ascii_whitespace();
     words.find(|word| *word == "tcp")?;
     words.find(|word| ALIVE.contains(word))?;
     let mut values = |key: &str| words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='));

@@ -1,6 +1,6 @@
 //! The one error type: a sentence that says what, where and what to do, and the exit status that goes with it.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 /// How the program ends. The numbers are part of the command line's contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,37 +16,65 @@ pub enum Exit {
     NotInForce = 3,
 }
 
-/// What went wrong, as a whole sentence without a full stop.
+/// What went wrong, as a whole sentence without a full stop. (One pointer: it is handed up through many functions.)
 #[derive(Debug)]
-pub struct Error {
-    /// The exit status that tells it to other programs.
-    pub exit: Exit,
-    sentence: String,
-}
+pub struct Error(Box<(Exit, String)>);
 
 impl Error {
     /// Wrong words on the command line, or a wrong config.
-    pub fn usage(sentence: impl Into<String>) -> Self {
-        Error { exit: Exit::Usage, sentence: sentence.into() }
+    pub fn usage(sentence: fmt::Arguments<'_>) -> Self {
+        Error(Box::new((Exit::Usage, sentence.to_string())))
     }
 
     /// The system refused or failed.
-    pub fn system(sentence: impl Into<String>) -> Self {
-        Error { exit: Exit::Failed, sentence: sentence.into() }
+    pub fn system(sentence: fmt::Arguments<'_>) -> Self {
+        Error(Box::new((Exit::Failed, sentence.to_string())))
+    }
+
+    /// The exit status that tells it to other programs.
+    pub fn exit(&self) -> Exit {
+        self.0 .0
     }
 
     /// The same error with something more to say.
     #[must_use]
     pub fn and(mut self, more: &str) -> Self {
-        self.sentence.push_str("; ");
-        self.sentence.push_str(more);
+        self.0 .1.push_str("; ");
+        self.0 .1.push_str(more);
         self
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.sentence)
+        f.write_str(&self.0 .1)
+    }
+}
+
+/// Returns a sentence about what the user gave.
+macro_rules! refuse {
+    ($($what:tt)*) => { Err($crate::error::Error::usage(format_args!($($what)*))) };
+}
+
+/// Returns a sentence about what the system did.
+macro_rules! fail {
+    ($($what:tt)*) => { Err($crate::error::Error::system(format_args!($($what)*))) };
+}
+
+pub(crate) use {fail, refuse};
+
+/// What the system said, without the number that means nothing to a user.
+pub fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once('(').map_or(text.as_str(), |(sentence, _)| sentence).trim_ascii_end().to_owned()
+}
+
+/// A user's text inside a sentence of ours: one line, whatever is in it.
+pub struct Shown<'a>(pub &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().flat_map(char::escape_debug).try_for_each(|c| f.write_char(c))
     }
 }
 

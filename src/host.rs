@@ -1,40 +1,33 @@
 //! What the host must provide besides netfilter: rights, forwarding, a lock, addresses and routes.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::ffi::{CStr, CString};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
+use crate::error::{fail, Error};
 use crate::say;
-use crate::service::{Endpoint, Family};
+use crate::service::{Endpoint, Family, Service};
 
 /// How long another run of Paraglider is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Capabilities by bit (linux/capability.h).
-const NET_ADMIN: (u32, &str) = (12, "CAP_NET_ADMIN");
-const NET_RAW: (u32, &str) = (13, "CAP_NET_RAW");
-
 /// Fails with the name of the capability that this process lacks. The old iptables opens a raw socket on top.
 pub fn may_change_rules(with_raw_socket: bool) -> Result<(), Error> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    let status = read("/proc/self/status");
+    let effective =
+        status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim_ascii(), 16).ok());
     // Without /proc nobody can tell; iptables will say it.
     let Some(effective) = effective else { return Ok(()) };
-    let needed = [Some(NET_ADMIN), with_raw_socket.then_some(NET_RAW)];
-    let lacks = |(bit, _): &(u32, &str)| effective & (1 << bit) == 0;
-    let lacking: Vec<&str> = needed.into_iter().flatten().filter(lacks).map(|(_, name)| name).collect();
-    if lacking.is_empty() {
-        return Ok(());
+    // The bits are those of linux/capability.h.
+    for (bit, name, needed) in [(12, "CAP_NET_ADMIN", true), (13, "CAP_NET_RAW", with_raw_socket)] {
+        if needed && effective & (1 << bit) == 0 {
+            return fail!("this needs {name}, which this process does not have; run it as root");
+        }
     }
-    Err(Error::system(format!(
-        "this needs {}, which this process does not have; run it as root",
-        lacking.join(" and ")
-    )))
+    Ok(())
 }
 
 /// Keeps other runs of Paraglider out until it is dropped and every program started meanwhile has ended.
@@ -45,21 +38,13 @@ impl Lock {
     /// Takes the lock, or waits for it. Two starts at once would both find nothing in force and both add their jumps.
     pub fn take() -> Result<Self, Error> {
         let path = lock_path();
-        let shown = path.display();
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| Error::system(format!("cannot open the lock {shown}: {error}")))?;
+        let file = open_inherited(&path)
+            .map_err(|error| Error::system(format_args!("cannot open the lock {path}: {error}")))?;
         let since = Instant::now();
         while !try_lock(&file) {
             if since.elapsed() > PATIENCE {
                 let seconds = PATIENCE.as_secs();
-                return Err(Error::system(format!(
-                    "another paraglider has held {shown} for {seconds} seconds; nothing was changed"
-                )));
+                return fail!("another paraglider has held {path} for {seconds} seconds; nothing was changed");
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -68,20 +53,31 @@ impl Lock {
 }
 
 /// Beside the lock of xtables, which moves with the variable that iptables knows too.
-fn lock_path() -> PathBuf {
-    let xtables =
-        std::env::var_os("XTABLES_LOCKFILE").map_or_else(|| PathBuf::from("/run/xtables.lock"), PathBuf::from);
-    let dir = xtables.parent().filter(|dir| dir.is_dir()).unwrap_or(Path::new("/var/run"));
-    dir.join("paraglider.lock")
+fn lock_path() -> String {
+    let xtables = variable(c"XTABLES_LOCKFILE").unwrap_or_else(|| "/run/xtables.lock".to_owned());
+    let dir = xtables.rsplit_once('/').map_or("", |(dir, _)| dir);
+    let dir = if exists(&format!("{dir}/.")) { dir } else { "/var/run" };
+    format!("{dir}/paraglider.lock")
+}
+
+/// Opens a file that the programs that we start inherit, and with it the lock: if we are killed while iptables-restore
+/// still writes, the next start waits until it has finished.
+#[allow(unsafe_code)]
+fn open_inherited(path: &str) -> io::Result<File> {
+    let path = CString::new(path)?;
+    // SAFETY: `path` is a C string that lives until the call is over; the descriptor is new, checked, and the File's.
+    unsafe {
+        match libc::open(path.as_ptr(), libc::O_CREAT | libc::O_WRONLY, 0o600) {
+            -1 => Err(io::Error::last_os_error()),
+            file => Ok(File::from_raw_fd(file)),
+        }
+    }
 }
 
 #[allow(unsafe_code)]
 fn try_lock(file: &File) -> bool {
-    let fd = file.as_raw_fd();
-    // SAFETY: `fd` is open as long as `file` is borrowed, and neither call touches memory of ours. The second lets the
-    // programs that we start inherit the lock: if we are killed while iptables-restore still writes, the next start
-    // waits until it has finished.
-    unsafe { libc::flock(fd, libc::LOCK_EX | libc::LOCK_NB) == 0 && libc::fcntl(fd, libc::F_SETFD, 0) == 0 }
+    // SAFETY: `file` is open, and no memory of ours is touched.
+    unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
 }
 
 /// The sysctl that lets the kernel forward.
@@ -102,12 +98,12 @@ pub fn forwarding_name(family: Family) -> &'static str {
 
 /// Whether this kernel knows the family at all.
 pub fn knows(family: Family) -> bool {
-    family == Family::V4 || Path::new("/proc/net/if_inet6").exists()
+    family == Family::V4 || exists("/proc/net/if_inet6")
 }
 
 /// Whether the kernel forwards.
 pub fn forwards(family: Family) -> bool {
-    read(forwarding_path(family)).is_some_and(|value| value != "0")
+    !["", "0"].contains(&read(forwarding_path(family)).as_str())
 }
 
 /// A switch that can be thrown.
@@ -132,48 +128,121 @@ impl Forwarding {
     }
 }
 
-fn cannot_forward(family: Family) -> impl FnOnce(std::io::Error) -> Error {
+fn cannot_forward(family: Family) -> impl FnOnce(io::Error) -> Error {
     move |error| {
         let name = forwarding_name(family);
-        let why = match error.kind() {
-            ErrorKind::ReadOnlyFilesystem => "/proc is read-only here".to_owned(),
-            ErrorKind::NotFound => format!("this kernel has no {family}"),
+        let why = match error.raw_os_error() {
+            Some(libc::EROFS) => "/proc is read-only here".to_owned(),
+            Some(libc::ENOENT) => format!("this kernel has no {family}"),
             _ => error.to_string(),
         };
-        Error::system(format!(
+        Error::system(format_args!(
             "{family} forwarding is off and cannot be switched on ({why}); set {name}=1 from outside"
         ))
     }
 }
 
-/// A file's content without the blanks around it.
-pub fn read(path: impl AsRef<Path>) -> Option<String> {
-    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+/// The names of the network interfaces (proc_pid_net(5)).
+pub fn interfaces() -> Vec<String> {
+    let table = read("/proc/net/dev");
+    table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim_ascii().to_owned())).collect()
 }
 
-/// Whether this host has the address.
+/// At most so many bytes of a file, from where it stands. (The standard library's ways to read a file to its end take
+/// 4 KiB of the binary.)
+pub fn content(mut file: File, most: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while bytes.len() < most && read_on(&mut file, &mut bytes)? {}
+    bytes.truncate(most);
+    Ok(bytes)
+}
+
+/// Appends what one read gives; tells whether there was anything.
+fn read_on(file: &mut File, bytes: &mut Vec<u8>) -> io::Result<bool> {
+    let mut part = [0; 4096];
+    loop {
+        match file.read(&mut part) {
+            Ok(read) => {
+                bytes.extend_from_slice(part.get(..read).unwrap_or_default());
+                return Ok(read > 0);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Gives each line of a file to `take`: a long one is never in memory as a whole. Lines that are not UTF-8 are left out.
+pub fn each_line(mut file: File, take: &mut dyn FnMut(&str)) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    while read_on(&mut file, &mut bytes)? {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = bytes.drain(..=end).collect();
+            if let Ok(line) = std::str::from_utf8(&line) {
+                take(line);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A file's content as text without the blanks around it; nothing where it cannot be read.
+pub fn read(path: &str) -> String {
+    let bytes = File::open(path).and_then(|file| content(file, usize::MAX)).unwrap_or_default();
+    String::from_utf8_lossy(bytes.trim_ascii()).into_owned()
+}
+
+/// Whether there is a file of this name, of whatever kind.
+pub fn exists(path: &str) -> bool {
+    may(path, libc::F_OK)
+}
+
+/// Whether this is a file that can be run. (A directory has the same right, and an entry `.` on top.)
+pub fn is_program(path: &str) -> bool {
+    may(path, libc::X_OK) && !exists(&format!("{path}/."))
+}
+
+#[allow(unsafe_code)]
+fn may(path: &str, access: libc::c_int) -> bool {
+    // SAFETY: the path is a C string that lives until the call is over.
+    CString::new(path).is_ok_and(|path| unsafe { libc::access(path.as_ptr(), access) } == 0)
+}
+
+/// An environment variable; what is not UTF-8 in it is replaced.
+#[allow(unsafe_code)]
+pub fn variable(name: &CStr) -> Option<String> {
+    // SAFETY: both are C strings, and nobody changes the environment: there is one thread.
+    unsafe {
+        let value = libc::getenv(name.as_ptr());
+        (!value.is_null()).then(|| CStr::from_ptr(value).to_string_lossy().into_owned())
+    }
+}
+
+/// Whether this host has the address: then it is also the one that packets to it would come from.
 pub fn has_address(ip: IpAddr) -> bool {
-    UdpSocket::bind((ip, 0)).is_ok()
+    route(ip).is_ok_and(|source| source == ip)
 }
 
 /// The address that this host would use towards `to`; no packet is sent.
-pub fn route(to: Endpoint) -> std::io::Result<IpAddr> {
-    let any: SocketAddr = match to.family() {
-        Family::V4 => ([0, 0, 0, 0], 0).into(),
-        Family::V6 => ([0u16; 8], 0).into(),
+pub fn route(to: IpAddr) -> io::Result<IpAddr> {
+    let any = match to {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let socket = UdpSocket::bind(any)?;
-    socket.connect(to.socket())?;
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+    // Which port does not matter.
+    socket.connect(SocketAddr::new(to, 9))?;
     Ok(socket.local_addr()?.ip())
 }
 
-/// The bind through which the administrator is logged in by SSH, if it is one of `binds`: taking it would cut him off.
-pub fn own_ssh(mut binds: impl Iterator<Item = Endpoint>) -> Option<Endpoint> {
-    let connection = std::env::var("SSH_CONNECTION").ok().or_else(ssh_connection_of_parents)?;
+/// The bind through which the administrator is logged in by SSH, if it is the bind of one of `services`: taking it would
+/// cut him off.
+pub fn own_ssh(services: &[Service]) -> Option<Endpoint> {
+    let connection = variable(c"SSH_CONNECTION").or_else(ssh_connection_of_parents)?;
     // Client address and port, server address and port (ssh(1)).
-    let mut words = connection.split_whitespace().skip(2);
-    let (ip, port): (IpAddr, u16) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-    binds.find(|bind| bind.ip() == ip && bind.port() == port)
+    let mut words = connection.split_ascii_whitespace().skip(2);
+    let here = Endpoint::of(words.next()?, words.next()?)?;
+    services.iter().map(|service| service.bind).find(|bind| *bind == here)
 }
 
 /// sudo and su take the variable away; the shell that called them still has it.
@@ -181,12 +250,11 @@ fn ssh_connection_of_parents() -> Option<String> {
     let mut process = "self".to_owned();
     // A line of ancestors is short, and this one ends.
     for _ in 0..16 {
-        let status = read(format!("/proc/{process}/status"))?;
-        process = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().to_owned();
-        let environment = fs::read(format!("/proc/{process}/environ")).ok()?;
-        let variable = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"SSH_CONNECTION="));
-        if let Some(value) = variable {
-            return String::from_utf8(value.to_vec()).ok();
+        let status = read(&format!("/proc/{process}/status"));
+        process = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim_ascii().to_owned();
+        let environment = read(&format!("/proc/{process}/environ"));
+        if let Some(value) = environment.split('\0').find_map(|entry| entry.strip_prefix("SSH_CONNECTION=")) {
+            return Some(value.to_owned());
         }
     }
     None

@@ -11,6 +11,7 @@ pub mod conntrack;
 pub mod engine;
 pub mod error;
 pub mod host;
+pub mod program;
 pub mod remedy;
 pub mod ruleset;
 pub mod say;

@@ -1,24 +1,28 @@
 //! Parse, log, run, exit.
+#![no_main]
 
-use std::io::Write;
-use std::process::ExitCode;
+mod entry;
+
+use std::ffi::OsString;
 
 use log::LevelFilter;
 use paraglider::cli::{self, Command};
 use paraglider::error::{Error, Exit};
+use paraglider::say;
 use paraglider::verb;
 
-fn main() -> ExitCode {
-    let command = cli::parse(std::env::args_os().skip(1));
+/// Does what the words say, and tells the exit status.
+fn main(words: Vec<OsString>) -> i32 {
+    let command = cli::parse(words);
     let verbose = matches!(command, Ok(Command::Run { verbose: true, .. }));
     let level = if verbose { LevelFilter::Debug } else { LevelFilter::Info };
-    paraglider::say::to_stderr(level);
+    say::to_stderr(level);
 
     let exit = command.and_then(run).unwrap_or_else(|error| {
-        log::error!(target: "paraglider", "{error}");
-        error.exit
+        say::sentence(log::Level::Error, format_args!("{error}"));
+        error.exit()
     });
-    ExitCode::from(exit as u8)
+    exit as i32
 }
 
 fn run(command: Command) -> Result<Exit, Error> {
@@ -35,9 +39,9 @@ fn run(command: Command) -> Result<Exit, Error> {
         Command::Run { verb, config, .. } => verb::run(verb, &config, &mut out)?,
     };
     // A reader that has gone away, as `head` does, is no failure; a full disk is.
-    match std::io::stdout().write_all(out.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::system(format!("cannot write the result: {error}")))
+    match say::result(&out) {
+        Err(error) if error.raw_os_error() != Some(libc::EPIPE) => {
+            Err(Error::system(format_args!("cannot write the result: {error}")))
         }
         _ => Ok(exit),
     }

@@ -23,8 +23,7 @@ pub enum System {
 impl System {
     /// This one.
     pub fn here() -> Self {
-        let exists = |path: &str| std::path::Path::new(path).exists();
-        Self::of(&host::read("/etc/os-release").unwrap_or_default(), exists)
+        Self::of(&host::read("/etc/os-release"), host::exists)
     }
 
     fn of(os_release: &str, exists: impl Fn(&str) -> bool) -> Self {

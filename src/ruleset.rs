@@ -5,9 +5,7 @@ mod change;
 mod rule;
 
 pub use change::Change;
-pub use rule::{destination, dispatched, enters, let_through, Match, Rule, Target};
-
-use std::collections::BTreeMap;
+pub use rule::{destination, dispatched, enters, let_through, value, Match, Rule, Target};
 
 use self::rule::{rule, share};
 use crate::schedule::{self, Then, When};
@@ -91,31 +89,70 @@ pub struct Jump {
     pub number: usize,
 }
 
+/// A chain of ours.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chain {
+    /// Its name.
+    pub name: String,
+    /// Its rules, in their order.
+    pub rules: Vec<Rule>,
+}
+
 /// What is ours in one table.
 #[derive(Debug, Clone, Default)]
 pub struct Part {
     /// Rules that enter our chains.
     pub jumps: Vec<Jump>,
-    /// Our chains by name.
-    pub chains: BTreeMap<String, Vec<Rule>>,
+    /// Sorted by name. (A map would take more of the binary than all schedules together.)
+    chains: Vec<Chain>,
 }
 
 impl Part {
-    fn add(&mut self, chain: &str, rule: Rule) {
-        self.chains.entry(chain.to_owned()).or_default().push(rule);
+    /// Our chains, by name.
+    pub fn chains(&self) -> &[Chain] {
+        &self.chains
+    }
+
+    /// The rules of a chain, if there is one of this name.
+    pub fn rules(&self, chain: &str) -> Option<&[Rule]> {
+        let at = self.place(chain).ok()?;
+        self.chains.get(at).map(|chain| chain.rules.as_slice())
+    }
+
+    /// Makes a chain if it is not there.
+    pub fn declare(&mut self, chain: &str) {
+        if let Err(at) = self.place(chain) {
+            self.chains.insert(at, Chain { name: chain.to_owned(), rules: Vec::new() });
+        }
+    }
+
+    /// Adds a rule to the end of a chain, which is made if it is not there.
+    pub fn push(&mut self, chain: &str, rule: Rule) {
+        self.declare(chain);
+        if let Some(chain) = self.place(chain).ok().and_then(|at| self.chains.get_mut(at)) {
+            chain.rules.push(rule);
+        }
+    }
+
+    fn place(&self, chain: &str) -> Result<usize, usize> {
+        self.chains.binary_search_by(|known| known.name.as_str().cmp(chain))
     }
 
     /// The chains of a frontend's schedule.
-    fn of_frontend<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a String, &'a Vec<Rule>)> {
-        self.chains.iter().filter(move |(chain, _)| frontend_of(chain) == Some(name))
+    fn of_frontend<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Chain> {
+        self.chains.iter().filter(move |chain| frontend_of(&chain.name) == Some(name))
     }
 
-    /// How many connections each backend of a frontend has taken since the rules were written.
-    pub fn taken(&self, name: &str) -> BTreeMap<Endpoint, u64> {
-        let mut taken = BTreeMap::new();
-        for rule in self.of_frontend(name).flat_map(|(_, rules)| rules) {
-            if let Some(backend) = destination(rule) {
-                *taken.entry(backend).or_default() += rule.packets;
+    /// How many connections each backend of a frontend has taken since the rules were written; sorted by backend.
+    pub fn taken(&self, name: &str) -> Vec<(Endpoint, u64)> {
+        let mut taken: Vec<(Endpoint, u64)> = Vec::new();
+        for chain in self.of_frontend(name) {
+            for rule in &chain.rules {
+                let Some(backend) = destination(rule) else { continue };
+                match taken.binary_search_by(|(known, _)| known.cmp(&backend)) {
+                    Ok(at) => taken.iter_mut().skip(at).take(1).for_each(|(_, packets)| *packets += rule.packets),
+                    Err(at) => taken.insert(at, (backend, rule.packets)),
+                }
             }
         }
         taken
@@ -128,26 +165,50 @@ impl Part {
 }
 
 /// All that is ours, wanted or in force.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Ruleset {
-    parts: BTreeMap<(Family, Table), Part>,
+    v4: Tables,
+    v6: Tables,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Tables {
+    filter: Part,
+    nat: Part,
+}
+
+impl Default for Ruleset {
+    // Eight lists are made in many places.
+    #[inline(never)]
+    fn default() -> Self {
+        Ruleset { v4: Tables::default(), v6: Tables::default() }
+    }
 }
 
 impl Ruleset {
     /// What is ours in a table.
     pub fn part(&self, family: Family, table: Table) -> &Part {
-        static NOTHING: Part = Part { jumps: Vec::new(), chains: BTreeMap::new() };
-        self.parts.get(&(family, table)).unwrap_or(&NOTHING)
+        let tables = if family == Family::V4 { &self.v4 } else { &self.v6 };
+        if table == Table::Filter {
+            &tables.filter
+        } else {
+            &tables.nat
+        }
     }
 
     /// The same, to be changed.
     pub fn part_mut(&mut self, family: Family, table: Table) -> &mut Part {
-        self.parts.entry((family, table)).or_default()
+        let tables = if family == Family::V4 { &mut self.v4 } else { &mut self.v6 };
+        if table == Table::Filter {
+            &mut tables.filter
+        } else {
+            &mut tables.nat
+        }
     }
 
     /// Nothing of ours is anywhere.
     pub fn is_empty(&self) -> bool {
-        self.parts.values().all(Part::is_empty)
+        self.families().next().is_none()
     }
 
     /// The families in which something is ours.
@@ -157,36 +218,36 @@ impl Ruleset {
 
     /// The rules of `services` from their first backend on.
     pub fn of(services: &[Service]) -> Self {
-        Self::starting(services, |_| 0)
+        Self::starting(services, &[])
     }
 
     /// The rules of `services`, given what is in force: the very same where that is right already, so that counters
     /// go on; else rules that start at another backend than those in force, since a rewrite starts counters anew: those
     /// of the whole table if `all_restart`, else those of the frontends that change.
     pub fn following(services: &[Service], in_force: &Ruleset, all_restart: bool) -> Self {
-        let start = |service: &Service| {
-            let first = in_force.first_backend(service)?;
-            service.backends.iter().position(|backend| backend.address == first)
-        };
-        let same = Self::starting(services, |service| start(service).unwrap_or(0));
-        let rewritten = |family: &Family| Change::of_part(in_force, &same, *family, Table::Nat).is_some();
-        let all_restart: Vec<Family> =
-            Family::ALL.into_iter().filter(|family| all_restart && rewritten(family)).collect();
-        let restarts = |service: &Service| {
+        let starts: Vec<Option<usize>> = services.iter().map(|service| in_force.start(service)).collect();
+        let same = Self::starting(services, &starts);
+        let mut next = starts.clone();
+        for (service, start) in services.iter().zip(&mut next) {
             let (family, name) = (service.bind.family(), service.name.as_str());
             let (now, then) = (in_force.part(family, Table::Nat), same.part(family, Table::Nat));
-            all_restart.contains(&family) || now.of_frontend(name).ne(then.of_frontend(name))
-        };
-        let restarting: Vec<bool> = services.iter().map(restarts).collect();
-        // What was not there before has no start to move on from.
-        if !services.iter().zip(&restarting).any(|(service, restarts)| *restarts && start(service).is_some()) {
+            let restarts = match all_restart {
+                true => Change::of_part(in_force, &same, family, Table::Nat).is_some(),
+                false => now.of_frontend(name).ne(then.of_frontend(name)),
+            };
+            // What was not there before has no start to move on from.
+            *start = start.map(|at| if restarts { next_alive(service, at) } else { at });
+        }
+        if next == starts {
             return same;
         }
-        let mut restarting = restarting.into_iter();
-        Self::starting(services, |service| match (start(service), restarting.next()) {
-            (Some(at), Some(true)) => next_alive(service, at),
-            (at, _) => at.unwrap_or(0),
-        })
+        Self::starting(services, &next)
+    }
+
+    /// The index of the backend that the first connection of a service went to.
+    fn start(&self, service: &Service) -> Option<usize> {
+        let first = self.first_backend(service)?;
+        service.backends.iter().position(|backend| backend.address == first)
     }
 
     /// The backend that the first connection went to: the first DNAT rule of the entrance, or of what it enters first.
@@ -194,11 +255,11 @@ impl Ruleset {
         if service.schedule != Schedule::RoundRobin {
             return None;
         }
-        let chains = &self.part(service.bind.family(), Table::Nat).chains;
+        let nat = self.part(service.bind.family(), Table::Nat);
         let mut name = chain_name(&service.name, 0);
         // Each step goes down one chain; a loop, which only somebody else can have made, ends with the chains.
-        for _ in 0..=chains.len() {
-            let rule = chains.get(&name)?.first()?;
+        for _ in 0..=nat.chains.len() {
+            let rule = nat.rules(&name)?.first()?;
             if let Some(backend) = destination(rule) {
                 return Some(backend);
             }
@@ -207,14 +268,15 @@ impl Ruleset {
         None
     }
 
-    fn starting(services: &[Service], mut start: impl FnMut(&Service) -> usize) -> Self {
+    /// The rules of `services`, each from the backend of its index in `starts` on.
+    fn starting(services: &[Service], starts: &[Option<usize>]) -> Self {
         let mut ruleset = Self::default();
-        for service in services {
-            ruleset.add(service, start(service));
+        for (at, service) in services.iter().enumerate() {
+            ruleset.add(service, starts.get(at).copied().flatten().unwrap_or(0));
         }
         for (table, chain, ours) in HOOKS {
             for family in Family::ALL {
-                if ruleset.part(family, table).chains.contains_key(ours) {
+                if ruleset.part(family, table).rules(ours).is_some() {
                     let rule = Rule { text: jump(ours), packets: 0 };
                     // First in its chain, before anybody else's rule decides.
                     let jump = Jump { chain: chain.to_owned(), rule, number: 1 };
@@ -230,29 +292,29 @@ impl Ruleset {
         let family = bind.family();
 
         let filter = self.part_mut(family, Table::Filter);
-        filter.add(FORWARD, rule(Some(Match::Balanced(*bind)), &Target::Accept));
+        filter.push(FORWARD, rule(Some(Match::Balanced(*bind)), &Target::Accept));
         if backends.iter().all(|backend| backend.weight == 0) {
             // Else they would get to a service of this host itself, or of whoever has the address.
-            filter.add(FORWARD, rule(Some(Match::FirstTo(*bind)), &Target::Reject));
-            filter.add(REJECT, rule(Some(Match::FirstTo(*bind)), &Target::Reject));
+            filter.push(FORWARD, rule(Some(Match::FirstTo(*bind)), &Target::Reject));
+            filter.push(REJECT, rule(Some(Match::FirstTo(*bind)), &Target::Reject));
         }
 
         let nat = self.part_mut(family, Table::Nat);
-        nat.add(DISPATCH, rule(Some(Match::To(*bind)), &Target::Jump(chain_name(name, 0))));
+        nat.push(DISPATCH, rule(Some(Match::To(*bind)), &Target::Jump(chain_name(name, 0))));
         let snat = match *source {
             Source::Masquerade => Some(Target::Masquerade),
             Source::Addresses(first, last) => Some(Target::Snat(first, last)),
             Source::Client => None,
         };
         // The chain is there in any case: it is hooked, and an empty one does no harm.
-        nat.chains.entry(SNAT.to_owned()).or_default();
+        nat.declare(SNAT);
         if let Some(target) = snat {
-            nat.add(SNAT, rule(Some(Match::Balanced(*bind)), &target));
+            nat.push(SNAT, rule(Some(Match::Balanced(*bind)), &target));
         }
 
         for (node, choices) in schedule::chains(service, start).iter().enumerate() {
             let chain = chain_name(name, node);
-            nat.chains.entry(chain.clone()).or_default();
+            nat.declare(&chain);
             for choice in choices {
                 let condition = match choice.when {
                     When::Always => None,
@@ -267,7 +329,7 @@ impl Ruleset {
                     },
                     Then::Chain(node) => Target::Jump(chain_name(name, node)),
                 };
-                nat.add(&chain, rule(condition, &target));
+                nat.push(&chain, rule(condition, &target));
             }
         }
     }

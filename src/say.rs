@@ -1,11 +1,15 @@
 //! What is told to people goes through `log` under the program's name, not under that of the module that says it.
 
+use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::io::{self, Seek, Write};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
+
+use crate::host;
+use crate::program::memory;
 
 /// Sends what is said to stderr.
 pub fn to_stderr(level: LevelFilter) {
@@ -25,10 +29,8 @@ impl Log for Steady {
 
     fn log(&self, record: &Record) {
         if let Some((mut stderr, mut memory)) = diverted(|| self.0.log(record)) {
-            let mut text = Vec::new();
-            if memory.rewind().and_then(|()| memory.read_to_end(&mut text)).is_ok() {
-                let _ = stderr.write_all(&text);
-            }
+            let text = memory.rewind().and_then(|()| host::content(memory, usize::MAX));
+            let _ = text.and_then(|text| stderr.write_all(&text));
         }
     }
 
@@ -38,15 +40,8 @@ impl Log for Steady {
 /// Does something while stderr is a file in memory; returns the true stderr and that file.
 #[allow(unsafe_code)]
 fn diverted(say: impl FnOnce()) -> Option<(File, File)> {
-    // SAFETY: each descriptor is new, checked, and owned by one File from then on; the name is a C string.
-    let (stderr, memory) = unsafe {
-        let stderr = libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, 3);
-        let memory = libc::memfd_create(c"said".as_ptr(), libc::MFD_CLOEXEC);
-        if stderr < 0 || memory < 0 {
-            return None;
-        }
-        (File::from_raw_fd(stderr), File::from_raw_fd(memory))
-    };
+    let memory = memory().ok()?;
+    let stderr = duplicate(libc::STDERR_FILENO).ok()?;
     // SAFETY: both are open. There is one thread that speaks.
     unsafe { libc::dup2(memory.as_raw_fd(), libc::STDERR_FILENO) };
     say();
@@ -55,19 +50,41 @@ fn diverted(say: impl FnOnce()) -> Option<(File, File)> {
     Some((stderr, memory))
 }
 
+/// Another descriptor for an open file.
+#[allow(unsafe_code)]
+fn duplicate(fd: RawFd) -> io::Result<File> {
+    // SAFETY: no memory is touched; the descriptor is new, checked, and the File's alone.
+    unsafe {
+        match libc::dup(fd) {
+            -1 => Err(io::Error::last_os_error()),
+            new => Ok(File::from_raw_fd(new)),
+        }
+    }
+}
+
+/// Writes a result to stdout. (The standard library's way has a buffer that ends with each line, and 1 KiB of the binary.)
+pub fn result(text: &str) -> io::Result<()> {
+    duplicate(libc::STDOUT_FILENO)?.write_all(text.as_bytes())
+}
+
+/// Says a sentence. The macros of `log` would write this out at every place.
+pub fn sentence(level: Level, what: fmt::Arguments<'_>) {
+    log::log!(target: "paraglider", level, "{what}");
+}
+
 /// A sentence about what was done.
 macro_rules! info {
-    ($($what:tt)*) => { log::info!(target: "paraglider", $($what)*) };
+    ($($what:tt)*) => { $crate::say::sentence(log::Level::Info, format_args!($($what)*)) };
 }
 
 /// A sentence about what may surprise.
 macro_rules! warning {
-    ($($what:tt)*) => { log::warn!(target: "paraglider", $($what)*) };
+    ($($what:tt)*) => { $crate::say::sentence(log::Level::Warn, format_args!($($what)*)) };
 }
 
 /// What `-v` shows.
 macro_rules! detail {
-    ($($what:tt)*) => { log::debug!(target: "paraglider", $($what)*) };
+    ($($what:tt)*) => { $crate::say::sentence(log::Level::Debug, format_args!($($what)*)) };
 }
 
 /// `1 backend`, `2 backends`.

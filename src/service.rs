@@ -1,5 +1,6 @@
 //! What a valid config means. These types cannot hold an invalid state: whoever has a [`Service`] can render it.
 
+use crate::error::{nearest, refuse, Error, Shown};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -44,10 +45,15 @@ impl fmt::Display for Family {
     }
 }
 
+/// Whether `text` has this character. (`str::contains` brings the search for any text with it: 3 KiB of the binary.)
+pub(crate) fn has(text: &str, c: char) -> bool {
+    text.chars().any(|other| other == c)
+}
+
 /// A unicast address. Its text is the same in Rust, in iptables and in the config.
-fn unicast(text: &str) -> Result<IpAddr, String> {
-    let ip: IpAddr = text.parse().map_err(|_| why_no_address(text))?;
-    let shown = text.escape_debug();
+fn unicast(text: &str) -> Result<IpAddr, Error> {
+    let ip: IpAddr = text.parse().or_else(|_| no_address(text))?;
+    let shown = Shown(text);
     let reserved = match ip {
         // The kernel never sees a packet to 0.0.0.0 or ::, and one to many hosts is no TCP.
         _ if ip.is_unspecified() => Some("stands for no address in particular; give the address of one host"),
@@ -60,115 +66,127 @@ fn unicast(text: &str) -> Result<IpAddr, String> {
         _ => None,
     };
     match reserved {
-        Some(why) => Err(format!("`{shown}` {why}")),
+        Some(why) => refuse!("`{shown}` {why}"),
         None => Ok(ip),
     }
 }
 
-/// Why `text` is no IP address, for the one who wrote it.
-fn why_no_address(text: &str) -> String {
-    let shown = text.escape_debug();
+/// Says why `text` is no IP address, for the one who wrote it.
+fn no_address(text: &str) -> Result<IpAddr, Error> {
+    let shown = Shown(text);
     let numbers = |t: &str| t.split('.').all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()));
-    if text.is_empty() {
-        "the address is missing".into()
-    } else if text.contains('%') {
-        format!("`{shown}` names a zone; an address in a rule has none")
-    } else if text.contains('/') {
-        format!("`{shown}` is a network; give one address")
+    let why = if text.is_empty() {
+        return refuse!("the address is missing");
+    } else if has(text, '%') {
+        "names a zone; an address in a rule has none"
+    } else if has(text, '/') {
+        "is a network; give one address"
     } else if numbers(text) {
         if text.split('.').any(|part| part.len() > 1 && part.starts_with('0')) {
-            format!("`{shown}` has a leading zero; write each of the four numbers plainly, as in 192.0.2.1")
+            "has a leading zero; write each of the four numbers plainly, as in 192.0.2.1"
         } else {
-            format!("`{shown}` is not an IPv4 address: four numbers from 0 to 255, as in 192.0.2.1")
+            "is not an IPv4 address: four numbers from 0 to 255, as in 192.0.2.1"
         }
-    } else if text.contains(':') {
-        format!("`{shown}` is not an IPv6 address, as in 2001:db8::1")
+    } else if has(text, ':') {
+        "is not an IPv6 address, as in 2001:db8::1"
     } else if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
-        format!("`{shown}` is a name; rules hold addresses only, so write its IP address")
+        "is a name; rules hold addresses only, so write its IP address"
     } else {
-        format!("`{shown}` is not an IP address")
-    }
+        "is not an IP address"
+    };
+    refuse!("`{shown}` {why}")
 }
 
 /// An address and a port that a TCP connection can go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Endpoint(SocketAddr);
+pub struct Endpoint {
+    ip: IpAddr,
+    port: u16,
+}
 
 impl Endpoint {
     /// Reads `192.0.2.1:80` or `[2001:db8::1]:80`.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, Error> {
         const FORM: &str = "write address:port, as in 192.0.2.1:80 or \"[2001:db8::1]:80\"";
-        let shown = text.escape_debug();
+        let shown = Shown(text);
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => match rest.split_once(']') {
                 Some((host, "")) => (host, None),
                 Some((host, port)) => match port.strip_prefix(':') {
                     Some(port) => (host, Some(port)),
-                    None => return Err(format!("`{shown}` is not an address and a port; {FORM}")),
+                    None => return refuse!("`{shown}` is not an address and a port; {FORM}"),
                 },
-                None => return Err(format!("`{shown}` lacks its `]`; {FORM}")),
+                None => return refuse!("`{shown}` lacks its `]`; {FORM}"),
             },
             None => match text.rsplit_once(':') {
-                Some((host, _)) if host.contains(':') => {
-                    return Err(format!("`{shown}`: an IPv6 address stands in brackets; {FORM}"));
+                Some((host, _)) if has(host, ':') => {
+                    return refuse!("`{shown}`: an IPv6 address stands in brackets; {FORM}");
                 }
                 Some((host, port)) => (host, Some(port)),
                 None => (text, None),
             },
         };
         let port = match port {
-            None | Some("") => return Err(format!("`{shown}` has no port; {FORM}")),
+            None | Some("") => return refuse!("`{shown}` has no port; {FORM}"),
             Some(port) => port_number(port)?,
         };
         let ip = unicast(host)?;
         if text.starts_with('[') != ip.is_ipv6() {
-            return Err(format!("`{shown}`: brackets are for IPv6 addresses; {FORM}"));
+            return refuse!("`{shown}`: brackets are for IPv6 addresses; {FORM}");
         }
-        Ok(Endpoint(SocketAddr::new(ip, port)))
+        Ok(Endpoint { ip, port })
     }
 
     /// From an address and a port as other programs print them, each by itself.
     pub fn of(ip: &str, port: &str) -> Option<Self> {
-        let text = if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
+        let text = if has(ip, ':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
         Self::parse(&text).ok()
     }
 
     /// The address.
     pub fn ip(self) -> IpAddr {
-        self.0.ip()
+        self.ip
     }
 
     /// The port, never 0.
     pub fn port(self) -> u16 {
-        self.0.port()
+        self.port
     }
 
     /// For the standard library's sockets.
     pub fn socket(self) -> SocketAddr {
-        self.0
+        SocketAddr::new(self.ip, self.port)
     }
 
     /// The address family.
     pub fn family(self) -> Family {
-        Family::of(self.ip())
+        Family::of(self.ip)
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        let Endpoint { ip, port } = self;
+        match self.family() {
+            Family::V4 => write!(f, "{ip}:{port}"),
+            Family::V6 => write!(f, "[{ip}]:{port}"),
+        }
     }
 }
 
-fn port_number(text: &str) -> Result<u16, String> {
-    let shown = text.escape_debug();
-    if !text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(format!("port `{shown}` is not a number in 1-65535"));
-    }
-    match text.parse() {
-        Ok(0) | Err(_) => Err(format!("port {shown} is not in 1-65535")),
-        Ok(_) if text.starts_with('0') => Err(format!("port {shown} has a leading zero; write it plainly")),
-        Ok(port) => Ok(port),
+/// A number of at most `most`, in decimal digits and nothing else.
+pub fn number(text: &str, most: u64) -> Option<u64> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|number| digits && *number <= most)
+}
+
+fn port_number(text: &str) -> Result<u16, Error> {
+    let shown = Shown(text);
+    match number(text, u16::MAX.into()) {
+        _ if text.bytes().any(|b| !b.is_ascii_digit()) => refuse!("port `{shown}` is not a number in 1-65535"),
+        Some(0) | None => refuse!("port {shown} is not in 1-65535"),
+        Some(_) if text.starts_with('0') => refuse!("port {shown} has a leading zero; write it plainly"),
+        Some(port) => Ok(port as u16),
     }
 }
 
@@ -185,26 +203,26 @@ pub enum Source {
 
 impl Source {
     /// Reads `172.19.0.4`, `172.19.0.4-172.19.0.7`, `auto` or `none`.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let shown = text.escape_debug();
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let shown = Shown(text);
         match text {
             "auto" => return Ok(Source::Masquerade),
             "none" => return Ok(Source::Client),
-            "" => return Err("an address, a range first-last, `auto` or `none` is missing".into()),
+            "" => return refuse!("an address, a range first-last, `auto` or `none` is missing"),
             _ => {}
         }
         // An address never contains a dash.
         let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let (first, last) = (source_address(first.trim())?, source_address(last.trim())?);
+        let (first, last) = (source_address(first.trim_ascii())?, source_address(last.trim_ascii())?);
         let size = match (first, last) {
             (IpAddr::V4(a), IpAddr::V4(b)) => u128::from(u32::from(b)).checked_sub(u32::from(a).into()),
             (IpAddr::V6(a), IpAddr::V6(b)) => u128::from(b).checked_sub(u128::from(a)),
-            _ => return Err(format!("the range `{shown}` mixes IPv4 and IPv6")),
+            _ => return refuse!("the range `{shown}` mixes IPv4 and IPv6"),
         };
         match size {
-            None => Err(format!("the range `{shown}` is upside down; write {last}-{first}")),
+            None => refuse!("the range `{shown}` is upside down; write {last}-{first}"),
             Some(size) if size >= MOST_SOURCES => {
-                Err(format!("the range `{shown}` has more than {MOST_SOURCES} addresses"))
+                refuse!("the range `{shown}` has more than {MOST_SOURCES} addresses")
             }
             Some(_) => Ok(Source::Addresses(first, last)),
         }
@@ -219,20 +237,20 @@ impl Source {
     }
 }
 
-fn source_address(text: &str) -> Result<IpAddr, String> {
+fn source_address(text: &str) -> Result<IpAddr, Error> {
     if Endpoint::parse(text).is_ok() {
-        return Err(format!("`{}` has a port; give the address alone", text.escape_debug()));
+        return refuse!("`{}` has a port; give the address alone", Shown(text));
     }
-    if let Some(word) = crate::error::nearest(text, &["auto", "none"]) {
-        return Err(format!("there is no privateip `{}`; did you mean `{word}`?", text.escape_debug()));
+    if let Some(word) = nearest(text, &["auto", "none"]) {
+        return refuse!("there is no privateip `{}`; did you mean `{word}`?", Shown(text));
     }
     let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
     match unicast(bare) {
         Ok(ip) if ip.is_loopback() => {
-            Err(format!("`{}` is a loopback address, to which no backend can answer", text.escape_debug()))
+            refuse!("`{}` is a loopback address, to which no backend can answer", Shown(text))
         }
         Ok(ip) => Ok(ip),
-        Err(why) => Err(format!("{why}; or write a range first-last, `auto` or `none`")),
+        Err(why) => refuse!("{why}; or write a range first-last, `auto` or `none`"),
     }
 }
 
@@ -242,16 +260,16 @@ pub struct Name(String);
 
 impl Name {
     /// A name that a person gave: letters, digits, `-`, `_` and `.`, beginning with a letter or a digit.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, Error> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
         let begins_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
         if begins_well && text.len() <= LONGEST_NAME && text.bytes().all(plain) {
             return Ok(Name(text.to_owned()));
         }
-        Err(format!(
+        refuse!(
             "name `{}` is not 1 to {LONGEST_NAME} letters, digits, `-`, `_` or `.` that begin with a letter or a digit",
-            text.escape_debug()
-        ))
+            Shown(text)
+        )
     }
 
     /// The name of a frontend without one: its bind, where that is short enough for a chain's name.
@@ -279,11 +297,11 @@ impl fmt::Display for Name {
 pub const MOST_WEIGHT: u16 = 256;
 
 /// Reads a weight, 0 to [`MOST_WEIGHT`].
-pub fn weight(text: &str) -> Result<u16, String> {
-    let digits =
-        !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
-    let weight = text.parse().ok().filter(|weight| digits && *weight <= MOST_WEIGHT);
-    weight.ok_or_else(|| format!("weight `{}` is not in 0-{MOST_WEIGHT}", text.escape_debug()))
+pub fn weight(text: &str) -> Result<u16, Error> {
+    match number(text, MOST_WEIGHT.into()) {
+        Some(weight) if text == "0" || !text.starts_with('0') => Ok(weight as u16),
+        _ => refuse!("weight `{}` is not in 0-{MOST_WEIGHT}", Shown(text)),
+    }
 }
 
 /// FNV-1a, 64 bits: keeps the endpoints of one config apart, the same way on every machine and in every version.
@@ -320,14 +338,15 @@ impl Schedule {
         [("roundrobin", Schedule::RoundRobin), ("random", Schedule::Random), ("source", Schedule::Source)];
 
     /// Reads a name.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let known = Self::ALL.iter().find(|(name, _)| *name == text);
-        known.map(|(_, schedule)| *schedule).ok_or_else(|| {
-            let names = Self::ALL.map(|(name, _)| name);
-            let hint = crate::error::nearest(text, &names).map(|name| format!("did you mean `{name}`?"));
-            let hint = hint.unwrap_or_else(|| format!("there are {}", names.join(", ")));
-            format!("there is no schedule `{}`; {hint}", text.escape_debug())
-        })
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        if let Some((_, schedule)) = Self::ALL.iter().find(|(name, _)| *name == text) {
+            return Ok(*schedule);
+        }
+        let names = Self::ALL.map(|(name, _)| name);
+        match nearest(text, &names) {
+            Some(name) => refuse!("there is no schedule `{}`; did you mean `{name}`?", Shown(text)),
+            None => refuse!("there is no schedule `{}`; there are {}", Shown(text), names.join(", ")),
+        }
     }
 }
 
@@ -390,7 +409,7 @@ mod tests {
             ("10.0.0.0/8:80", "is a network"),
             ("$(reboot):80", "is not an IP address"),
         ] {
-            let said = Endpoint::parse(text).unwrap_err();
+            let said = Endpoint::parse(text).unwrap_err().to_string();
             assert!(said.contains(why), "{text}: {said}");
         }
     }
@@ -398,14 +417,14 @@ mod tests {
     #[test]
     fn a_source_is_an_address_a_range_or_a_word() {
         let one = |text: &str| Source::Addresses(text.parse().unwrap(), text.parse().unwrap());
-        assert_eq!(Source::parse("172.19.0.4"), Ok(one("172.19.0.4")));
-        assert_eq!(Source::parse("[fd00::4]"), Ok(one("fd00::4")));
+        assert_eq!(Source::parse("172.19.0.4").unwrap(), one("172.19.0.4"));
+        assert_eq!(Source::parse("[fd00::4]").unwrap(), one("fd00::4"));
         assert_eq!(
-            Source::parse("172.19.0.4-172.19.0.7"),
-            Ok(Source::Addresses("172.19.0.4".parse().unwrap(), "172.19.0.7".parse().unwrap()))
+            Source::parse("172.19.0.4-172.19.0.7").unwrap(),
+            Source::Addresses("172.19.0.4".parse().unwrap(), "172.19.0.7".parse().unwrap())
         );
-        assert_eq!(Source::parse("auto"), Ok(Source::Masquerade));
-        assert_eq!(Source::parse("none"), Ok(Source::Client));
+        assert_eq!(Source::parse("auto").unwrap(), Source::Masquerade);
+        assert_eq!(Source::parse("none").unwrap(), Source::Client);
         for (text, why) in [
             ("", "missing"),
             ("172.19.0.9-172.19.0.4", "upside down"),
@@ -417,7 +436,7 @@ mod tests {
             ("127.0.0.1", "is a loopback address"),
             ("0.0.0.0", "no address"),
         ] {
-            let said = Source::parse(text).unwrap_err();
+            let said = Source::parse(text).unwrap_err().to_string();
             assert!(said.contains(why), "{text}: {said}");
         }
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::MOST_BYTES;
+use crate::service::has;
 
 /// A mistake in the config, with the place where it stands.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,9 +36,11 @@ pub(super) fn text(bytes: &[u8]) -> Result<&str, Mistake> {
         let (line, column) = place(&String::from_utf8_lossy(good));
         Mistake { line, column, what: "this is not UTF-8 text".into() }
     })?;
-    if let Some((before, c)) = text.char_indices().find(|(_, c)| c.is_control() && !"\t\r\n\u{85}".contains(*c)) {
+    if let Some((before, c)) =
+        text.char_indices().find(|(_, c)| c.is_control() && !matches!(c, '\t' | '\r' | '\n' | '\u{85}'))
+    {
         let (line, column) = place(text.get(..before).unwrap_or_default());
-        return Err(Mistake { line, column, what: format!("control character `{}`", c.escape_default()) });
+        return Err(Mistake { line, column, what: format!("control character `\\u{{{:x}}}`", u32::from(c)) });
     }
     if let Some((before, what)) = too_clever(text) {
         let (line, column) = place(before);
@@ -60,10 +63,9 @@ fn too_clever(text: &str) -> Option<(&str, String)> {
     let mut comment = false;
     let mut depth = 0_usize;
     for (at, c) in text.char_indices() {
-        let begins = " \t\r\n\u{85}\u{2028}\u{2029}[{,:".contains(last);
+        let begins = matches!(last, ' ' | '\t' | '[' | '{' | ',' | ':') || ends_line(last);
         let found = match c {
-            // Each of them ends a line, and a comment with it.
-            '\n' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}' => {
+            _ if ends_line(c) => {
                 comment = false;
                 None
             }
@@ -93,24 +95,37 @@ fn too_clever(text: &str) -> Option<(&str, String)> {
     None
 }
 
+/// Each of them ends a line for YAML, and a comment with it.
+fn ends_line(c: char) -> bool {
+    matches!(c, '\n' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}')
+}
+
 /// How deep brackets may be nested; a config needs five.
 const DEEPEST: usize = 16;
 
 /// Marks the beginning of a sentence of ours inside one of the library's. No config can contain it unescaped.
-pub(super) const OWN: &str = "\u{1}";
+pub(super) const OWN: char = '\u{1}';
+
+/// What the library says of a value of another kind.
+const INVALID: &str = "invalid type: ";
+
+/// Where `what` stands in `text` for the first time. (The standard library's way is 4 KiB of the binary, and faster.)
+fn find(text: &str, what: &str) -> Option<usize> {
+    (0..text.len()).find(|at| text.get(*at..).is_some_and(|rest| rest.starts_with(what)))
+}
 
 impl Mistake {
     /// The library's error as a sentence of ours.
     pub(super) fn of(text: &str, error: &serde_yaml::Error) -> Mistake {
         let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
         let mut what = error.to_string();
-        if let Some(at) = what.rfind(&format!(" at line {line} column {column}")) {
+        if let Some(at) = find(&what, &format!(" at line {line} column {column}")) {
             what.truncate(at);
         }
         // Where the library puts the way to the value in front ("frontend.bind: "), line and column say it better.
         if let Some((_, own)) = what.split_once(OWN) {
             what = own.to_owned();
-        } else if let Some((_, found)) = what.split_once("invalid type: ") {
+        } else if let Some(found) = find(&what, INVALID).and_then(|at| what.get(at + INVALID.len()..)) {
             // In a YAML writer's words instead of the library's.
             let words = [("sequence,", "a list,"), ("map,", "a mapping,"), ("unit value,", "nothing,")];
             let known = words.iter().find_map(|(word, plain)| Some(format!("{plain}{}", found.strip_prefix(word)?)));
@@ -123,7 +138,7 @@ impl Mistake {
         } else if source.starts_with([' ', '\t']) && source.trim_start_matches(' ').starts_with('\t') {
             what = "a tab indents this line; YAML wants spaces".into();
         } else if (what.starts_with("found a list") || what.starts_with("did not find"))
-            && source.split_once('[').is_some_and(|(_, after)| after.split(']').next().unwrap_or("").contains(':'))
+            && source.split_once('[').is_some_and(|(_, after)| has(after.split(']').next().unwrap_or(""), ':'))
         {
             what.push_str("; an IPv6 address in brackets wants quotes, as in \"[2001:db8::1]:80\"");
         }

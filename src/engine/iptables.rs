@@ -1,18 +1,15 @@
 //! The engine that writes with `iptables-restore`, whichever variant `iptables` is.
 
 use std::fmt;
-use std::fs;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::fs::{self, File};
 
 use super::{save, Engine, InForce};
-use crate::error::Error;
+use crate::error::{fail, Error};
 use crate::host;
+use crate::program::{self, Output, Running};
 use crate::ruleset::{Change, Ruleset, Table};
 use crate::say;
-use crate::service::Family;
+use crate::service::{number, Family};
 
 /// How long a held xtables lock is waited for, in seconds.
 const WAIT: &str = "10";
@@ -63,21 +60,12 @@ fn base(family: Family) -> &'static str {
     }
 }
 
-/// Finds a program on PATH, and where system programs are when PATH does not say so (a bare `su`, some cron daemons).
-pub fn find_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from))
-        .filter(|dir| dir.is_absolute())
-        .map(|dir| dir.join(name))
-        .find(|path| fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0))
-}
-
 /// The iptables of this host.
 #[derive(Debug)]
 pub struct Iptables {
     /// The variants that `iptables` and `ip6tables` are: the alternatives of each are set by themselves.
-    main: [(Family, Variant); 2],
+    v4: Variant,
+    v6: Variant,
 }
 
 impl Iptables {
@@ -87,26 +75,28 @@ impl Iptables {
         let v6 = main_variant(Family::V6)?.unwrap_or(v4);
         say::detail!("iptables is {}, ip6tables is {}", v4.name(), v6.name());
         host::may_change_rules(v4 == Variant::Legacy || v6 == Variant::Legacy)?;
-        Ok(Iptables { main: [(Family::V4, v4), (Family::V6, v6)] })
+        Ok(Iptables { v4, v6 })
     }
 
     /// The variant that is written.
     fn main(&self, family: Family) -> Variant {
-        let own = self.main.iter().find(|(of, _)| *of == family);
-        own.map_or(Variant::Nft, |(_, variant)| *variant)
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
     }
 
     /// Starts the reading of one variant's rules of one family: of all tables, or of one.
-    fn start_save(&self, place: &Place) -> Result<Child, String> {
+    fn start_save(&self, place: &Place) -> Result<Running, Error> {
         let Place { variant, family, table } = *place;
-        let path = self.tool(variant, family, "save").ok_or_else(|| format!("there is no {}-save", base(family)))?;
-        let mut command = command(&path);
-        command.arg("-c").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if let Some(table) = table {
-            command.args(["-t", table.name()]);
-        }
-        say::detail!("run {command:?}");
-        command.spawn().map_err(|error| cannot_run(&path, &error).to_string())
+        let Some(path) = self.tool(variant, family, "save") else {
+            return fail!("there is no {}-save", base(family));
+        };
+        let started = match table {
+            Some(table) => program::start(&path, &["-c", "-t", table.name()], ""),
+            None => program::start(&path, &["-c"], ""),
+        };
+        started.map_err(|error| cannot_run(&path, &error))
     }
 
     /// What has to be read to know all rules of a variant and family: nothing where there can be none.
@@ -127,32 +117,20 @@ impl Iptables {
     }
 
     /// Finds `iptables-save` and the like: the plain one where that is the variant, else the variant's own.
-    fn tool(&self, variant: Variant, family: Family, verb: &str) -> Option<PathBuf> {
-        let plain = find_program(&format!("{}-{verb}", base(family)));
+    fn tool(&self, variant: Variant, family: Family, verb: &str) -> Option<String> {
+        let plain = program::find(&format!("{}-{verb}", base(family)));
         // A program that is no link to either was put there in the place of the main one.
-        let fits = |path: &PathBuf| linked_variant(path).unwrap_or_else(|| self.main(family)) == variant;
-        plain.filter(fits).or_else(|| find_program(&variant.tool(family, verb)))
+        let fits = |path: &String| linked_variant(path).unwrap_or_else(|| self.main(family)) == variant;
+        plain.filter(fits).or_else(|| program::find(&variant.tool(family, verb)))
     }
 
     /// Runs `iptables-restore` of one variant and family.
     fn restore(&self, variant: Variant, family: Family, text: &str) -> Result<(), Error> {
         let plain = format!("{}-restore", base(family));
         let path = self.tool(variant, family, "restore").ok_or_else(|| missing(&plain))?;
-        let mut command = command(&path);
-        command.args(["--noflush", "-w", WAIT]);
-        say::detail!("run {command:?} with\n{text}");
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| cannot_run(&path, &error))?;
-        let stdin = child.stdin.take();
-        // At the same time: a program that says much before it reads would wait for us, and we for it.
-        let output = std::thread::scope(|scope| {
-            // Where the program ends early, its own words say why.
-            let feed = move || stdin.map(|mut stdin| stdin.write_all(text.as_bytes()));
-            std::thread::Builder::new().spawn_scoped(scope, feed)?;
-            child.wait_with_output()
-        });
-        let output = output.map_err(|error| cannot_run(&path, &error))?;
-        if output.status.success() {
+        let run = program::run(&path, &["--noflush", "-w", WAIT], text);
+        let output = run.map_err(|error| cannot_run(&path, &error))?;
+        if output.code == Some(0) {
             return Ok(());
         }
         Err(refusal(&plain, text, &output))
@@ -175,17 +153,16 @@ impl Iptables {
             let main = variant == self.main(family);
             let ours = if main { &mut found.ours } else { &mut found.left_over };
             let read = child.and_then(|child| {
-                let output = child.wait_with_output().map_err(|error| error.to_string())?;
-                if !output.status.success() {
-                    return Err(Words(&output.stderr).to_string());
+                let output = child.wait().map_err(|error| Error::system(format_args!("{error}")))?;
+                if output.code != Some(0) {
+                    return fail!("{}", Words(&output.err));
                 }
-                let text = String::from_utf8_lossy(&output.stdout);
-                save::read(&text, family, ours, &mut found.others).map_err(|error| error.to_string())
+                save::read(&output.out, family, ours, &mut found.others)
             });
             match read {
                 Ok(()) => {}
                 Err(why) if main && family == Family::V4 => {
-                    return Err(Error::system(format!("cannot read the rules in force: {why}")));
+                    return fail!("cannot read the rules in force: {why}");
                 }
                 // A kernel without the family or the interface has no rules there.
                 Err(why) if !main && variant == Variant::Nft || !host::knows(family) => say::detail!("not read: {why}"),
@@ -213,17 +190,18 @@ impl Iptables {
             return Ok(());
         };
         say::detail!("still to do:\n{text}");
-        let unread: String = now.unread.iter().map(|(family, why)| format!(" ({family}: {why})")).collect();
-        Err(Error::system(format!(
-            "the rules are not as they were just written{unread}; another program changes them at the same time"
-        )))
+        let unread = now.unread.first().map(|(family, why)| format!(" ({family}: {why})")).unwrap_or_default();
+        fail!("the rules are not as they were just written{unread}; another program changes them at the same time")
     }
 
     /// Loads a rule into a chain that nothing jumps to, and takes it out again: whether this kernel and these tools
     /// have all that the rule uses. (`--test` would not tell: the nft variant accepts what the kernel then refuses.)
     pub fn probe(&self, family: Family, table: Table, rules: &[&str]) -> Result<(), Error> {
         let (name, chain) = (table.name(), crate::ruleset::PROBE);
-        let lines: String = rules.iter().map(|rule| format!("-A {chain} {rule}\n")).collect();
+        let mut lines = String::new();
+        for rule in rules.iter().filter(|rule| !rule.is_empty()) {
+            lines.push_str(&format!("-A {chain} {rule}\n"));
+        }
         let variant = self.main(family);
         let loaded = self.restore(variant, family, &format!("*{name}\n:{chain} - [0:0]\n{lines}COMMIT\n"));
         let removed = || self.restore(variant, family, &format!("*{name}\n:{chain} - [0:0]\n-X {chain}\nCOMMIT\n"));
@@ -254,7 +232,7 @@ impl Engine for Iptables {
 
     fn restarts_all_counters(&self) -> bool {
         // The old interface loads whole tables, and nth begins to count when it is loaded (xt_statistic.c).
-        self.main.iter().any(|(_, variant)| *variant == Variant::Legacy)
+        self.v4 == Variant::Legacy || self.v6 == Variant::Legacy
     }
 
     fn name(&self) -> &'static str {
@@ -263,40 +241,41 @@ impl Engine for Iptables {
 }
 
 fn missing(program: &str) -> Error {
-    Error::system(format!(
+    Error::system(format_args!(
         "there is no {program} on PATH or in /usr/sbin and /sbin; `paraglider check` tells what to install"
     ))
 }
 
-fn cannot_run(path: &Path, error: &std::io::Error) -> Error {
-    Error::system(format!("cannot run {}: {error}", path.display()))
-}
-
-/// A command whose words do not depend on the user's language.
-fn command(path: &Path) -> Command {
-    let mut command = Command::new(path);
-    command.env("LC_ALL", "C");
-    command
+fn cannot_run(path: &str, error: &std::io::Error) -> Error {
+    Error::system(format_args!("cannot run {path}: {error}"))
 }
 
 /// The variant of a program that is a link to one of the two.
-fn linked_variant(path: &Path) -> Option<Variant> {
-    match fs::canonicalize(path).ok()?.file_name()?.to_str()? {
-        "xtables-nft-multi" => Some(Variant::Nft),
-        "xtables-legacy-multi" => Some(Variant::Legacy),
-        _ => None,
+fn linked_variant(path: &str) -> Option<Variant> {
+    let mut path = path.to_owned();
+    // Links to links (alternatives of Debian) are a few; a loop of them ends.
+    for _ in 0..8 {
+        let (dir, name) = path.rsplit_once('/')?;
+        match name {
+            "xtables-nft-multi" => return Some(Variant::Nft),
+            "xtables-legacy-multi" => return Some(Variant::Legacy),
+            _ => {}
+        }
+        let target = fs::read_link(&path).ok()?.into_os_string().into_string().ok()?;
+        path = if target.starts_with('/') { target } else { format!("{dir}/{target}") };
     }
+    None
 }
 
 /// The variant that `iptables-restore`, which writes, is: by what it is a link to, or by what `iptables` says of itself.
 fn main_variant(family: Family) -> Result<Option<Variant>, Error> {
-    let Some(path) = find_program(base(family)) else { return Ok(None) };
-    let restore = find_program(&format!("{}-restore", base(family)));
+    let Some(path) = program::find(base(family)) else { return Ok(None) };
+    let restore = program::find(&format!("{}-restore", base(family)));
     if let Some(variant) = restore.as_deref().and_then(linked_variant).or_else(|| linked_variant(&path)) {
         return Ok(Some(variant));
     }
-    let output = command(&path).arg("--version").output().map_err(|error| cannot_run(&path, &error))?;
-    let nft = String::from_utf8_lossy(&output.stdout).contains("nf_tables");
+    let output = program::run(&path, &["--version"], "").map_err(|error| cannot_run(&path, &error))?;
+    let nft = output.out.trim_ascii_end().ends_with("(nf_tables)");
     Ok(Some(if nft { Variant::Nft } else { Variant::Legacy }))
 }
 
@@ -322,20 +301,22 @@ fn legacy_tables(family: Family) -> LegacyTables {
         Family::V4 => "/proc/net/ip_tables_names",
         Family::V6 => "/proc/net/ip6_tables_names",
     };
-    match fs::read_to_string(names) {
-        Ok(names) if !names.trim().is_empty() => LegacyTables::Some,
-        Err(error) if error.kind() != ErrorKind::NotFound => LegacyTables::Secret,
-        _ => LegacyTables::None,
+    if !host::read(names).is_empty() {
+        LegacyTables::Some
+    } else if host::exists(names) && File::open(names).is_err() {
+        LegacyTables::Secret
+    } else {
+        LegacyTables::None
     }
 }
 
 /// What a program said, on one line.
-struct Words<'a>(&'a [u8]);
+struct Words<'a>(&'a str);
 
 impl fmt::Display for Words<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = String::from_utf8_lossy(self.0);
-        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("Try `"));
+        let mut lines =
+            self.0.lines().map(str::trim_ascii).filter(|line| !line.is_empty() && !line.starts_with("Try `"));
         f.write_str(lines.next().unwrap_or("it said nothing"))?;
         lines.try_for_each(|line| write!(f, "; {line}"))
     }
@@ -343,31 +324,26 @@ impl fmt::Display for Words<'_> {
 
 /// Why `iptables-restore` did not take `text`, with the line that it stumbled over.
 fn refusal(program: &str, text: &str, output: &Output) -> Error {
-    if output.status.code() == Some(BUSY) {
-        let words = String::from_utf8_lossy(&output.stderr);
-        if words.contains("lock") {
-            return Error::system(format!("another program has held the xtables lock for {WAIT} seconds"));
-        }
+    let mut words = output.err.split(|c: char| !c.is_ascii_alphanumeric());
+    if output.code == Some(BUSY) && words.clone().any(|word| word == "lock") {
+        return Error::system(format_args!("another program has held the xtables lock for {WAIT} seconds"));
     }
-    let words = Words(&output.stderr).to_string();
     // "line 5 failed", "Error occurred at line: 5"; the number of COMMIT's line names no rule.
-    let number = words.rsplit_once("line").and_then(|(_, after)| {
-        let digits = after.trim_start_matches([':', ' ']);
-        digits.split(|c: char| !c.is_ascii_digit()).next()?.parse::<usize>().ok()
-    });
-    let line = number.and_then(|number| text.lines().nth(number.checked_sub(1)?)).filter(|line| *line != "COMMIT");
+    words.find(|word| *word == "line");
+    let failed = words.find_map(|word| number(word, 1 << 20));
+    let line =
+        failed.and_then(|failed| text.lines().nth((failed as usize).checked_sub(1)?)).filter(|line| *line != "COMMIT");
     let at = line.map(|line| format!(" at `{line}`")).unwrap_or_default();
-    Error::system(format!("{program} refused{at}: {words}; `paraglider check` tells what this host lacks"))
+    let words = Words(&output.err);
+    Error::system(format_args!("{program} refused{at}: {words}; `paraglider check` tells what this host lacks"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::process::ExitStatusExt;
 
     fn refused(code: i32, stderr: &str) -> String {
-        let output =
-            Output { status: std::process::ExitStatus::from_raw(code << 8), stdout: vec![], stderr: stderr.into() };
+        let output = Output { code: Some(code), out: String::new(), err: stderr.into() };
         refusal("iptables-restore", "*nat\n-A X -j Y\nCOMMIT\n", &output).to_string()
     }
 

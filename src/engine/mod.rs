@@ -9,7 +9,7 @@ use crate::ruleset::Ruleset;
 use crate::service::Family;
 
 /// What is in force, read once.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct InForce {
     /// Ours, where the engine writes.
     pub ours: Ruleset,
@@ -18,7 +18,7 @@ pub struct InForce {
     /// What matters about everybody else's rules.
     pub others: Others,
     /// Where rules could not be read, though there may be some of ours: family and reason.
-    pub unread: Vec<(Family, String)>,
+    pub unread: Vec<(Family, Error)>,
 }
 
 impl InForce {

@@ -1,10 +1,8 @@
 //! What `iptables-save -c` prints, read with distrust: other programs' chains and comments may look like ours.
 
-use std::collections::BTreeMap;
-
-use crate::error::Error;
+use crate::error::{fail, Error};
 use crate::ruleset::{enters, is_ours, Jump, Rule, Ruleset, Table};
-use crate::service::Family;
+use crate::service::{has, number, Family};
 
 use super::Others;
 
@@ -12,34 +10,34 @@ use super::Others;
 /// only `nft` can show: ours may be among them.
 pub fn read(text: &str, family: Family, ours: &mut Ruleset, others: &mut Others) -> Result<(), Error> {
     let mut table = None;
-    // How many rules of each chain were seen.
-    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    // The chain whose rules are being told, one after the other, and how many of them were seen.
+    let (mut current, mut seen) = ("", 0);
     for line in Lines(text) {
         if let Some(name) = line.strip_prefix('*') {
-            table = Table::ALL.into_iter().find(|table| table.name() == name.trim_end());
-            seen.clear();
+            table = Table::ALL.into_iter().find(|table| table.name() == name.trim_ascii_end());
+            current = "";
         } else if let Some(name) = incompatible(line) {
-            return Err(Error::system(format!(
+            return fail!(
                 "somebody put rules into table {name} ({family}) that iptables cannot show (`nft list ruleset` does); \
                  they must move to a table of their own"
-            )));
+            );
         } else if let (Some(declared), Some(table)) = (line.strip_prefix(':'), table) {
             let mut words = declared.split(' ');
             let (Some(chain), policy) = (words.next(), words.next().unwrap_or("-")) else { continue };
             if policy == "-" && is_ours(table, chain) {
-                ours.part_mut(family, table).chains.entry(chain.to_owned()).or_default();
+                ours.part_mut(family, table).declare(chain);
             } else if table == Table::Filter && chain == "FORWARD" && policy != "-" {
                 others.forward_policies.push((family, policy.to_owned()));
             }
         } else if let Some((chain, rule)) = appended(line) {
-            let number = seen.entry(chain).or_default();
-            *number += 1;
+            seen = if chain == current { seen + 1 } else { 1 };
+            current = chain;
             match table {
                 Some(table) if is_ours(table, chain) => {
-                    ours.part_mut(family, table).chains.entry(chain.to_owned()).or_default().push(rule);
+                    ours.part_mut(family, table).push(chain, rule);
                 }
                 Some(table) if enters(&rule.text).is_some_and(|chain| is_ours(table, chain)) => {
-                    let jump = Jump { chain: chain.to_owned(), rule, number: *number };
+                    let jump = Jump { chain: chain.to_owned(), rule, number: seen };
                     ours.part_mut(family, table).jumps.push(jump);
                 }
                 _ if uses_conntrack(&rule.text) && !others.use_conntrack.contains(&family) => {
@@ -55,18 +53,18 @@ pub fn read(text: &str, family: Family, ours: &mut Ruleset, others: &mut Others)
 /// The table's name in ``# Table `nat' is incompatible, use 'nft' tool.``, where it is one of those that we use.
 fn incompatible(line: &str) -> Option<&str> {
     let (name, rest) = line.strip_prefix("# Table `")?.split_once('\'')?;
-    (rest.contains("incompatible") && Table::ALL.iter().any(|table| table.name() == name)).then_some(name)
+    (rest.starts_with(" is incompatible") && Table::ALL.iter().any(|table| table.name() == name)).then_some(name)
 }
 
 /// `[packets:bytes] -A CHAIN text`; the counters may be missing.
 fn appended(line: &str) -> Option<(&str, Rule)> {
-    let (packets, rest) = match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
-        Some((counters, rest)) => (counters.split(':').next()?.parse().ok()?, rest),
+    let (packets, rest) = match line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((counters, rest)) => (number(counters.split(':').next()?, u64::MAX)?, rest.strip_prefix(' ')?),
         None => (0, line),
     };
     let rest = rest.strip_prefix("-A ")?;
     let (chain, text) = rest.split_once(' ').unwrap_or((rest, ""));
-    Some((chain, Rule { text: text.trim_end().to_owned(), packets }))
+    Some((chain, Rule { text: text.trim_ascii_end().to_owned(), packets }))
 }
 
 /// Whether a rule uses connection tracking, so that the kernel keeps it going.
@@ -127,7 +125,7 @@ impl<'a> Iterator for Lines<'a> {
         }
         let mut end = self.0.find('\n').unwrap_or(self.0.len());
         let mut line = self.0.get(..end)?;
-        if line.starts_with(['[', '-']) && line.contains('"') {
+        if line.starts_with(['[', '-']) && has(line, '"') {
             end = end_of(self.0, '\n');
             line = self.0.get(..end)?;
         }
@@ -175,10 +173,10 @@ mod tests {
         );
         let filter = ours.part(Family::V4, Table::Filter);
         assert_eq!((filter.jumps[0].chain.as_str(), filter.jumps[0].number), ("FORWARD", 1));
-        assert_eq!(filter.chains["PARAGLIDER-FWD"][0].text, "-p tcp -j ACCEPT");
+        assert_eq!(filter.rules("PARAGLIDER-FWD").unwrap()[0].text, "-p tcp -j ACCEPT");
         let nat = ours.part(Family::V4, Table::Nat);
-        assert_eq!(nat.chains["PARAGLIDER"], []);
-        assert_eq!(nat.chains["PG-web/0"][0].packets, 5);
+        assert_eq!(nat.rules("PARAGLIDER").unwrap(), []);
+        assert_eq!(nat.rules("PG-web/0").unwrap()[0].packets, 5);
         assert_eq!(nat.jumps[0].rule.text, "-p tcp -j PARAGLIDER");
         assert_eq!(others.forward_policies, [(Family::V4, "DROP".to_owned())]);
     }
@@ -206,7 +204,7 @@ mod tests {
             let (ours, _) =
                 parse(&format!("*filter\n{odd}:PARAGLIDER-FWD - [0:0]\n-A FORWARD -j PARAGLIDER-FWD\nCOMMIT\n"));
             let filter = ours.part(Family::V4, Table::Filter);
-            assert_eq!((filter.chains.len(), filter.jumps.len()), (1, 1), "{odd}");
+            assert_eq!((filter.chains().len(), filter.jumps.len()), (1, 1), "{odd}");
         }
     }
 

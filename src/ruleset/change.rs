@@ -1,9 +1,8 @@
 //! The way from the rules in force to the wanted ones, as iptables-restore text: only what differs is written.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::{enters, frontend_of, Jump, Part, Rule, Ruleset, Table, HOOKS};
+use super::{enters, frontend_of, Chain, Jump, Part, Ruleset, Table, HOOKS};
 use crate::service::Family;
 
 /// The change of one family: one run of `iptables-restore --noflush`.
@@ -35,36 +34,37 @@ impl Change {
 }
 
 fn section(table: Table, from: &Part, to: &Part) -> String {
-    let stale: BTreeSet<&String> = from.chains.keys().filter(|chain| !to.chains.contains_key(*chain)).collect();
-    let differs = |name: &str, rules: &Vec<Rule>| from.chains.get(name) != Some(rules);
+    let stale: Vec<&str> =
+        from.chains.iter().map(|chain| chain.name.as_str()).filter(|name| to.rules(name).is_none()).collect();
+    let differs = |chain: &&Chain| from.rules(&chain.name) != Some(&chain.rules);
     // A frontend's chains are written together, so that their counters tell of the same time.
-    let differing = to.chains.iter().filter(|(name, rules)| differs(name, rules)).map(|(name, _)| name);
-    let touched: BTreeSet<&str> = differing.chain(stale.iter().copied()).filter_map(|name| frontend_of(name)).collect();
-    let changed: Vec<_> = to
-        .chains
-        .iter()
-        .filter(|(name, rules)| differs(name, rules) || frontend_of(name).is_some_and(|own| touched.contains(own)))
-        .collect();
+    let differing = to.chains.iter().filter(differs).map(|chain| chain.name.as_str());
+    let mut touched: Vec<&str> = Vec::new();
+    for frontend in differing.chain(stale.iter().copied()).filter_map(frontend_of) {
+        if let Err(at) = touched.binary_search(&frontend) {
+            touched.insert(at, frontend);
+        }
+    }
+    let is_touched = |name: &str| frontend_of(name).is_some_and(|own| touched.binary_search(&own).is_ok());
+    let changed: Vec<&Chain> = to.chains.iter().filter(|chain| differs(chain) || is_touched(&chain.name)).collect();
     let (added, removed) = jumps(from, to, &stale);
 
     let mut lines = String::new();
     // Declaring a chain makes it where it is missing and empties it where it is there.
-    for chain in changed.iter().map(|(name, _)| *name).chain(stale.iter().copied()) {
+    for chain in changed.iter().map(|chain| chain.name.as_str()).chain(stale.iter().copied()) {
         let _ = writeln!(lines, ":{chain} - [0:0]");
     }
     // Ours by their text, which is sure to hit nobody else's. What others wrote may not be found by its text (`-m recent`
-    // has state); so by its number, the last first, before any other number changes.
-    let (ours, mut theirs): (Vec<&Jump>, Vec<&Jump>) = removed.into_iter().partition(|jump| is_hook(table, jump));
-    theirs.sort_by_key(|jump| std::cmp::Reverse(jump.number));
-    for Jump { chain, number, .. } in theirs {
+    // has state); so by its number, the last of a chain first, before any other number changes.
+    for Jump { chain, number, .. } in removed.iter().rev().filter(|jump| !is_hook(table, jump)) {
         let _ = writeln!(lines, "-D {chain} {number}");
     }
-    for Jump { chain, rule, .. } in ours {
+    for Jump { chain, rule, .. } in removed.iter().filter(|jump| is_hook(table, jump)) {
         let _ = writeln!(lines, "-D {chain} {}", rule.text);
     }
-    for (chain, rules) in &changed {
-        for rule in *rules {
-            let _ = writeln!(lines, "-A {chain} {}", rule.text);
+    for Chain { name, rules } in changed {
+        for rule in rules {
+            let _ = writeln!(lines, "-A {name} {}", rule.text);
         }
     }
     for chain in &stale {
@@ -81,9 +81,9 @@ fn section(table: Table, from: &Part, to: &Part) -> String {
     format!("*{}\n{lines}COMMIT\n", table.name())
 }
 
-/// Jumps to add and jumps to remove. A jump that somebody else made into a chain of ours is left alone as long as that
-/// chain stays.
-fn jumps<'a>(from: &'a Part, to: &'a Part, stale: &BTreeSet<&String>) -> (Vec<&'a Jump>, Vec<&'a Jump>) {
+/// Jumps to add and jumps to remove, each in the order of the numbers in its chain. A jump that somebody else made into
+/// a chain of ours is left alone as long as that chain stays.
+fn jumps<'a>(from: &'a Part, to: &'a Part, stale: &[&str]) -> (Vec<&'a Jump>, Vec<&'a Jump>) {
     let mut missing: Vec<&Jump> = to.jumps.iter().collect();
     let mut removed = Vec::new();
     for jump in &from.jumps {
@@ -91,7 +91,7 @@ fn jumps<'a>(from: &'a Part, to: &'a Part, stale: &BTreeSet<&String>) -> (Vec<&'
         if let Some(at) = missing.iter().position(same) {
             missing.remove(at);
         } else if to.jumps.iter().any(|wanted| same(&wanted))
-            || enters(&jump.rule.text).is_some_and(|chain| stale.iter().any(|name| *name == chain))
+            || enters(&jump.rule.text).is_some_and(|chain| stale.contains(&chain))
         {
             removed.push(jump);
         }
@@ -107,6 +107,7 @@ fn is_hook(table: Table, jump: &Jump) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ruleset::Rule;
 
     fn part(jumps: &[(&str, &str)], chains: &[(&str, &[&str])]) -> Part {
         let rule = |text: &&str| Rule { text: (*text).to_owned(), packets: 0 };
@@ -115,7 +116,10 @@ mod tests {
                 .zip(jumps)
                 .map(|(number, (chain, text))| Jump { chain: (*chain).to_owned(), rule: rule(text), number })
                 .collect(),
-            chains: chains.iter().map(|(name, rules)| ((*name).to_owned(), rules.iter().map(rule).collect())).collect(),
+            chains: chains
+                .iter()
+                .map(|(name, rules)| Chain { name: (*name).to_owned(), rules: rules.iter().map(rule).collect() })
+                .collect(),
         }
     }
 

@@ -134,23 +134,28 @@ pub fn share(parts: u32, of: u32) -> u32 {
     u32::try_from(scaled / u64::from(of.max(1))).unwrap_or(1 << 31)
 }
 
+/// The word after `option` in a rule, or in another line of words.
+pub fn value<'a>(text: &'a str, option: &str) -> Option<&'a str> {
+    let mut words = text.split(' ');
+    words.find(|word| *word == option)?;
+    words.next()
+}
+
 /// The backend that a DNAT rule of ours sends to.
 pub fn destination(rule: &Rule) -> Option<Endpoint> {
-    Endpoint::parse(rule.text.rsplit_once("-j DNAT --to-destination ")?.1).ok()
+    Endpoint::parse(value(&rule.text, "--to-destination")?).ok()
 }
 
 /// The bind of a rule in [`FORWARD`].
 pub fn let_through(rule: &Rule) -> Option<Endpoint> {
-    let (ip, rest) = rule.text.split_once("--ctorigdst ")?.1.split_once(" --ctorigdstport ")?;
-    Endpoint::of(ip, rest.split(' ').next()?)
+    Endpoint::of(value(&rule.text, "--ctorigdst")?, value(&rule.text, "--ctorigdstport")?)
 }
 
 /// The bind and the frontend's name, of a rule in [`DISPATCH`].
 pub fn dispatched(rule: &Rule) -> Option<(Endpoint, &str)> {
-    let (condition, chain) = rule.text.split_once(" -j ")?;
-    let (ip, rest) = condition.strip_prefix("-d ")?.split_once('/')?;
-    let port = rest.rsplit_once("--dport ")?.1;
-    Some((Endpoint::of(ip, port)?, frontend_of(chain)?))
+    let (ip, _) = value(&rule.text, "-d")?.split_once('/')?;
+    let bind = Endpoint::of(ip, value(&rule.text, "--dport")?)?;
+    Some((bind, frontend_of(value(&rule.text, "-j")?)?))
 }
 
 #[cfg(test)]

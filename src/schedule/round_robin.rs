@@ -26,12 +26,13 @@ pub fn slots(weights: &[u16]) -> Vec<usize> {
     let divisor = weights.iter().fold(0, |a, b| gcd(a, *b)).max(1);
     // From the lightest on: each weight's backends in turn, spread over what there is. So the heaviest, which are the
     // hardest to keep apart, get all others between them.
-    let mut distinct: Vec<u16> = weights.iter().copied().filter(|weight| *weight > 0).collect();
-    distinct.sort_unstable();
-    distinct.dedup();
+    let heaviest = weights.iter().copied().max().unwrap_or(0);
     let mut spread: Vec<usize> = Vec::new();
-    for weight in distinct {
+    for weight in 1..=heaviest {
         let alike: Vec<usize> = (0..weights.len()).filter(|index| weights.get(*index) == Some(&weight)).collect();
+        if alike.is_empty() {
+            continue;
+        }
         let times = usize::from(weight / divisor);
         let heavier: Vec<usize> = alike.iter().copied().cycle().take(alike.len() * times).collect();
         spread = interleave(&heavier, &spread);

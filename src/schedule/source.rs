@@ -20,17 +20,17 @@ const BITS: u8 = 8;
 pub fn owners(backends: &[Backend]) -> Vec<usize> {
     let seeds: Vec<u64> = backends.iter().map(|backend| hash(&backend.address.to_string())).collect();
     let mut free = quotas(backends, &seeds);
-    let mut pairs: Vec<(u64, usize, usize)> = Vec::with_capacity(backends.len() * BUCKETS);
+    let mut pairs: Vec<(u64, u64, usize)> = Vec::with_capacity(backends.len() * BUCKETS);
     for (backend, seed) in seeds.iter().enumerate() {
         // Who is owed nothing need not be looked at.
         if free.get(backend).is_some_and(|quota| *quota > 0) {
-            pairs.extend((0..BUCKETS).map(|bucket| (mix(seed ^ mix(bucket as u64 + 1)), bucket, backend)));
+            pairs.extend((0..BUCKETS as u64).map(|bucket| (mix(seed ^ mix(bucket + 1)), bucket, backend)));
         }
     }
-    pairs.sort_unstable();
+    sort(&mut pairs);
     let mut owners = vec![None; BUCKETS];
     for (_, bucket, backend) in pairs.into_iter().rev() {
-        if let (Some(owner @ None), Some(quota @ 1..)) = (owners.get_mut(bucket), free.get_mut(backend)) {
+        if let (Some(owner @ None), Some(quota @ 1..)) = (owners.get_mut(bucket as usize), free.get_mut(backend)) {
             *owner = Some(backend);
             *quota -= 1;
         }
@@ -43,9 +43,11 @@ fn quotas(backends: &[Backend], seeds: &[u64]) -> Vec<usize> {
     let weights: Vec<usize> = backends.iter().map(|backend| backend.weight.into()).collect();
     let all: usize = weights.iter().sum::<usize>().max(1);
     let mut quotas: Vec<usize> = weights.iter().map(|weight| BUCKETS * weight / all).collect();
-    let mut lost: Vec<(usize, u64, usize)> =
-        (0..).zip(&weights).zip(seeds).map(|((at, weight), seed)| (BUCKETS * weight % all, *seed, at)).collect();
-    lost.sort_unstable();
+    let mut lost: Vec<(u64, u64, usize)> = Vec::new();
+    for (at, (weight, seed)) in weights.iter().zip(seeds).enumerate() {
+        lost.push(((BUCKETS * weight % all) as u64, *seed, at));
+    }
+    sort(&mut lost);
     let left = BUCKETS - quotas.iter().sum::<usize>();
     for (_, _, at) in lost.into_iter().rev().take(left) {
         if let Some(quota) = quotas.get_mut(at) {
@@ -53,6 +55,11 @@ fn quotas(backends: &[Backend], seeds: &[u64]) -> Vec<usize> {
         }
     }
     quotas
+}
+
+/// Both lists have the same form so that the binary holds this once.
+fn sort(list: &mut [(u64, u64, usize)]) {
+    list.sort_unstable();
 }
 
 /// The same on every machine and in every version, or clients would change backends.

@@ -3,8 +3,7 @@
 mod network;
 mod rules;
 
-use std::fmt::Write;
-use std::path::Path;
+use std::fmt::{self, Write};
 
 use crate::config;
 use crate::error::{Error, Exit};
@@ -30,36 +29,36 @@ struct Findings<'a> {
 }
 
 impl Findings<'_> {
-    fn add(&mut self, level: Level, what: impl AsRef<str>) {
+    fn add(&mut self, level: Level, what: fmt::Arguments<'_>) {
         let word = match level {
             Level::Ok => "ok",
             Level::Warning => "warning",
             Level::Error => "error",
         };
-        let _ = writeln!(self.out, "{word:8} {}", what.as_ref());
+        let _ = writeln!(self.out, "{word:8} {what}");
         self.worst = self.worst.max(level);
     }
 
-    fn ok(&mut self, what: impl AsRef<str>) {
+    fn ok(&mut self, what: fmt::Arguments<'_>) {
         self.add(Level::Ok, what);
     }
 
-    fn warning(&mut self, what: impl AsRef<str>) {
+    fn warning(&mut self, what: fmt::Arguments<'_>) {
         self.add(Level::Warning, what);
     }
 
-    fn error(&mut self, what: impl AsRef<str>) {
+    fn error(&mut self, what: fmt::Arguments<'_>) {
         self.add(Level::Error, what);
     }
 }
 
 /// Looks at everything, even after a finding.
-pub fn run(path: &Path, out: &mut String) -> Result<Exit, Error> {
+pub fn run(path: &str, out: &mut String) -> Result<Exit, Error> {
     let services = config::load(path)?;
     let mut findings = Findings { out, worst: Level::Ok, system: System::here() };
     let backends: usize = services.iter().map(|service| service.backends.len()).sum();
     let (frontends, backends) = (say::count(services.len(), "frontend"), say::count(backends, "backend"));
-    findings.ok(format!("config: {} has {frontends} and {backends}", path.display()));
+    findings.ok(format_args!("config: {} has {frontends} and {backends}", path));
     rules::check(&services, &mut findings);
     network::check(&services, &mut findings);
     Ok(if findings.worst == Level::Error { Exit::Failed } else { Exit::Done })

@@ -6,13 +6,11 @@ mod start;
 mod status;
 mod stop;
 
-use std::path::Path;
-
 use crate::cli::Verb;
 use crate::error::{Error, Exit};
 
 /// Does it.
-pub fn run(verb: Verb, config: &Path, out: &mut String) -> Result<Exit, Error> {
+pub fn run(verb: Verb, config: &str, out: &mut String) -> Result<Exit, Error> {
     match verb {
         Verb::Start => start::run(config),
         Verb::Stop { drain } => stop::run(drain),

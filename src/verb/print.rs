@@ -1,7 +1,5 @@
 //! `print`: the rules that `start` would put in force. Needs no rights and asks no kernel.
 
-use std::path::Path;
-
 use crate::config;
 use crate::error::{Error, Exit};
 use crate::ruleset::{Change, Ruleset};
@@ -9,7 +7,7 @@ use crate::say;
 use crate::service::Family;
 
 /// Prints one family: IPv4 unless asked otherwise or unless there is none.
-pub fn run(path: &Path, ipv6: bool, out: &mut String) -> Result<Exit, Error> {
+pub fn run(path: &str, ipv6: bool, out: &mut String) -> Result<Exit, Error> {
     let wanted = Ruleset::of(&config::load(path)?);
     let nothing = Ruleset::default();
     let text = |family| Change::of_family(&nothing, &wanted, family).map(|change| change.text);
@@ -18,6 +16,6 @@ pub fn run(path: &Path, ipv6: bool, out: &mut String) -> Result<Exit, Error> {
         say::warning!("these are the rules for iptables-restore; `print --ipv6` shows those for ip6tables-restore");
     }
     let shown = if ipv6 { v6 } else { v4.or(v6) };
-    out.push_str(&shown.ok_or_else(|| Error::usage("the config has no IPv6 frontend"))?);
+    out.push_str(&shown.ok_or_else(|| Error::usage(format_args!("the config has no IPv6 frontend")))?);
     Ok(Exit::Done)
 }

@@ -1,19 +1,17 @@
 //! `start`, `reload`, `restart`: the config's rules in force, in one transaction a table, or all as it was.
 
-use std::path::Path;
-
 use crate::config;
 use crate::conntrack;
 use crate::engine::iptables::Iptables;
 use crate::engine::{Engine, InForce};
-use crate::error::{Error, Exit};
+use crate::error::{fail, Error, Exit};
 use crate::host::{self, Forwarding, Lock};
 use crate::ruleset::{let_through, Change, Ruleset, Table, FORWARD};
 use crate::say;
 use crate::service::{Endpoint, Family, Service};
 
 /// Reads the config and puts it in force.
-pub fn run(path: &Path) -> Result<Exit, Error> {
+pub fn run(path: &str) -> Result<Exit, Error> {
     let services = config::load(path)?;
     let engine = Iptables::find()?;
     let _lock = Lock::take()?;
@@ -28,7 +26,7 @@ fn put_in_force(engine: &dyn Engine, services: &[Service]) -> Result<(), Error> 
         let needed = services.iter().any(|service| service.bind.family() == *family);
         let said = format!("cannot read the {family} rules in force: {why}");
         if needed {
-            return Err(Error::system(said));
+            return fail!("{said}");
         }
         say::warning!("{said}");
     }
@@ -40,11 +38,12 @@ fn put_in_force(engine: &dyn Engine, services: &[Service]) -> Result<(), Error> 
     }
     // Rules first, forwarding last: a failure of the rules leaves nothing else to undo. (Going back from 1 to 0 would
     // not be going back: the kernel resets other settings of the interfaces at each change.)
-    let switches = Family::ALL
-        .into_iter()
-        .filter(|family| services.iter().any(|service| service.bind.family() == *family) && !host::forwards(*family))
-        .map(Forwarding::prepare)
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut switches = Vec::new();
+    for family in Family::ALL {
+        if services.iter().any(|service| service.bind.family() == family) && !host::forwards(family) {
+            switches.push(Forwarding::prepare(family)?);
+        }
+    }
     if !unchanged {
         engine.apply(&before, &wanted, &Ruleset::default())?;
     }
@@ -72,8 +71,8 @@ fn put_in_force(engine: &dyn Engine, services: &[Service]) -> Result<(), Error> 
 
 /// Connections of a frontend that is no longer there have lost the rule that let them through.
 fn say_who_is_left_alone(before: &InForce, services: &[Service]) {
-    let gone: Vec<Endpoint> =
-        binds(&before.ours).filter(|bind| services.iter().all(|service| service.bind != *bind)).collect();
+    let mut gone = binds(&before.ours);
+    gone.retain(|bind| services.iter().all(|service| service.bind != *bind));
     let alive = conntrack::connections(&gone).map_or(0, |connections| connections.len());
     if alive > 0 {
         let connections = say::count(alive, "established connection");
@@ -83,21 +82,25 @@ fn say_who_is_left_alone(before: &InForce, services: &[Service]) {
 
 /// Refuses to take the very address and port by which the administrator is logged in.
 fn keep_ssh(before: &InForce, services: &[Service]) -> Result<(), Error> {
-    let taken: Vec<Endpoint> = binds(&before.ours).collect();
-    let new = services.iter().map(|service| service.bind).filter(|bind| !taken.contains(bind));
-    match host::own_ssh(new) {
-        Some(bind) => Err(Error::system(format!(
+    let taken = binds(&before.ours);
+    match host::own_ssh(services).filter(|bind| !taken.contains(bind)) {
+        Some(bind) => fail!(
             "bind {bind} is where your SSH session comes in, and you would not get in again; \
              choose another port, or start it from the console or at boot"
-        ))),
+        ),
         None => Ok(()),
     }
 }
 
 /// The binds whose connections our rules let through: those in force, and those that drain.
-pub fn binds(rules: &Ruleset) -> impl Iterator<Item = Endpoint> + '_ {
-    let forward = |family| rules.part(family, Table::Filter).chains.get(FORWARD);
-    Family::ALL.into_iter().filter_map(forward).flatten().filter_map(let_through)
+pub fn binds(rules: &Ruleset) -> Vec<Endpoint> {
+    let mut binds = Vec::new();
+    for family in Family::ALL {
+        for rule in rules.part(family, Table::Filter).rules(FORWARD).unwrap_or_default() {
+            binds.extend(let_through(rule));
+        }
+    }
+    binds
 }
 
 #[cfg(test)]
@@ -120,7 +123,7 @@ mod tests {
 
         fn apply(&self, _: &InForce, wanted: &Ruleset, _: &Ruleset) -> Result<(), Error> {
             if self.refuses {
-                return Err(Error::system("refused"));
+                return Err(Error::system(format_args!("refused")));
             }
             *self.writes.borrow_mut() += 1;
             *self.rules.borrow_mut() = wanted.clone();

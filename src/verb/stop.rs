@@ -1,14 +1,14 @@
 //! `stop`: all that is ours goes, whatever the config says. It is found by name in the kernel.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::start::binds;
+use super::start;
 use crate::conntrack;
-use crate::engine::iptables::{find_program, Iptables};
+use crate::engine::iptables::Iptables;
 use crate::engine::{Engine, InForce};
-use crate::error::{Error, Exit};
+use crate::error::{fail, Error, Exit};
 use crate::host::Lock;
+use crate::program;
 use crate::ruleset::{Part, Ruleset, Table};
 use crate::say;
 use crate::service::{Endpoint, Family};
@@ -25,7 +25,8 @@ pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
         say::info!("nothing of Paraglider is in force");
         return all_was_seen(&before);
     }
-    let binds: Vec<Endpoint> = binds(&before.ours).chain(binds(&before.left_over)).collect();
+    let mut binds = start::binds(&before.ours);
+    binds.extend(start::binds(&before.left_over));
     let Some(seconds) = drain else {
         return remove(&engine, &before, &binds);
     };
@@ -47,9 +48,7 @@ pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
 fn all_was_seen(found: &InForce) -> Result<Exit, Error> {
     match found.unread.first() {
         None => Ok(Exit::Done),
-        Some((family, why)) => Err(Error::system(format!(
-            "cannot read the {family} rules, so some of Paraglider may be left there: {why}"
-        ))),
+        Some((family, why)) => fail!("cannot read the {family} rules, so some of Paraglider may be left there: {why}"),
     }
 }
 
@@ -101,16 +100,18 @@ fn remove(engine: &dyn Engine, before: &InForce, binds: &[Endpoint]) -> Result<E
 
 /// Whether a rule of nftables itself, outside of iptables, uses connection tracking.
 fn nft_uses_conntrack(family: Family) -> bool {
-    let Some(nft) = find_program("nft") else { return false };
-    let rules = Command::new(nft).args(["list", "ruleset"]).output().map(|output| output.stdout).unwrap_or_default();
+    let rules = program::find("nft").and_then(|nft| program::run(&nft, &["list", "ruleset"], "").ok());
     let own = if family == Family::V4 { "table ip " } else { "table ip6 " };
     let mut counts = false;
-    String::from_utf8_lossy(&rules).lines().any(|line| {
-        if line.starts_with("table ") {
-            counts = line.starts_with("table inet ") || line.starts_with(own);
-        }
-        let line = line.trim_start();
-        let words = ["masquerade", "snat ", "dnat ", "redirect"];
-        counts && (line.starts_with("ct ") || line.contains(" ct ") || words.iter().any(|word| line.contains(word)))
+    rules.is_some_and(|rules| {
+        rules.out.lines().any(|line| {
+            if line.starts_with("table ") {
+                counts = line.starts_with("table inet ") || line.starts_with(own);
+            }
+            counts
+                && line
+                    .split_ascii_whitespace()
+                    .any(|word| ["ct", "masquerade", "snat", "dnat", "redirect"].contains(&word))
+        })
     })
 }

@@ -38,7 +38,7 @@ fn text(services: &[Service], family: Family) -> String {
 #[test]
 fn each_config_makes_the_rules_beside_it() {
     for path in configs() {
-        let services = config::load(&path).unwrap();
+        let services = config::load(path.to_str().unwrap()).unwrap();
         let made: String = Family::ALL
             .iter()
             .map(|family| (family, text(&services, *family)))
@@ -73,7 +73,7 @@ fn seen_by_backends(source: Source, client: IpAddr, own: IpAddr) -> IpAddr {
 #[test]
 fn each_frontend_serves_each_kind_of_client_and_touches_nobody_else() {
     for path in configs() {
-        let services = config::load(&path).unwrap();
+        let services = config::load(path.to_str().unwrap()).unwrap();
         for service in &services {
             let family = service.bind.family();
             // A policy of DROP shows what our own rules let through.

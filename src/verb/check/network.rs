@@ -4,9 +4,10 @@ use std::fs;
 use std::net::IpAddr;
 
 use super::Findings;
+use crate::error::plain;
 use crate::host;
 use crate::remedy;
-use crate::service::{Endpoint, Family, Service, Source};
+use crate::service::{number, Endpoint, Family, Service, Source};
 
 /// Share of the connection table, in percent, from which on it is too full for comfort.
 const FULL: u64 = 80;
@@ -24,8 +25,8 @@ pub fn check(services: &[Service], findings: &mut Findings) {
             reach(backend.address, findings);
         }
     }
-    if let Some(bind) = host::own_ssh(services.iter().map(|service| service.bind)) {
-        findings.error(format!(
+    if let Some(bind) = host::own_ssh(services) {
+        findings.error(format_args!(
             "bind {bind}: your SSH session comes in there, and you would not get in again; choose another port"
         ));
     }
@@ -37,30 +38,30 @@ pub fn check(services: &[Service], findings: &mut Findings) {
 fn forwarding(family: Family, findings: &mut Findings) {
     let name = host::forwarding_name(family);
     if host::forwards(family) {
-        findings.ok(format!("{name}: forwarding is on"));
+        findings.ok(format_args!("{name}: forwarding is on"));
         return;
     }
     let writable = fs::OpenOptions::new().write(true).open(host::forwarding_path(family));
     let remedy = remedy::sysctl(findings.system, &format!("{name}=1"));
     match writable {
-        Ok(_) => findings.warning(format!("{name}: forwarding is off; `start` switches it on")),
+        Ok(_) => findings.warning(format_args!("{name}: forwarding is off; `start` switches it on")),
         Err(error) => {
-            findings.error(format!("{name}: forwarding is off and cannot be switched on ({error}); {remedy}"))
+            findings.error(format_args!("{name}: forwarding is off and cannot be switched on ({error}); {remedy}"))
         }
     }
     if family == Family::V6 {
-        findings.warning(
+        findings.warning(format_args!(
             "IPv6: a forwarding host no longer listens to router advertisements; if its own address or route comes from \
              them, set accept_ra=2 on that interface first",
-        );
+        ));
     }
 }
 
 fn bind(bind: Endpoint, findings: &mut Findings) {
     if host::has_address(bind.ip()) {
-        findings.ok(format!("bind {bind}: the address is on this host"));
+        findings.ok(format_args!("bind {bind}: the address is on this host"));
     } else {
-        findings.warning(format!(
+        findings.warning(format_args!(
             "bind {bind}: the address is on no interface of this host (yet); it works only if packets to it are routed here"
         ));
     }
@@ -71,7 +72,7 @@ fn bind(bind: Endpoint, findings: &mut Findings) {
         } else {
             ""
         };
-        findings.warning(format!(
+        findings.warning(format_args!(
             "bind {bind}: a program on this host listens there; from `start` on the backends answer in its place{ssh}"
         ));
     }
@@ -80,48 +81,57 @@ fn bind(bind: Endpoint, findings: &mut Findings) {
 fn source(source: Source, findings: &mut Findings) {
     match source {
         Source::Addresses(first, last) => {
-            let missing: Vec<String> =
-                addresses(first, last).filter(|ip| !host::has_address(*ip)).map(|ip| ip.to_string()).collect();
+            let mut missing = String::new();
+            for ip in addresses(first, last) {
+                if !host::has_address(ip) {
+                    missing.push_str(if missing.is_empty() { "" } else { ", " });
+                    missing.push_str(&ip.to_string());
+                }
+            }
             if missing.is_empty() {
-                findings.ok(format!("privateip {first}: on this host"));
+                findings.ok(format_args!("privateip {first}: on this host"));
             } else {
-                findings.warning(format!(
-                    "privateip {}: on no interface of this host (yet); answers of the backends would not come back",
-                    missing.join(", ")
+                findings.warning(format_args!(
+                    "privateip {missing}: on no interface of this host (yet); answers of the backends would not come back"
                 ));
             }
         }
         Source::Client => {
-            findings.warning("privateip none: the backends see the clients' addresses and must route all answers back through this host");
+            findings.warning(format_args!("privateip none: the backends see the clients' addresses and must route all answers back through this host"));
         }
         Source::Masquerade => {}
     }
 }
 
 /// The addresses of a range.
-fn addresses(first: IpAddr, last: IpAddr) -> Box<dyn Iterator<Item = IpAddr>> {
-    match (first, last) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => Box::new((u32::from(a)..=u32::from(b)).map(|ip| IpAddr::V4(ip.into()))),
-        (IpAddr::V6(a), IpAddr::V6(b)) => Box::new((u128::from(a)..=u128::from(b)).map(|ip| IpAddr::V6(ip.into()))),
-        _ => Box::new(std::iter::empty()),
+fn addresses(first: IpAddr, last: IpAddr) -> Vec<IpAddr> {
+    let mut all = vec![first];
+    let mut ip = first;
+    while ip != last {
+        ip = match ip {
+            IpAddr::V4(ip) => IpAddr::V4(u32::from(ip).wrapping_add(1).into()),
+            IpAddr::V6(ip) => IpAddr::V6(u128::from(ip).wrapping_add(1).into()),
+        };
+        all.push(ip);
     }
+    all
 }
 
 fn reach(backend: Endpoint, findings: &mut Findings) {
-    match host::route(backend) {
+    match host::route(backend.ip()) {
         Err(error) => {
-            let words = error.to_string();
-            let why = words.split(" (os").next().unwrap_or_default();
-            findings.error(format!(
-                "backend {backend}: no route to it ({why}); add one (ip route add), or bring up its interface"
+            findings.error(format_args!(
+                "backend {backend}: no route to it ({}); add one (ip route add), or bring up its interface",
+                plain(&error)
             ));
         }
         Ok(_) if backend.ip().is_loopback() => loopback(&format!("backend {backend}"), backend, findings),
         Ok(_) if host::has_address(backend.ip()) => {
-            findings
-                .warning(format!("backend {backend}: it is this host itself; it will see the clients' own addresses"));
+            findings.warning(format_args!(
+                "backend {backend}: it is this host itself; it will see the clients' own addresses"
+            ));
         }
-        Ok(_) => findings.ok(format!("backend {backend}: there is a route")),
+        Ok(_) => findings.ok(format_args!("backend {backend}: there is a route")),
     }
 }
 
@@ -130,41 +140,46 @@ fn loopback(what: &str, endpoint: Endpoint, findings: &mut Findings) {
     if !endpoint.ip().is_loopback() {
         return;
     }
-    let routed = host::read("/proc/sys/net/ipv4/conf/all/route_localnet").is_some_and(|value| value == "1");
+    let routed = host::read("/proc/sys/net/ipv4/conf/all/route_localnet") == "1";
     if endpoint.family() == Family::V4 && !routed {
         let remedy = remedy::sysctl(findings.system, "net.ipv4.conf.all.route_localnet=1");
-        findings.error(format!("{what}: a loopback address works only with route_localnet; {remedy}"));
+        findings.error(format_args!("{what}: a loopback address works only with route_localnet; {remedy}"));
     } else {
-        findings.warning(format!("{what}: a loopback address serves and reaches this host alone"));
+        findings.warning(format_args!("{what}: a loopback address serves and reaches this host alone"));
     }
 }
 
 /// Whether a program listens on the address and port, or on the port of all addresses.
 fn listens(bind: Endpoint) -> bool {
-    let lines = |file: &str| host::read(file).unwrap_or_default();
-    [lines("/proc/net/tcp"), lines("/proc/net/tcp6")]
-        .iter()
-        .flat_map(|table| table.lines())
-        .filter_map(listener)
-        .any(|(ip, port)| port == bind.port() && (ip == bind.ip() || ip.is_unspecified()))
+    for file in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        for line in host::read(file).lines() {
+            let Some((ip, port)) = listener(line) else { continue };
+            if port == bind.port() && (ip == bind.ip() || ip.is_unspecified()) {
+                return true;
+            }
+        }
+    }
+    false
 }
 
 /// The address and port of a listener in a line of /proc/net/tcp or tcp6 (proc_pid_net(5)): words of 32 bits in hex, in
 /// the byte order of the machine.
 fn listener(line: &str) -> Option<(IpAddr, u16)> {
-    let mut words = line.split_whitespace().skip(1);
+    let mut words = line.split_ascii_whitespace().skip(1);
     let (address, port) = words.next()?.split_once(':')?;
     if words.nth(1)? != "0A" {
         return None;
     }
-    let words: Option<Vec<u32>> =
-        (0..address.len() / 8).map(|n| u32::from_str_radix(address.get(n * 8..n * 8 + 8)?, 16).ok()).collect();
-    let bytes: Vec<u8> = words?.into_iter().flat_map(u32::to_ne_bytes).collect();
+    let mut bytes = Vec::new();
+    for n in 0..address.len() / 8 {
+        let word = u64::from_str_radix(address.get(n * 8..n * 8 + 8)?, 16).ok()?;
+        bytes.extend((word as u32).to_ne_bytes());
+    }
     let ip = match <[u8; 4]>::try_from(bytes.as_slice()) {
         Ok(v4) => IpAddr::from(v4),
         Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?),
     };
-    Some((ip, u16::from_str_radix(port, 16).ok()?))
+    Some((ip, u64::from_str_radix(port, 16).ok()? as u16))
 }
 
 /// With the strict filter a packet is dropped that comes in by another interface than answers to it would leave by.
@@ -172,23 +187,17 @@ fn reverse_path(services: &[Service], findings: &mut Findings) {
     if !services.iter().any(|service| service.bind.family() == Family::V4) {
         return;
     }
-    let interfaces = fs::read_dir("/proc/sys/net/ipv4/conf").into_iter().flatten().flatten();
-    let value = |name: &str| {
-        host::read(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter")).and_then(|text| text.parse::<u8>().ok())
-    };
+    let value = |name: &str| number(&host::read(&format!("/proc/sys/net/ipv4/conf/{name}/rp_filter")), 9);
     // The larger of the two is in force (ip-sysctl.rst).
     let all = value("all").unwrap_or(0);
-    let strict: Vec<String> = interfaces
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| !["all", "default", "lo"].contains(&name.as_str()))
-        .filter(|name| value(name).unwrap_or(0).max(all) == 1)
-        .collect();
+    let mut strict = host::interfaces();
+    strict.retain(|name| name != "lo" && value(name).unwrap_or(0).max(all) == 1);
     if strict.is_empty() {
-        findings.ok("rp_filter: nowhere strict");
+        findings.ok(format_args!("rp_filter: nowhere strict"));
     } else {
-        findings.warning(format!(
+        findings.warning(format_args!(
             "rp_filter: strict on {}; clients and backends must come in by the interface that routes back to them, or set it to 2 (loose)",
-            strict.join(", ")
+            strict.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
         ));
     }
 }
@@ -196,31 +205,29 @@ fn reverse_path(services: &[Service], findings: &mut Findings) {
 /// Where bridges hand packets to iptables (br_netfilter, as Docker and Kubernetes want it), a packet that goes back to
 /// the port that it came from is dropped by the bridge before it is routed.
 fn bridges(findings: &mut Findings) {
-    let interfaces = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-    let bridge = interfaces.map(|entry| entry.path().join("bridge")).any(|bridge| bridge.exists());
-    if bridge && host::read("/proc/sys/net/bridge/bridge-nf-call-iptables").is_some_and(|value| value == "1") {
-        findings.warning(
+    let is_bridge = |name: &String| host::exists(&format!("/sys/class/net/{name}/bridge"));
+    if host::interfaces().iter().any(is_bridge) && host::read("/proc/sys/net/bridge/bridge-nf-call-iptables") == "1" {
+        findings.warning(format_args!(
             "bridge-nf-call-iptables: it is 1, so a backend on a bridge of this host cannot reach itself through bind; \
              if it has to, set hairpin on for its port (bridge link set dev PORT hairpin on)",
-        );
+        ));
     }
 }
 
 /// Room in the connection table: when it is full, the router drops everybody's new connections.
 fn room(findings: &mut Findings) {
-    let number =
-        |name: &str| host::read(format!("/proc/sys/net/netfilter/{name}")).and_then(|text| text.parse::<u64>().ok());
+    let number = |name: &str| number(&host::read(&format!("/proc/sys/net/netfilter/{name}")), 1 << 40);
     let (Some(count), Some(max)) = (number("nf_conntrack_count"), number("nf_conntrack_max")) else {
         return;
     };
     let text = format!("connection table: {count} of {max} entries are taken");
     if max > 0 && count * 100 / max >= FULL {
         let remedy = remedy::sysctl(findings.system, &format!("net.netfilter.nf_conntrack_max={}", max * 2));
-        findings.warning(format!(
+        findings.warning(format_args!(
             "{text}; when it is full, all new connections through this host fail; {remedy} (300 bytes each)"
         ));
     } else {
-        findings.ok(text);
+        findings.ok(format_args!("{text}"));
     }
 }
 
@@ -243,8 +250,10 @@ mod tests {
 
     #[test]
     fn a_range_has_all_its_addresses() {
-        let all: Vec<String> =
-            addresses("10.0.0.254".parse().unwrap(), "10.0.1.1".parse().unwrap()).map(|ip| ip.to_string()).collect();
+        let all: Vec<String> = addresses("10.0.0.254".parse().unwrap(), "10.0.1.1".parse().unwrap())
+            .iter()
+            .map(|ip| ip.to_string())
+            .collect();
         assert_eq!(all, ["10.0.0.254", "10.0.0.255", "10.0.1.0", "10.0.1.1"]);
     }
 }

@@ -10,6 +10,7 @@
 )]
 
 mod corpus;
+mod words;
 
 use std::fs;
 use std::path::Path;

@@ -2,11 +2,15 @@
 # make test    everything that CI runs
 # make setup   install what these need (apt, as root); without root it tells what to install
 # make bench   Paraglider beside its peers; tables in target/bench and benches/README.md
+# make cross   the small static binaries of every board, or of TARGET; in target/dist/TARGET
+# make dist    archives of them, with SHA256SUMS
+# make size    what each dependency and each module takes of the binary
 # make fuzz    bytes -> config -> rules, for SECONDS (needs a nightly toolchain and cargo-fuzz)
 
 SECONDS ?= 60
+TARGETS = $(shell sed -n 's/^\([a-z0-9_-]*\) .*/\1/p' cross/targets)
 
-.PHONY: all demo test bench setup fmt clippy fuzz
+.PHONY: all demo test test-cross bench cross dist size setup fmt clippy fuzz
 
 all:
 	cargo build --release --locked
@@ -19,6 +23,11 @@ test: setup fmt clippy
 	cargo test --locked --lib --test cli --test golden
 	cargo build --locked --example demo
 	cargo test --locked --test netns
+	@if cross/setup; then $(MAKE) --no-print-directory test-cross; else echo "skipped: cross: its tools are missing"; fi
+
+# The binaries of the boards, each of which does its job under qemu.
+test-cross: cross
+	cargo test --locked --test cross -- --nocapture --test-threads=2
 
 setup:
 	@tests/setup
@@ -37,6 +46,17 @@ bench: setup
 		haproxy iperf3 libnginx-mod-stream nftlb nginx >/dev/null
 	cargo build --release --locked
 	cargo bench --locked --bench peers
+
+cross:
+	@cross/setup
+	@set -e; for target in $(or $(TARGET),$(TARGETS)); do cross/build $$target; done
+
+dist: cross
+	@set -e; for target in $(or $(TARGET),$(TARGETS)); do cross/archive $$target; done
+
+size:
+	@cross/setup
+	@cross/size $(TARGET)
 
 fuzz:
 	mkdir -p fuzz/corpus/config

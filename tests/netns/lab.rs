@@ -72,8 +72,14 @@ pub fn entrance(arguments: &[&str]) -> Option<Command> {
     Some(unshare)
 }
 
+/// Names another program under test than the one that cargo has built for this machine.
+pub const PROGRAM: &str = "PARAGLIDER_PROGRAM";
+
 /// The program under test: cargo tells the tests where it is, and to the demo it is a neighbour.
 pub fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os(PROGRAM) {
+        return path.into();
+    }
     match option_env!("CARGO_BIN_EXE_paraglider") {
         Some(path) => path.into(),
         None => std::env::current_exe().unwrap().parent().unwrap().with_file_name("paraglider"),

@@ -4,13 +4,16 @@
 # make bench   Paraglider beside its peers; tables in target/bench and benches/README.md
 # make cross   the small static binaries of every board, or of TARGET; in target/dist/TARGET
 # make dist    archives of them, with SHA256SUMS
+# make ipk     packages for OpenWrt up to 24.10, for all architectures of openwrt/archs, or for ARCH; in target/dist
+# make apk     the same for OpenWrt from 25.12 on; needs apk-tools 3
 # make size    what each dependency and each module takes of the binary
 # make fuzz    bytes -> config -> rules, for SECONDS (needs a nightly toolchain and cargo-fuzz)
 
 SECONDS ?= 60
+ARCHS = $(or $(ARCH),$(shell sed -n 's/^\([a-z0-9_-]*\) .*/\1/p' openwrt/archs))
 TARGETS = $(shell sed -n 's/^\([a-z0-9_-]*\) .*/\1/p' cross/targets)
 
-.PHONY: all demo test test-cross bench cross dist size setup fmt clippy fuzz
+.PHONY: all demo test test-cross test-openwrt bench cross dist ipk apk size setup fmt clippy fuzz
 
 all:
 	cargo build --release --locked
@@ -23,11 +26,16 @@ test: setup fmt clippy
 	cargo test --locked --lib --test cli --test golden
 	cargo build --locked --example demo
 	cargo test --locked --test netns
-	@if cross/setup; then $(MAKE) --no-print-directory test-cross; else echo "skipped: cross: its tools are missing"; fi
+	@if cross/setup; then $(MAKE) --no-print-directory test-cross test-openwrt; \
+	else echo "skipped: cross, openwrt: the tools for static binaries are missing"; fi
 
 # The binaries of the boards, each of which does its job under qemu.
 test-cross: cross
 	cargo test --locked --test cross -- --nocapture --test-threads=2
+
+# The packages, on a router that is made of busybox and namespaces.
+test-openwrt: cross
+	cargo test --locked --test openwrt -- --test-threads=2
 
 setup:
 	@tests/setup
@@ -53,6 +61,11 @@ cross:
 
 dist: cross
 	@set -e; for target in $(or $(TARGET),$(TARGETS)); do cross/archive $$target; done
+
+ipk apk:
+	@cross/setup
+	@set -e; for arch in $(ARCHS); do target=$$(openwrt/pack target $$arch); cross/build $$target; done; \
+	for arch in $(ARCHS); do openwrt/pack $@ $$arch || failed=1; done; [ -z "$$failed" ]
 
 size:
 	@cross/setup

@@ -1,0 +1,261 @@
+//! The life of the package on a router, with each variant of iptables.
+
+use std::net::SocketAddr;
+
+use crate::lab::{self, ask_often, inside, sh, Held, Lab, Variant};
+use crate::router::Router;
+
+/// Facility daemon with the levels err and info, as syslog(3) writes them.
+const ERROR: &str = "<27>";
+const INFO: &str = "<30>";
+
+const BIND: &str = "10.9.0.1:4444";
+
+/// Runs a story in a laboratory of its own, once for each variant.
+fn tell(name: &str, story: fn(&Lab, &Router)) {
+    if let Ok(variant) = std::env::var("PARAGLIDER_VARIANT") {
+        let lab = Lab::new(if variant == "nft" { Variant::Nft } else { Variant::Legacy });
+        for backend in ["b1", "b2", "b3"] {
+            lab::serve(backend, 80);
+        }
+        // A client in LAN needs a way to the bind.
+        sh("ip -n b3 route add 10.9.0.1 via 10.2.0.1");
+        return story(&lab, &Router::new(&lab));
+    }
+    if !cfg!(target_arch = "x86_64") {
+        return println!("skipped: {name}: this machine does not run the x86_64 binary");
+    }
+    for variant in [Variant::Nft, Variant::Legacy] {
+        let path = format!("story::{name}");
+        let mut command = lab::entrance(&["--exact", &path, "--nocapture", "--test-threads=1"]).unwrap();
+        let output = command.env("PARAGLIDER_VARIANT", variant.infix()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("1 passed"), "{variant:?}:\n{text}");
+    }
+}
+
+/// Who answers `n` connections from a host: the numbers of the backends that did, each with its count.
+fn answers(from: &str, n: usize) -> Vec<(String, usize)> {
+    ask_often(from, BIND, n).into_iter().collect()
+}
+
+fn fair(backends: &[u8], each: usize) -> Vec<(String, usize)> {
+    backends.iter().map(|n| (format!("b{n} 10.2.0.1"), each)).collect()
+}
+
+#[test]
+fn it_is_installed_and_says_what_it_needs() {
+    tell("it_is_installed_and_says_what_it_needs", |lab, router| {
+        router.ok("/etc/init.d/firewall start");
+        let installed = router.install(false);
+        assert_eq!(installed.code, 0, "{}", installed.err);
+        assert!(router.exists("etc/rc.d/S21paraglider") && router.exists("etc/rc.d/K79paraglider"));
+        assert!(router.is_executable("etc/init.d/paraglider"));
+        assert!(!router.exists("etc/uci-defaults/60-paraglider"), "uci-defaults are run and removed");
+        assert_eq!(router.ok("uci -q get firewall.paraglider.path").trim(), "/usr/share/paraglider/firewall.include");
+
+        // The config that comes with it balances nothing, and a failed start is seen in every way there is.
+        let log = router.log();
+        assert!(
+            log.starts_with(ERROR) && log.contains(" paraglider: ") && log.contains("there is no frontend"),
+            "{log}"
+        );
+        let start = router.service("start");
+        assert_eq!(start.code, 2);
+        assert!(start.err.contains("/etc/paraglider/glider.yaml:") && start.err.contains("there is no frontend"));
+        assert!(!router.exists("tmp/run/paraglider.yaml"));
+        assert_eq!(router.service("status").code, 3);
+        assert_ne!(router.service("running").code, 0);
+        assert!(lab.ours().is_empty());
+    });
+}
+
+#[test]
+fn it_lives_through_what_happens_to_a_router() {
+    tell("it_lives_through_what_happens_to_a_router", |lab, router| {
+        router.ok("/etc/init.d/firewall start");
+        router.install(false);
+        router.balance(&[1, 2, 3]);
+        let flash = router.flash();
+
+        router.log();
+
+        // Boot, before any interface has an address.
+        sh("ip addr del 10.9.0.1/32 dev lo && ip addr del 10.1.0.1/24 dev wan && ip addr del 10.2.0.1/24 dev lan");
+        let boot = router.service("boot");
+        assert_eq!(boot.code, 0, "{}", boot.err);
+        sh("ip addr add 10.9.0.1/32 dev lo && ip addr add 10.1.0.1/24 dev wan && ip addr add 10.2.0.1/24 dev lan");
+        assert!(router.log().starts_with(INFO));
+
+        // From WAN and from LAN.
+        assert_eq!(answers("client", 9), fair(&[1, 2, 3], 3));
+        assert_eq!(answers("b3", 9), fair(&[1, 2, 3], 3));
+        let status = router.service("status");
+        assert!(status.code == 0 && status.out.contains("6 taken"), "{}", status.out);
+        assert_eq!(router.service("running").code, 0);
+
+        // Again, and four at once: nothing changes.
+        let rules = lab.saved(false);
+        let many: Vec<_> = (0..4).map(|_| router.begin("/etc/init.d/paraglider start")).collect();
+        for mut one in many {
+            assert!(one.wait().unwrap().success());
+        }
+        assert_eq!(lab.saved(false), rules);
+        assert!(router.service("restart").err.contains("already in force"), "no stop in between");
+        assert_eq!(answers("client", 3), fair(&[1, 2, 3], 1), "the turn goes on");
+
+        // Another config.
+        router.balance(&[1, 2]);
+        assert_eq!(router.service("reload").code, 0);
+        assert_eq!(answers("client", 8), fair(&[1, 2], 4));
+        let rules = lab.saved(false);
+
+        // A broken one: it is told, and the rules stay; also where the firewall loads anew, and where it removes ours.
+        router.write("etc/paraglider/glider.yaml", "frontend:\n  bnid: 10.9.0.1:4444\n");
+        router.log();
+        for word in ["reload", "start", "restart"] {
+            let broken = router.service(word);
+            assert!(broken.code == 2 && broken.err.contains("did you mean `bind`?"), "{word}: {}", broken.err);
+        }
+        let log = router.log();
+        assert!(log.starts_with(ERROR) && log.contains("/etc/paraglider/glider.yaml:2:3: unknown key"), "{log}");
+        assert_eq!(lab.saved(false), rules);
+        assert_eq!(answers("client", 4), fair(&[1, 2], 2));
+        let firewall = router.run("nft list table inet fw4").code == 0;
+        for words in if firewall { &["reload", "stop", "start"][..] } else { &["restart"] } {
+            let done = router.run(&format!("/etc/init.d/firewall {words}"));
+            assert_eq!(done.code, 0, "firewall {words}: {}", done.err);
+            if *words == "stop" {
+                assert!(lab.ours().is_empty(), "that was to remove ours");
+            } else {
+                assert_eq!(answers("client", 4), fair(&[1, 2], 2), "firewall {words}");
+            }
+        }
+        router.balance(&[1, 2]);
+        assert_eq!(router.service("status").code, 0);
+        assert_eq!(router.flash(), flash, "nothing is written there");
+
+        // Stop, over SSH: the session lives, and nothing of ours is left.
+        let ssh = ssh_session();
+        let stop = router.service("stop");
+        assert_eq!(stop.code, 0, "{}", stop.err);
+        ssh.ask().expect("the session lives");
+        assert!(lab.ours().is_empty(), "{:?}", lab.ours());
+        assert_eq!(fw4_rules(router), "");
+        assert_eq!(router.service("status").code, 3);
+        assert_eq!(router.service("stop").code, 0, "again");
+        // It is meant to be off: the firewall does not bring it back.
+        router.ok(if firewall { "/etc/init.d/firewall reload" } else { "/etc/init.d/firewall restart" });
+        assert!(lab.ours().is_empty());
+        assert!(answers("client", 1)[0].0.contains("Refused"), "{:?}", answers("client", 1));
+    });
+}
+
+/// What the chain in firewall4 has got from us.
+fn fw4_rules(router: &Router) -> String {
+    let chain = router.run("nft list chain inet fw4 paraglider").out;
+    chain.lines().filter(|line| line.contains("accept")).map(str::trim).collect::<Vec<_>>().join("\n")
+}
+
+/// A connection of the client's to a service of the router itself.
+fn ssh_session() -> Held {
+    let listener = std::net::TcpListener::bind("10.1.0.1:22").unwrap();
+    std::thread::spawn(move || {
+        use std::io::{BufRead, BufReader, Write};
+        let stream = listener.accept().unwrap().0;
+        for _ in BufReader::new(stream.try_clone().unwrap()).lines() {
+            writeln!(&stream, "router 10.1.0.2").unwrap();
+        }
+    });
+    let to: SocketAddr = "10.1.0.1:22".parse().unwrap();
+    let session = inside("client", move || Held::open(to).unwrap()).join().unwrap();
+    session.ask().unwrap();
+    session
+}
+
+#[test]
+fn firewall4_lets_through_what_is_balanced_and_nothing_else() {
+    tell("firewall4_lets_through_what_is_balanced_and_nothing_else", |_, router| {
+        if router.variant() == Variant::Legacy {
+            // iptables-zz-legacy beside firewall4.
+            router.with_firewall4();
+        }
+        router.ok("/etc/init.d/firewall start");
+        router.install(false);
+        router.write(
+            "etc/paraglider/glider.yaml",
+            "frontends:\n\
+             \x20 - {bind: '10.9.0.1:4444', privateip: 10.2.0.1, backends: ['10.2.0.11:80']}\n\
+             \x20 - {bind: '[fd09::1]:4445', privateip: 'fd02::1', backends: ['[fd02::12]:80']}\n",
+        );
+        let start = router.service("start");
+        assert_eq!(start.code, 0, "{}", start.err);
+        let rules = fw4_rules(router);
+        assert_eq!(
+            rules,
+            "meta nfproto ipv4 meta l4proto tcp ct status dnat ct original ip daddr 10.9.0.1 ct original proto-dst 4444 accept\n\
+             meta nfproto ipv6 meta l4proto tcp ct status dnat ct original ip6 daddr fd09::1 ct original proto-dst 4445 accept"
+        );
+        assert_eq!(answers("client", 2), fair(&[1], 2));
+        let six = ask_often("client", "[fd09::1]:4445", 2);
+        assert_eq!(six.into_iter().collect::<Vec<_>>(), [("b2 fd02::1".to_owned(), 2)]);
+        // What is not balanced stays out: straight to a backend.
+        let straight = ask_often("client", "10.2.0.11:80", 1);
+        assert!(straight.keys().all(|answer| !answer.starts_with('b')), "{straight:?}");
+        // Without our rules in its chain, WAN is refused and LAN is not: this is what they are for.
+        router.ok("nft flush chain inet fw4 paraglider");
+        assert!(!answers("client", 1)[0].0.starts_with('b'));
+        assert_eq!(answers("b3", 1), fair(&[1], 1));
+        router.ok("/etc/init.d/firewall reload");
+        assert_eq!(fw4_rules(router), rules);
+        assert_eq!(answers("client", 1), fair(&[1], 1));
+    });
+}
+
+#[test]
+fn an_upgrade_is_not_noticed_and_a_removal_leaves_nothing() {
+    tell("an_upgrade_is_not_noticed_and_a_removal_leaves_nothing", |lab, router| {
+        router.ok("/etc/init.d/firewall start");
+        let clean = lab.saved(false);
+        router.install(false);
+        router.balance(&[1, 2]);
+        router.ok("/etc/init.d/paraglider start");
+        let held = inside("client", || Held::open(BIND.parse().unwrap()).unwrap()).join().unwrap();
+        held.ask().unwrap();
+        let rules = lab.saved(true);
+
+        assert_eq!(router.script("prerm", true).code, 0);
+        assert!(lab.ours().len() > 5, "an upgrade stops nothing");
+        assert_eq!(router.install(true).code, 0);
+        held.ask().expect("a held connection lives on");
+        let now = lab.saved(true);
+        let names =
+            |text: &str| text.lines().map(|line| line.split('[').next().unwrap().to_owned()).collect::<Vec<_>>();
+        assert_eq!(names(&now), names(&rules));
+        assert!(router.exists("etc/rc.d/S21paraglider"));
+        assert_eq!(answers("client", 2), fair(&[1, 2], 1));
+
+        router.remove();
+        assert!(!router.exists("etc/rc.d/S21paraglider") && !router.exists("tmp/run/paraglider.yaml"));
+        assert!(router.exists("etc/paraglider/glider.yaml"), "the config stays");
+        assert_ne!(router.run("uci -q get firewall.paraglider").code, 0);
+        assert!(lab.ours().is_empty());
+        assert_ne!(router.run("nft list chain inet fw4 paraglider").code, 0);
+        if lab.variant == Variant::Legacy {
+            assert_eq!(lab.saved(false), clean);
+        }
+    });
+}
+
+/// An image that is built has the links, and nothing was started on the machine that builds it.
+#[test]
+fn an_image_gets_the_links_alone() {
+    tell("an_image_gets_the_links_alone", |lab, router| {
+        let before = lab.saved(false);
+        let image = router.image();
+        assert!(image.join("etc/rc.d/S21paraglider").symlink_metadata().is_ok());
+        assert!(image.join("etc/uci-defaults/60-paraglider").exists(), "that is for the first boot");
+        assert_eq!(lab.saved(false), before);
+        assert_eq!(router.log(), "");
+    });
+}

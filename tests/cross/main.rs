@@ -129,6 +129,51 @@ fn each_keeps_to_its_size() {
     assert!(wrong.is_empty(), "too large:\n{wrong}");
 }
 
+/// In another directory, with nothing built yet: the binary does not tell where it was made.
+#[test]
+fn the_same_source_makes_the_same_bytes_elsewhere() {
+    let x86 = Target::all().into_iter().find(|target| target.qemu == "x86_64").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let elsewhere = dir.path().join("some/where/else");
+    fs::create_dir_all(elsewhere.join("target/cross")).unwrap();
+    let to = elsewhere.display();
+    sh(&format!(
+        "cd {ROOT} && cp -r Cargo.toml Cargo.lock src cross {to} && ln -s $PWD/target/cross/venv {to}/target/cross/"
+    ));
+    sh(&format!("{to}/cross/build {} 2>&1", x86.name));
+    let other = fs::read(elsewhere.join("target/dist").join(&x86.name).join("paraglider")).unwrap();
+    assert!(other == fs::read(x86.binary()).unwrap(), "other bytes");
+}
+
+#[test]
+fn an_archive_has_all_that_is_needed_and_is_always_the_same() {
+    let x86 = Target::all().into_iter().find(|target| target.qemu == "x86_64").unwrap();
+    let pack = || sh(&format!("SOURCE_DATE_EPOCH=1000000000 {ROOT}/cross/archive {}", x86.name)).trim().to_owned();
+    let version = env!("CARGO_PKG_VERSION");
+    let name = format!("paraglider-{version}-{}", x86.name);
+    assert_eq!(pack(), format!("target/dist/{name}.tar.gz"));
+    let archive = format!("{ROOT}/target/dist/{name}.tar.gz");
+    let list = sh(&format!("TZ=UTC tar --numeric-owner --full-time -tvzf {archive}"));
+    let line = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        format!("{} {} {} {}", words[0], words[1], words[3], words[5..].join(" "))
+    };
+    let expected = [
+        ("drwxr-xr-x", ""),
+        ("-rw-r--r--", "LICENSE"),
+        ("-rw-r--r--", "README.md"),
+        ("-rw-r--r--", "glider.yaml"),
+        ("-rwxr-xr-x", "paraglider"),
+        ("-rw-r--r--", "paraglider.8"),
+    ];
+    let expected = expected.map(|(mode, file)| format!("{mode} 0/0 2001-09-09 {name}/{file}"));
+    assert_eq!(list.lines().map(line).collect::<Vec<_>>(), expected);
+    let once = fs::read(&archive).unwrap();
+    pack();
+    assert!(fs::read(&archive).unwrap() == once, "the same input made other bytes");
+    sh(&format!("cd {ROOT}/target/dist && grep {name}.tar.gz SHA256SUMS | sha256sum -c"));
+}
+
 #[test]
 fn each_balances_and_stops() {
     if let Ok(variant) = std::env::var("PARAGLIDER_VARIANT") {

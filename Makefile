@@ -13,7 +13,7 @@ SECONDS ?= 60
 ARCHS = $(or $(ARCH),$(shell sed -n 's/^\([a-z0-9_-]*\) .*/\1/p' openwrt/archs))
 TARGETS = $(shell sed -n 's/^\([a-z0-9_-]*\) .*/\1/p' cross/targets)
 
-.PHONY: all demo test test-cross test-openwrt bench cross dist ipk apk size setup fmt clippy fuzz
+.PHONY: all demo test test-cross test-openwrt bench cross dist ipk apk size setup fmt clippy fuzz test-buildroot
 
 all:
 	cargo build --release --locked
@@ -28,6 +28,7 @@ test: setup fmt clippy
 	cargo test --locked --test netns
 	@if cross/setup; then $(MAKE) --no-print-directory test-cross test-openwrt; \
 	else echo "skipped: cross, openwrt: the tools for static binaries are missing"; fi
+	@$(MAKE) --no-print-directory test-buildroot
 
 # The binaries of the boards, each of which does its job under qemu.
 test-cross: cross
@@ -36,6 +37,10 @@ test-cross: cross
 # The packages, on a router that is made of busybox and namespaces.
 test-openwrt: cross
 	cargo test --locked --test openwrt -- --test-threads=2
+
+# The Buildroot tree. Its init script runs the static binary of this machine, if `make cross` has built it.
+test-buildroot: setup
+	cargo test --locked --test buildroot -- --nocapture --test-threads=2
 
 setup:
 	@tests/setup

@@ -25,11 +25,8 @@ const BUILDROOT: [&str; 16] = [
     "BR2_x86_64",
 ];
 
-/// What kconfig makes of the settings, with paraglider switched on if it can be; nothing if there is no kconfig.
-fn resolve(settings: &[&str]) -> Option<String> {
-    if !crate::has("kconfig-conf", "kconfig") {
-        return None;
-    }
+/// What kconfig makes of the settings, with paraglider switched on if it can be.
+fn resolve(settings: &[&str]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let (stub, config) = (dir.path().join("Config.in"), dir.path().join(".config"));
     let mut text = format!("config BR2_EXTERNAL_PARAGLIDER_PATH\n\tstring\n\tdefault \"{ROOT}/buildroot\"\n\n");
@@ -42,11 +39,11 @@ fn resolve(settings: &[&str]) -> Option<String> {
     fs::write(&config, lines).unwrap();
     let mut command = Command::new("kconfig-conf");
     command.arg("--olddefconfig").arg(&stub).env("KCONFIG_CONFIG", &config).env("CONFIG_", "");
-    let output = command.output().unwrap();
+    let output = command.output().expect("kconfig-conf is missing: make setup");
     let said = String::from_utf8_lossy(&output.stderr);
     let strange = said.lines().find(|line| !line.contains("trying to assign nonexistent symbol"));
     assert!(output.status.success() && strange.is_none(), "{said}");
-    Some(fs::read_to_string(config).unwrap())
+    fs::read_to_string(config).unwrap()
 }
 
 fn sets(config: &str, line: &str) -> bool {
@@ -60,13 +57,13 @@ const PREBUILT: &str = "BR2_PACKAGE_PARAGLIDER_PREBUILT=y";
 #[test]
 fn where_buildroot_has_rust_both_ways_are_offered() {
     let cpu = ["BR2_aarch64=y", RUST];
-    let Some(config) = resolve(&cpu) else { return };
+    let config = resolve(&cpu);
     for line in ["BR2_PACKAGE_PARAGLIDER=y", SOURCE, "BR2_PACKAGE_HOST_RUSTC=y", "BR2_PACKAGE_IPTABLES=y"] {
         assert!(sets(&config, line), "no {line}:\n{config}");
     }
     assert!(!config.contains("_PREBUILT_TARGET"), "{config}");
 
-    let config = resolve(&[cpu[0], RUST, PREBUILT]).unwrap();
+    let config = resolve(&[cpu[0], RUST, PREBUILT]);
     assert!(sets(&config, PREBUILT) && !sets(&config, SOURCE), "{config}");
     assert!(!sets(&config, "BR2_PACKAGE_HOST_RUSTC=y"), "Rust is built for nothing:\n{config}");
     assert!(sets(&config, "BR2_PACKAGE_IPTABLES=y"), "{config}");
@@ -74,13 +71,13 @@ fn where_buildroot_has_rust_both_ways_are_offered() {
 
     // The preset can be changed.
     let own = "BR2_PACKAGE_PARAGLIDER_PREBUILT_TARGET=\"arm-unknown-linux-musleabi\"";
-    assert!(sets(&resolve(&[cpu[0], RUST, PREBUILT, own]).unwrap(), own));
+    assert!(sets(&resolve(&[cpu[0], RUST, PREBUILT, own]), own));
 }
 
 #[test]
 fn on_mips_the_prebuilt_binary_is_offered() {
     for endian in ["mips", "mipsel"] {
-        let Some(config) = resolve(&[&format!("BR2_{endian}=y")]) else { return };
+        let config = resolve(&[&format!("BR2_{endian}=y")]);
         let target = format!("BR2_PACKAGE_PARAGLIDER_PREBUILT_TARGET=\"{endian}-unknown-linux-musl\"");
         for line in ["BR2_PACKAGE_PARAGLIDER=y", PREBUILT, "BR2_PACKAGE_IPTABLES=y", &target] {
             assert!(sets(&config, line), "no {line}:\n{config}");
@@ -101,15 +98,15 @@ fn where_neither_runs_menuconfig_says_so() {
         &["BR2_arm=y"],
     ];
     for cpu in nowhere {
-        let Some(config) = resolve(cpu) else { return };
+        let config = resolve(cpu);
         assert!(!config.contains("BR2_PACKAGE_PARAGLIDER=y"), "{cpu:?}\n{config}");
         assert!(config.contains("# paraglider needs a CPU that Rust or its 'make cross' knows"), "{config}");
     }
     // A CPU without an MMU cannot fork.
-    let config = resolve(&["BR2_arm=y", "BR2_ARM_CPU_ARMV7A=y", "# BR2_USE_MMU is not set"]).unwrap();
+    let config = resolve(&["BR2_arm=y", "BR2_ARM_CPU_ARMV7A=y", "# BR2_USE_MMU is not set"]);
     assert!(!config.contains("BR2_PACKAGE_PARAGLIDER=y"), "{config}");
     // Rust alone is enough.
-    let config = resolve(&["BR2_arm=y", "BR2_ARM_CPU_ARMV5=y", RUST]).unwrap();
+    let config = resolve(&["BR2_arm=y", "BR2_ARM_CPU_ARMV5=y", RUST]);
     assert!(sets(&config, SOURCE) && !config.contains("# paraglider needs"), "{config}");
     assert!(!config.contains("_PREBUILT is not set"), "no prebuilt one runs there:\n{config}");
 }
@@ -131,7 +128,7 @@ fn each_cpu_gets_its_own_binary() {
     ];
     let mut offered: Vec<&str> = Vec::new();
     for (cpu, target) in cpus {
-        let Some(config) = resolve(&[cpu, &[PREBUILT]].concat()) else { return };
+        let config = resolve(&[cpu, &[PREBUILT]].concat());
         let line = format!("BR2_PACKAGE_PARAGLIDER_PREBUILT_TARGET=\"{target}\"");
         assert!(sets(&config, &line), "{cpu:?}: no {line}\n{config}");
         offered.push(target);

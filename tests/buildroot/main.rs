@@ -1,5 +1,6 @@
 //! The Buildroot tree: that kconfig and make read it as meant, that it keeps Buildroot's style, and that its init script
-//! does its job in busybox, with real iptables and real traffic.
+//! does its job in busybox, with real iptables and real traffic. `make test-buildroot` leaves out, and says so, what the
+//! machine does not allow.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -26,14 +27,4 @@ fn package(name: &str) -> String {
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-/// Whether a program of this name is on PATH; says that the test is skipped if not.
-fn has(program: &str, test: &str) -> bool {
-    let path = std::env::var("PATH").unwrap();
-    let found = path.split(':').any(|dir| std::path::Path::new(dir).join(program).exists());
-    if !found {
-        println!("skipped: {test}: there is no {program}; make setup");
-    }
-    found
 }

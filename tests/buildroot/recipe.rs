@@ -132,7 +132,7 @@ impl Build {
     }
 }
 
-/// What was fetched once is kept, as Buildroot does.
+/// What was fetched once is kept, as Buildroot does. (The Makefile knows the place too.)
 fn downloads() -> PathBuf {
     Path::new(ROOT).join("target/buildroot/dl")
 }
@@ -155,19 +155,6 @@ fn each_choice_has_its_infrastructure() {
 /// The flags of rustc tell: Buildroot's profile is not in them, and that of Cargo.toml is.
 #[test]
 fn from_source_it_is_built_offline_and_small() {
-    let test = "building from source";
-    if !crate::has("rsync", test) {
-        return;
-    }
-    // Nobody can build what nobody can download.
-    let mut fetch = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
-    fetch.args(["fetch", "--locked"]).current_dir(ROOT).env("CARGO_HOME", downloads().join("br-cargo-home"));
-    let fetched = fetch.output().unwrap();
-    if !fetched.status.success() {
-        let said = String::from_utf8_lossy(&fetched.stderr);
-        return println!("skipped: {test}: cargo fetch: {}", said.lines().last().unwrap_or_default());
-    }
-
     let build = Build::new(Path::new(ROOT), &[]);
     build.ok("rsync");
     let copy = build.dir.path().join("build/paraglider");
@@ -191,9 +178,6 @@ fn from_source_it_is_built_offline_and_small() {
 
 #[test]
 fn the_prebuilt_binary_is_installed_or_named() {
-    if !crate::has("rsync", "the prebuilt binary") {
-        return;
-    }
     // A checkout of its own, since others may have been built in this one.
     let dir = tempfile::tempdir().unwrap();
     let checkout = dir.path().join("checkout");

@@ -63,14 +63,14 @@ impl Board {
         self.config(&format!("frontend:\n  bind: {BIND}\n  privateip: 10.2.0.1\n  backends:\n{list}"));
     }
 
-    /// Runs a program of the board's; returns exit status and all that it said.
+    /// Runs a program of the board's; returns exit status and all that it said, in its order.
     fn run(&self, program: &str, words: &[&str]) -> (i32, String) {
         let mut chroot = Command::new("/usr/sbin/chroot");
-        chroot.arg(&self.root).arg(program).args(words).stdin(Stdio::null());
+        chroot.arg(&self.root).args(["/bin/busybox", "sh", "-c", "exec \"$0\" \"$@\" 2>&1", program]).args(words);
+        chroot.stdin(Stdio::null());
         chroot.env_clear().env("PATH", "/sbin:/usr/sbin:/bin:/usr/bin");
         let output = chroot.output().unwrap();
-        let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
-        (output.status.code().unwrap_or(-1), said)
+        (output.status.code().unwrap_or(-1), String::from_utf8(output.stdout).unwrap())
     }
 
     /// Runs a program of the board's, which must succeed.

@@ -76,7 +76,7 @@ impl Build {
         // It notes what it is asked for.
         let cargo = dir.path().join("bin/cargo");
         fs::create_dir(cargo.parent().unwrap()).unwrap();
-        let real = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+        let real = env!("CARGO");
         let log = dir.path().join("cargo.log").display().to_string();
         fs::write(&cargo, format!("#!/bin/sh\necho \"$CARGO_HOME $PWD $*\" >>{log}\nexec {real} \"$@\"\n")).unwrap();
         fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();

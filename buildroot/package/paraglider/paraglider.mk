@@ -7,7 +7,7 @@
 # The checkout that this external tree is a part of.
 PARAGLIDER_SITE = $(BR2_EXTERNAL_PARAGLIDER_PATH)/..
 PARAGLIDER_SITE_METHOD = local
-PARAGLIDER_VERSION = $(shell sed -n '/^version = /{s/.*"\(.*\)"/\1/p;q}' $(PARAGLIDER_SITE)/Cargo.toml)
+PARAGLIDER_VERSION := $(shell sed -n '/^version = /{s/.*"\(.*\)"/\1/p;q}' $(PARAGLIDER_SITE)/Cargo.toml)
 PARAGLIDER_LICENSE = MIT
 PARAGLIDER_LICENSE_FILES = LICENSE
 

@@ -39,6 +39,8 @@ fn resolve(settings: &[&str]) -> String {
     fs::write(&config, lines).unwrap();
     let mut command = Command::new("kconfig-conf");
     command.arg("--olddefconfig").arg(&stub).env("KCONFIG_CONFIG", &config).env("CONFIG_", "");
+    // It writes beside itself first.
+    command.current_dir(dir.path());
     let output = command.output().expect("kconfig-conf is missing: make setup");
     let said = String::from_utf8_lossy(&output.stderr);
     let strange = said.lines().find(|line| !line.contains("trying to assign nonexistent symbol"));

@@ -102,7 +102,7 @@ impl Build {
     fn make(&self, goal: &str) -> (bool, String) {
         // It has no network: whatever a build needs, it has, or has fetched before.
         let mut make = Command::new("unshare");
-        make.args(if nix::unistd::geteuid().is_root() { ["-n", "--"] } else { ["-Urn", "--"] });
+        make.args(if nix::unistd::geteuid().is_root() { ["-n", "--"] } else { ["-Ucn", "--"] });
         make.args(["make", "-f"]).arg(self.dir.path().join("Makefile")).arg(goal).args(&self.settings);
         make.arg(format!("BR2_EXTERNAL_PARAGLIDER_PATH={}/buildroot", self.checkout.display()));
         make.arg(format!("OUT={}", self.dir.path().display())).arg(format!("DL_DIR={}", downloads().display()));

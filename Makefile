@@ -6,6 +6,8 @@
 # make dist    archives of them, with SHA256SUMS
 # make ipk     packages for OpenWrt up to 24.10, for all architectures of openwrt/archs, or for ARCH; in target/dist
 # make apk     the same for OpenWrt from 25.12 on; needs apk-tools 3
+# make deb     Debian packages of them, or of ARCH (amd64, arm64, armhf, armel, mipsel); in target/dist
+# make install what `make` built, under PREFIX (/usr/local), for systemd; make uninstall takes it out, not the config
 # make size    what each dependency and each module takes of the binary
 # make fuzz    bytes -> config -> rules, for SECONDS (needs a nightly toolchain and cargo-fuzz)
 
@@ -13,10 +15,34 @@ SECONDS ?= 60
 ARCHS = $(or $(ARCH),$(shell sed -n 's/^\([a-z0-9_-]*\) .*/\1/p' openwrt/archs))
 TARGETS = $(shell sed -n 's/^\([a-z0-9_-]*\) .*/\1/p' cross/targets)
 
-.PHONY: all demo test test-cross test-openwrt bench cross dist ipk apk size setup fmt clippy fuzz test-buildroot
+DEBS = amd64 arm64 armel armhf mipsel
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+BINARY ?= $(or $(CARGO_TARGET_DIR),target)/release/paraglider
+SBIN = $(DESTDIR)$(PREFIX)/sbin
+MAN = $(DESTDIR)$(PREFIX)/share/man/man8
+DOC = $(DESTDIR)$(PREFIX)/share/doc/paraglider
+UNITS = $(DESTDIR)$(PREFIX)/lib/systemd/system
+
+.PHONY: all demo test test-cross test-openwrt bench cross dist ipk apk size setup fmt clippy fuzz test-buildroot install uninstall test-linux deb
 
 all:
 	cargo build --release --locked
+
+# It builds nothing: what root would build, the user could not clean. The config is the administrator's to write.
+install:
+	@[ -e "$(BINARY)" ] || { echo "$(BINARY) is missing: run make first, without sudo" >&2; exit 1; }
+	install -d "$(SBIN)" "$(MAN)" "$(DOC)" "$(UNITS)"
+	install -m 755 "$(BINARY)" "$(SBIN)/paraglider"
+	install -m 644 man/paraglider.8 "$(MAN)/paraglider.8"
+	install -m 644 man/glider.yaml "$(DOC)/glider.yaml"
+	sed 's|/usr/sbin/|$(PREFIX)/sbin/|' contrib/systemd/paraglider.service >"$(UNITS)/paraglider.service"
+	chmod 644 "$(UNITS)/paraglider.service"
+
+uninstall:
+	rm -f "$(SBIN)/paraglider" "$(MAN)/paraglider.8" "$(DOC)/glider.yaml" "$(UNITS)/paraglider.service"
+	-@rmdir "$(DOC)" 2>/dev/null || :
 
 demo: setup
 	cargo build --locked --quiet --bin paraglider --example demo
@@ -29,6 +55,8 @@ test: setup fmt clippy
 	@if cross/setup; then $(MAKE) --no-print-directory test-cross test-openwrt; \
 	else echo "skipped: cross, openwrt: the tools for static binaries are missing"; fi
 	@$(MAKE) --no-print-directory test-buildroot
+	@if [ -e target/dist/x86_64-unknown-linux-musl/paraglider ]; then $(MAKE) --no-print-directory test-linux; \
+	else echo "skipped: linux: make cross has not built the x86_64 binary"; fi
 
 # The binaries of the boards, each of which does its job under qemu.
 test-cross: cross
@@ -52,6 +80,10 @@ test-buildroot: setup
 		skip="$$skip --skip from_source"; \
 	fi; \
 	cargo test --locked --test buildroot -- --test-threads=2 $$skip
+
+# What `make install` and `make deb` install, under a systemd of its own where that can be had.
+test-linux:
+	cargo test --locked --test linux -- --nocapture --test-threads=2
 
 setup:
 	@tests/setup
@@ -82,6 +114,10 @@ ipk apk:
 	@cross/setup
 	@set -e; for arch in $(ARCHS); do target=$$(openwrt/pack target $$arch); cross/build $$target; done; \
 	for arch in $(ARCHS); do openwrt/pack $@ $$arch || failed=1; done; [ -z "$$failed" ]
+
+deb: TARGET = $(foreach arch,$(or $(ARCH),$(DEBS)),$(shell contrib/debian/build target $(arch)))
+deb: cross
+	@set -e; for arch in $(or $(ARCH),$(DEBS)); do contrib/debian/build $$arch; done
 
 size:
 	@cross/setup

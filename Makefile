@@ -25,7 +25,7 @@ MAN = $(DESTDIR)$(PREFIX)/share/man/man8
 DOC = $(DESTDIR)$(PREFIX)/share/doc/paraglider
 UNITS = $(DESTDIR)$(PREFIX)/lib/systemd/system
 
-.PHONY: all demo test test-cross test-openwrt bench cross dist ipk apk size setup fmt clippy fuzz test-buildroot install uninstall test-linux deb
+.PHONY: all demo test test-cross test-openwrt bench cross dist ipk apk size setup fmt clippy shellcheck fuzz test-buildroot install uninstall test-linux deb
 
 all:
 	cargo build --release --locked
@@ -48,7 +48,7 @@ demo: setup
 	cargo build --locked --quiet --bin paraglider --example demo
 	cargo run --locked --quiet --example demo
 
-test: setup fmt clippy
+test: setup fmt clippy shellcheck
 	cargo test --locked --lib --test cli --test golden
 	cargo build --locked --example demo
 	cargo test --locked --test netns
@@ -95,6 +95,13 @@ fmt:
 clippy:
 	@if cargo clippy --version >/dev/null 2>&1; then cargo clippy --locked --all-targets -- -D warnings; \
 	else echo "skipped: clippy: this toolchain has no clippy"; fi
+
+# All scripts: what makes one is its first line. (Variables of init scripts are read by others, and files of routers are
+# not here.)
+shellcheck:
+	@grep -rlE -e '^#!/bin/(ba)?sh' -e '^#!/usr/bin/env bash' -e '^# shellcheck shell=' \
+		.ci buildroot contrib cross openwrt/files openwrt/pack tests --exclude='*.rs' | \
+		xargs shellcheck -e SC1090,SC1091,SC2016,SC2034
 
 # Peers that cannot be installed are said to be missing, and the rest is measured.
 bench: setup

@@ -1,4 +1,4 @@
-# shellcheck shell=sh
+# shellcheck shell=dash
 # What /etc/init.d/paraglider and firewall.include have in common.
 
 # Is there while the rules are meant to be in force, and is the config that they were made from. It is in memory: nothing

@@ -285,14 +285,5 @@ fn scripts_are_plain() {
             let mut words = code.flat_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric()));
             assert!(!words.any(|word| word == lacks), "{script}: {lacks}");
         }
-        // The variables of an init script are read by rc.common; files of the router are not here.
-        let line = format!("shellcheck -s dash -e SC1091,SC2034 {files}/{script}");
-        match Command::new("shellcheck").arg("--version").output() {
-            Ok(_) => drop(sh(&line)),
-            Err(error) => println!("skipped: shellcheck: {error}"),
-        }
-    }
-    if Command::new("shellcheck").arg("--version").output().is_ok() {
-        sh(&format!("shellcheck -e SC2016 {ROOT}/openwrt/pack"));
     }
 }

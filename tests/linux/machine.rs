@@ -122,6 +122,8 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         self.power_off();
+        // Or whoever clears up the directory would go through all files of this system.
+        run("/usr/bin/umount", &["--recursive", "--lazy", &self.dir.display().to_string()]);
     }
 }
 

@@ -112,7 +112,7 @@ bench: setup
 
 cross:
 	@cross/setup
-	@set -e; for target in $(or $(TARGET),$(TARGETS)); do cross/build $$target; done
+	@printf '%s\n' $(or $(TARGET),$(TARGETS)) | xargs -P "$$(nproc)" -n 1 cross/build
 
 dist: cross
 	@set -e; for target in $(or $(TARGET),$(TARGETS)); do cross/archive $$target; done

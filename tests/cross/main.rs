@@ -100,7 +100,7 @@ fn each_is_static_and_for_its_processor() {
 #[test]
 fn arm_uses_no_register_that_routers_lack() {
     for (target, lacks) in [("armv7-unknown-linux-musleabihf", 16), ("arm-unknown-linux-musleabi", 0)] {
-        let file = format!("{ROOT}/target/cross/{target}/release/paraglider");
+        let file = format!("{ROOT}/target/cross/{target}/{target}/release/paraglider");
         let code = sh(&format!("llvm-objdump-19 -d --no-show-raw-insn --mattr=+neon {file}"));
         assert!(code.lines().count() > 10_000, "that is no whole program");
         let register = |word: &str| {

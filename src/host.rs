@@ -172,7 +172,7 @@ fn read_on(file: &mut File, bytes: &mut Vec<u8>) -> io::Result<bool> {
     }
 }
 
-/// Gives each line of a file to `take`: a long one is never in memory as a whole. Lines that are not UTF-8 are left out.
+/// Gives each line of a file to `take`; a long file is never in memory as a whole. Lines that are not UTF-8 are left out.
 pub fn each_line(mut file: File, take: &mut dyn FnMut(&str)) -> io::Result<()> {
     let mut bytes = Vec::new();
     while read_on(&mut file, &mut bytes)? {

@@ -228,9 +228,11 @@ mod it_lives_with_systemd {
     /// Firewalls that flush all rules when they are reloaded or started anew.
     fn beside_a_firewall(lab: &Lab, machine: &Machine) {
         let flush = match lab.variant {
-            Variant::Nft => "/usr/sbin/nft flush ruleset",
-            Variant::Legacy => "/bin/sh -c 'iptables -F; iptables -t nat -F; iptables -X; iptables -t nat -X'",
+            Variant::Nft => "nft flush ruleset",
+            Variant::Legacy => "iptables -F; iptables -t nat -F; iptables -X; iptables -t nat -X",
         };
+        // Slow enough that whoever does not wait for it loses his rules.
+        let flush = format!("/bin/sh -c 'sleep 0.3; {flush}'");
         let unit = format!(
             "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart={flush}\nExecReload={flush}\nExecStop={flush}\n"
         );
@@ -239,9 +241,9 @@ mod it_lives_with_systemd {
             fs::write(own.join(format!("{name}.service")), &unit).unwrap();
         }
         machine.ok("systemctl daemon-reload && systemctl stop paraglider");
-        // The firewall first, whatever the order in which they are asked for.
+        // As at boot: both are asked for, and the firewall has not finished yet.
         for name in ["nftables", "netfilter-persistent", "firewalld", "ufw"] {
-            machine.ok(&format!("systemctl start paraglider {name}"));
+            machine.ok(&format!("systemctl start {name} paraglider"));
             assert_eq!(ask_often("client", BIND, 4), shares(&[1, 2], 2), "start of {name}");
             machine.ok(&format!("systemctl reload {name}"));
             // systemctl waits for the firewall, not for those who follow.

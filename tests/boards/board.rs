@@ -1,0 +1,248 @@
+//! A board: a real kernel in qemu, whose two network cards hang in the laboratory, and whose console is at hand.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use crate::lab::{sh, Lab};
+use crate::ROOT;
+
+/// How long a board may take for anything; machines that run tests are slow and busy.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// One line of tests/boards/boards.
+#[derive(Clone)]
+pub struct Kind {
+    pub name: String,
+    pub megabytes: u32,
+    package: String,
+    card: String,
+    machine: String,
+}
+
+impl Kind {
+    pub fn all() -> Vec<Self> {
+        let table = fs::read_to_string(format!("{ROOT}/tests/boards/boards")).unwrap();
+        let kind = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            Kind {
+                name: words[0].into(),
+                megabytes: words[1].parse().unwrap(),
+                package: words[2].into(),
+                card: words[5].into(),
+                machine: words[6..].join(" "),
+            }
+        };
+        table.lines().filter(|line| !line.starts_with('#')).map(kind).collect()
+    }
+
+    pub fn named(name: &str) -> Self {
+        Self::all().into_iter().find(|kind| kind.name == name).unwrap()
+    }
+
+    /// Where its kernel and root directory are kept.
+    fn kept(&self) -> PathBuf {
+        Path::new(ROOT).join("target/boards").join(self.name.split('-').next().unwrap())
+    }
+
+    /// Gets its kernel and root directory; or says why they cannot be had here.
+    pub fn fetch(&self) -> Result<(), String> {
+        let qemu = self.machine.split(' ').next().unwrap();
+        if !Command::new(qemu).arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success()) {
+            return Err(format!("{qemu} is missing"));
+        }
+        let limit = std::env::var("PARAGLIDER_FETCH_SECONDS").unwrap_or_else(|_| "3600".into());
+        let fetch = format!("{ROOT}/tests/boards/fetch");
+        let output = Command::new("timeout").args([&limit, &fetch, &self.name]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            Some(0) => Ok(()),
+            Some(3) => Err(said.lines().last().unwrap_or_default().into()),
+            Some(124) => Err(format!("its kernel and programs cannot be had within {limit} seconds")),
+            _ => panic!("fetch {}:\n{said}", self.name),
+        }
+    }
+
+    /// Which variants of iptables it has.
+    pub fn variants(&self) -> Vec<&'static str> {
+        let has = |variant: &&str| self.kept().join(format!("root/usr/sbin/xtables-{variant}-multi")).exists();
+        ["nft", "legacy"].into_iter().filter(has).collect()
+    }
+
+    pub fn has_ssh(&self) -> bool {
+        self.kept().join("root/usr/sbin/dropbear").exists()
+    }
+}
+
+/// What a board is given beside its own: none of it has to be thought of.
+#[derive(Default)]
+pub struct Options {
+    /// A file system for /etc that outlives the power.
+    pub flash: Option<PathBuf>,
+    /// Its clock counts instructions, 2 ns each, while it works.
+    pub counts_instructions: bool,
+}
+
+/// What came of a line on the console.
+pub struct Done {
+    pub code: i32,
+    pub out: String,
+}
+
+/// A board under power.
+pub struct Board {
+    qemu: Child,
+    keys: ChildStdin,
+    screen: Receiver<Vec<u8>>,
+    /// All that was shown so far and not taken.
+    shown: String,
+    pub switched_on: Instant,
+}
+
+/// The board's root directory: what is kept of it, our package's own files, and the stand-ins for what OpenWrt has around
+/// a package. Returns the directory.
+pub fn root(lab: &Lab, kind: &Kind) -> PathBuf {
+    let root = lab.path("root");
+    let dir = root.display();
+    sh(&format!("rm -rf {dir} && cp -a {}/root {dir}", kind.kept().display()));
+    sh(&format!("cd {ROOT} && openwrt/pack ipk {} >&2", kind.package));
+    sh(&format!("cp -a {ROOT}/target/openwrt/{}/ipk/data/. {dir}", kind.package));
+    sh(&format!("mkdir -p {dir}/etc/config {dir}/sbin {dir}/lib {dir}/root/.ssh"));
+    for (file, place) in [
+        ("boards/init", "init"),
+        ("openwrt/system/rc.common", "etc/rc.common"),
+        ("openwrt/system/firewall3", "etc/init.d/firewall"),
+        ("openwrt/system/uci", "sbin/uci"),
+    ] {
+        fs::copy(format!("{ROOT}/tests/{file}"), root.join(place)).unwrap();
+    }
+    let write = |file: &str, text: &str| fs::write(root.join(file), text).unwrap();
+    write("etc/config/firewall", "");
+    write("etc/protocols", "tcp 6 TCP\n");
+    write("etc/passwd", "root::0:0:root:/root:/bin/sh\n");
+    write("etc/shells", "/bin/sh\n");
+    // As the installation into an image does.
+    sh(&format!("IPKG_INSTROOT={dir} sh {dir}/etc/rc.common {dir}/etc/init.d/paraglider enable"));
+    root
+}
+
+/// Packs a root directory for the kernel.
+pub fn pack(lab: &Lab, root: &Path) -> PathBuf {
+    let image = lab.path("initramfs");
+    let (root, out) = (root.display(), image.display());
+    sh(&format!("cd {root} && find . | cpio -o -H newc -R 0:0 --quiet | gzip -6 >{out}"));
+    image
+}
+
+impl Board {
+    /// Switches it on. The laboratory must have the bridges `outside` and `lan`.
+    pub fn switch_on(kind: &Kind, variant: &str, image: &Path, options: &Options) -> Self {
+        let mut words = format!("quiet loglevel=1 panic=-1 cma=0 variant={variant}");
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).args(kind.machine.split(' '));
+        command.args(["-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"]);
+        command.arg("-m").arg(kind.megabytes.to_string());
+        for (bridge, number) in [("outside", 1), ("lan", 2)] {
+            let tap = format!("tap{number}");
+            // The kernel lets go of it a moment after a board that was switched off has ended.
+            sh(&format!("ip link del {tap} 2>/dev/null; ip tuntap add {tap} mode tap && ip link set {tap} master {bridge} up"));
+            command.arg("-netdev").arg(format!("tap,id={tap},ifname={tap},script=no,downscript=no"));
+            command.arg("-device").arg(format!("{},netdev={tap},mac=02:00:00:00:00:0{number}", kind.card));
+        }
+        if let Some(flash) = &options.flash {
+            words.push_str(" flash=vda");
+            command.arg("-drive").arg(format!("file={},format=raw,if=virtio,cache=writeback", flash.display()));
+        }
+        if options.counts_instructions {
+            command.args(["-icount", "shift=1"]);
+        }
+        words.push_str(if kind.machine.contains("arm") || kind.machine.contains("aarch64") {
+            " console=ttyAMA0"
+        } else {
+            " console=ttyS0"
+        });
+        command.arg("-kernel").arg(kind.kept().join("kernel")).arg("-initrd").arg(image).args(["-append", &words]);
+        let mut qemu = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let switched_on = Instant::now();
+        let (send, screen) = mpsc::channel();
+        let pipes: [Box<dyn Read + Send>; 2] =
+            [Box::new(qemu.stdout.take().unwrap()), Box::new(qemu.stderr.take().unwrap())];
+        for mut pipe in pipes {
+            let send = send.clone();
+            std::thread::spawn(move || {
+                let mut bytes = [0; 4096];
+                while let Ok(count @ 1..) = pipe.read(&mut bytes) {
+                    if send.send(bytes[..count].to_vec()).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        let keys = qemu.stdin.take().unwrap();
+        Board { qemu, keys, screen, shown: String::new(), switched_on }
+    }
+
+    /// Waits until the console shows some words; returns all up to the end of their line.
+    pub fn wait_for(&mut self, words: &str) -> String {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(at) = self.shown.find(words) {
+                if let Some(end) = self.shown[at..].find('\n') {
+                    return self.shown.drain(..=at + end).collect();
+                }
+            }
+            match self.screen.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(bytes) => self.shown.push_str(&String::from_utf8_lossy(&bytes).replace('\r', "")),
+                Err(why) => panic!("no `{words}` on the console ({why}); it shows:\n{}", self.shown),
+            }
+        }
+    }
+
+    /// Types a line, and does not wait.
+    pub fn begin(&mut self, line: &str) {
+        writeln!(self.keys, "{line}").unwrap();
+    }
+
+    /// Runs a line on the console.
+    pub fn run(&mut self, line: &str) -> Done {
+        self.begin(&format!("{{ {line}\n}} 2>&1; echo \"board: done $?\""));
+        let mut out = self.wait_for("board: done ");
+        let at = out.find("board: done ").unwrap();
+        let code = out[at..].trim().rsplit(' ').next().unwrap().parse().unwrap();
+        out.truncate(at);
+        Done { code, out }
+    }
+
+    /// Runs a line that must succeed.
+    pub fn ok(&mut self, line: &str) -> String {
+        let Done { code, out } = self.run(line);
+        assert_eq!(code, 0, "{line}\n{out}");
+        out
+    }
+
+    /// Takes its power away.
+    pub fn cut(mut self) {
+        self.off();
+    }
+
+    fn off(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+impl Drop for Board {
+    fn drop(&mut self) {
+        self.off();
+    }
+}
+
+/// Takes the balancing from the laboratory's own program: the client and the backends hang on bridges, where a board
+/// may take its place.
+pub fn make_room() {
+    sh("ip addr flush dev lan && ip addr flush dev wan && ip addr del 10.9.0.1/32 dev lo");
+    sh("ip link add outside type bridge && ip link set outside up && ip link set wan master outside");
+}

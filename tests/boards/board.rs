@@ -223,9 +223,11 @@ impl Board {
         out
     }
 
-    /// Takes its power away.
-    pub fn cut(mut self) {
+    /// Takes its power away; returns what the console has shown meanwhile.
+    pub fn cut(mut self) -> String {
         self.off();
+        let rest: Vec<u8> = self.screen.iter().flatten().collect();
+        self.shown.clone() + &String::from_utf8_lossy(&rest)
     }
 
     fn off(&mut self) {

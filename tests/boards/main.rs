@@ -12,6 +12,8 @@
 mod board;
 #[path = "../netns/lab.rs"]
 mod lab;
+mod power;
+mod stop;
 mod story;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");

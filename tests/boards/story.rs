@@ -1,14 +1,17 @@
-//! A board's life: it boots, balances, and stops.
+//! A board's life: it boots, balances, and stops, and is measured.
 
 use std::collections::BTreeMap;
+use std::fs;
 
 use crate::board::{make_room, pack, root, Board, Kind, Options};
 use crate::lab::{self, ask_often, Lab, Variant};
+use crate::stop::{over_ssh, ssh_key};
+use crate::ROOT;
 
-const BIND: &str = "10.9.0.1:4444";
+pub const BIND: &str = "10.9.0.1:4444";
 
 /// Runs a story in a laboratory of its own, once for each variant of iptables that the board has.
-fn tell(test: &str, board: &str, story: fn(&Lab, &Kind, &str)) {
+pub fn tell(test: &str, board: &str, story: fn(&Lab, &Kind, &str)) {
     let kind = Kind::named(board);
     if let Ok(variant) = std::env::var("PARAGLIDER_VARIANT") {
         let lab = Lab::new(Variant::Nft);
@@ -22,46 +25,130 @@ fn tell(test: &str, board: &str, story: fn(&Lab, &Kind, &str)) {
         return println!("skipped: {board}: {why}");
     }
     for variant in kind.variants() {
-        let path = format!("story::{test}");
-        let mut command = lab::entrance(&["--exact", &path, "--nocapture", "--test-threads=1"]).unwrap();
+        let mut command = lab::entrance(&["--exact", test, "--nocapture", "--test-threads=1"]).unwrap();
         let output = command.env("PARAGLIDER_VARIANT", variant).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && text.contains("1 passed"), "{board} {variant}:\n{text}");
-        for line in text.lines().filter(|line| line.starts_with("| ")) {
-            println!("{line}");
+        for line in text.lines().filter_map(|line| line.split_once("board: ")) {
+            println!("{}", line.1);
         }
     }
 }
 
 /// Weights 1, 1 and 2; the backends see the board's own address.
-const CONFIG: &str = "frontend:\n  bind: 10.9.0.1:4444\n  privateip: 10.2.0.1\n  backends:\n    - 10.2.0.11:80\n    \
-                      - 10.2.0.12:80\n    - {address: '10.2.0.13:80', weight: 2}\n";
+pub const CONFIG: &str = "frontend:\n  bind: 10.9.0.1:4444\n  privateip: 10.2.0.1\n  backends:\n    - 10.2.0.11:80\n    \
+                          - 10.2.0.12:80\n    - {address: '10.2.0.13:80', weight: 2}\n";
 
-fn answers(n: usize) -> BTreeMap<String, usize> {
+pub fn answers(n: usize) -> BTreeMap<String, usize> {
     ask_often("client", BIND, n)
 }
 
 /// What `4 * turns` connections give.
-fn fair(turns: usize) -> BTreeMap<String, usize> {
+pub fn fair(turns: usize) -> BTreeMap<String, usize> {
     (1..=3).map(|n| (format!("b{n} 10.2.0.1"), if n == 3 { 2 * turns } else { turns })).collect()
+}
+
+/// Waits until a board has booted, and its service with it.
+pub fn booted(board: &mut Board) {
+    let boot = board.wait_for("board: ready");
+    assert!(boot.contains("board: /etc/rc.d/S21paraglider 0\n"), "{boot}");
 }
 
 fn balances_and_stops(lab: &Lab, kind: &Kind, variant: &str) {
     let root = root(lab, kind);
-    std::fs::write(root.join("etc/paraglider/glider.yaml"), CONFIG).unwrap();
+    fs::write(root.join("etc/paraglider/glider.yaml"), CONFIG).unwrap();
+    ssh_key(lab, &root);
     let image = pack(lab, &root);
-    let mut board = Board::switch_on(kind, variant, &image, &Options::default());
-    let boot = board.wait_for("board: ready");
-    assert!(boot.contains("board: /etc/rc.d/S21paraglider 0\n"), "{boot}");
+    let options = Options { counts_instructions: true, ..Options::default() };
+    let mut board = Board::switch_on(kind, variant, &image, &options);
+    booted(&mut board);
     assert_eq!(answers(4), fair(1));
     let seconds = board.switched_on.elapsed().as_secs_f64();
     assert_eq!(answers(60), fair(15));
+    let status = board.ok("/etc/init.d/paraglider status");
+    assert!(status.contains(&format!("iptables-{variant}")) && status.contains("32 taken"), "{status}");
+
+    if kind.has_ssh() {
+        over_ssh(lab);
+    } else {
+        board.ok("/etc/init.d/paraglider stop");
+    }
+    is_clean(&mut board);
+    let needs = measure(&mut board);
+    board.ok("/etc/init.d/paraglider stop");
+    is_clean(&mut board);
+
     let kernel = board.ok("uname -r");
-    println!("{}", board.ok("free; saved; cat /tmp/before; paraglider status; time -v paraglider start; busybox --list | tr '\n' ' '"));
-    println!("| {} | {variant} | {} | {} | {seconds:.1} |", kind.name, kernel.trim(), kind.megabytes);
+    let row = format!(
+        "| {} | {} | {} | {variant} | {seconds:.1} | 16, 16, 32 | {needs} | {} |",
+        kind.name,
+        kernel.trim(),
+        kind.megabytes,
+        if kind.has_ssh() { "SSH" } else { "console" },
+    );
+    println!("board: {row}");
+    let rows = format!("{ROOT}/target/boards/rows");
+    fs::create_dir_all(&rows).unwrap();
+    fs::write(format!("{rows}/{}-{variant}", kind.name), row + "\n").unwrap();
+}
+
+/// Nothing of ours is there, all else is as it was at boot, and new connections are refused.
+fn is_clean(board: &mut Board) {
+    board.ok("saved | diff /tmp/before -");
+    assert_eq!(board.run("/etc/init.d/paraglider status").code, 3);
+    assert_eq!(answers(1), BTreeMap::from([("ConnectionRefused".to_owned(), 1)]));
+}
+
+/// What `start` needs: its own peak memory, that of the largest process it runs, both in KiB, and millions of
+/// instructions of the whole board.
+fn measure(board: &mut Board) -> String {
+    board.ok(
+        "mkdir -p /tmp/look; cat >/tmp/look/iptables-save <<'END'\n\
+         #!/bin/sh\n\
+         grep VmHWM /proc/$PPID/status >>/tmp/look/own\n\
+         exec /usr/sbin/iptables-save \"$@\"\n\
+         END\n\
+         chmod +x /tmp/look/iptables-save",
+    );
+    let number = |text: &str| text.split_whitespace().filter_map(|word| word.parse::<u64>().ok()).max().unwrap();
+    let largest = board.ok("PATH=/tmp/look:$PATH time -v paraglider start");
+    let largest = number(largest.lines().find(|line| line.contains("Maximum resident")).unwrap());
+    let own = number(&board.ok("cat /tmp/look/own"));
+    board.ok("/etc/init.d/paraglider stop");
+    // The clock once more before `start`, since to read it takes its time too.
+    let clock = "adjtimex | awk '/tv_sec/ { s = $2 } /tv_usec/ { printf \"%d%06d\\n\", s, $2 }'";
+    let times = board.ok(&format!("{clock}; {clock}; paraglider start 2>/dev/null; {clock}"));
+    let times: Vec<u64> = times.lines().map(|line| line.trim().parse().unwrap()).collect();
+    let microseconds = (times[2] - times[1]) - (times[1] - times[0]);
+    format!("{own} | {largest} | {:.1}", microseconds as f64 * 500.0 / 1e6)
 }
 
 #[test]
 fn x86_64() {
-    tell("x86_64", "x86_64", balances_and_stops);
+    tell("story::x86_64", "x86_64", balances_and_stops);
+}
+
+#[test]
+fn aarch64() {
+    tell("story::aarch64", "aarch64", balances_and_stops);
+}
+
+#[test]
+fn armv7() {
+    tell("story::armv7", "armv7", balances_and_stops);
+}
+
+#[test]
+fn mipsel() {
+    tell("story::mipsel", "mipsel", balances_and_stops);
+}
+
+#[test]
+fn mips() {
+    tell("story::mips", "mips", balances_and_stops);
+}
+
+#[test]
+fn mips_16() {
+    tell("story::mips_16", "mips-16", balances_and_stops);
 }

@@ -29,8 +29,8 @@ pub fn tell(test: &str, board: &str, story: fn(&Lab, &Kind, &str)) {
         let output = command.env("PARAGLIDER_VARIANT", variant).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && text.contains("1 passed"), "{board} {variant}:\n{text}");
-        for line in text.lines().filter_map(|line| line.split_once("board: ")) {
-            println!("{}", line.1);
+        for line in text.lines().filter(|line| std::env::var_os("BOARD_DEBUG").is_some() || line.contains("board: ")) {
+            println!("{}", line);
         }
     }
 }
@@ -110,6 +110,7 @@ fn measure(board: &mut Board) -> String {
          END\n\
          chmod +x /tmp/look/iptables-save",
     );
+    if std::env::var_os("BOARD_DEBUG").is_some() { println!("{}", board.ok("date; sleep 2; date; cat /sys/devices/system/clocksource/clocksource0/current_clocksource; time -v paraglider start;time -v paraglider stop; time iptables-save -t nat; grep -i mips /proc/cpuinfo; time sh -c 'i=0; while [ $i -lt 100 ]; do true; i=$((i+1)); done'; time /bin/busybox true; time iptables -V; iptables-save | iptables-restore; time iptables-restore --noflush </dev/null; cat /proc/interrupts; time /bin/busybox usleep 1; adjtimex")); }
     let number = |text: &str| text.split_whitespace().filter_map(|word| word.parse::<u64>().ok()).max().unwrap();
     let largest = board.ok("PATH=/tmp/look:$PATH time -v paraglider start");
     let largest = number(largest.lines().find(|line| line.contains("Maximum resident")).unwrap());

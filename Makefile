@@ -8,6 +8,8 @@
 # make apk     the same for OpenWrt from 25.12 on; needs apk-tools 3
 # make deb     Debian packages of them, or of ARCH (amd64, arm64, armhf, armel, mipsel); in target/dist
 # make install what `make` built, under PREFIX (/usr/local), for systemd; make uninstall takes it out, not the config
+# make boards  the package on an emulated board of every architecture; the table in tests/boards/README.md
+# make board   the same on an x86_64 board alone
 # make size    what each dependency and each module takes of the binary
 # make fuzz    bytes -> config -> rules, for SECONDS (needs a nightly toolchain and cargo-fuzz)
 
@@ -25,7 +27,7 @@ MAN = $(DESTDIR)$(PREFIX)/share/man/man8
 DOC = $(DESTDIR)$(PREFIX)/share/doc/paraglider
 UNITS = $(DESTDIR)$(PREFIX)/lib/systemd/system
 
-.PHONY: all demo test test-cross test-openwrt bench cross dist ipk apk size setup fmt clippy shellcheck fuzz test-buildroot install uninstall test-linux deb
+.PHONY: all demo test test-cross test-openwrt bench cross dist ipk apk size setup fmt clippy shellcheck fuzz test-buildroot install uninstall test-linux deb board boards
 
 all:
 	cargo build --release --locked
@@ -52,8 +54,8 @@ test: setup fmt clippy shellcheck
 	cargo test --locked --lib --test cli --test golden
 	cargo build --locked --example demo
 	cargo test --locked --test netns
-	@if cross/setup; then $(MAKE) --no-print-directory test-cross test-openwrt; \
-	else echo "skipped: cross, openwrt: the tools for static binaries are missing"; fi
+	@if cross/setup; then $(MAKE) --no-print-directory test-cross test-openwrt board; \
+	else echo "skipped: cross, openwrt, board: the tools for static binaries are missing"; fi
 	@$(MAKE) --no-print-directory test-buildroot
 	@if [ -e target/dist/x86_64-unknown-linux-musl/paraglider ]; then $(MAKE) --no-print-directory test-linux; \
 	else echo "skipped: linux: make cross has not built the x86_64 binary"; fi
@@ -84,6 +86,17 @@ test-buildroot: setup
 # What `make install` and `make deb` install, under a systemd of its own where that can be had.
 test-linux:
 	cargo test --locked --test linux -- --nocapture --test-threads=2
+
+# Real kernels in qemu. The kernel and the programs of this one are given three minutes to come.
+board: cross
+	@if tests/boards/setup first; then PARAGLIDER_FETCH_SECONDS=180 timeout -k 9 900 \
+		cargo test --locked --test boards story::x86_64 -- --exact --nocapture; \
+	else echo "skipped: board: what tests/boards/setup needs is missing"; fi
+
+boards: cross
+	@if tests/boards/setup; then rm -rf target/boards/rows && timeout -k 9 7200 \
+		cargo test --locked --test boards -- --nocapture --test-threads=1 && tests/boards/table; \
+	else echo "skipped: boards: what tests/boards/setup needs is missing"; fi
 
 setup:
 	@tests/setup

@@ -29,14 +29,15 @@ pub fn tell(test: &str, board: &str, story: fn(&Lab, &Kind, &str)) {
         let output = command.env("PARAGLIDER_VARIANT", variant).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && text.contains("1 passed"), "{board} {variant}:\n{text}");
-        for line in text.lines().filter(|line| std::env::var_os("BOARD_DEBUG").is_some() || line.contains("board: ")) {
-            println!("{}", line);
+        for (_, line) in text.lines().filter_map(|line| line.split_once("board: ")) {
+            println!("{line}");
         }
     }
 }
 
 /// Weights 1, 1 and 2; the backends see the board's own address.
-pub const CONFIG: &str = "frontend:\n  bind: 10.9.0.1:4444\n  privateip: 10.2.0.1\n  backends:\n    - 10.2.0.11:80\n    \
+pub const CONFIG: &str =
+    "frontend:\n  bind: 10.9.0.1:4444\n  privateip: 10.2.0.1\n  backends:\n    - 10.2.0.11:80\n    \
                           - 10.2.0.12:80\n    - {address: '10.2.0.13:80', weight: 2}\n";
 
 pub fn answers(n: usize) -> BTreeMap<String, usize> {
@@ -74,7 +75,7 @@ fn balances_and_stops(lab: &Lab, kind: &Kind, variant: &str) {
         board.ok("/etc/init.d/paraglider stop");
     }
     is_clean(&mut board);
-    let needs = measure(&mut board);
+    let needs = measure(&mut board, kind);
     board.ok("/etc/init.d/paraglider stop");
     is_clean(&mut board);
 
@@ -101,20 +102,20 @@ fn is_clean(board: &mut Board) {
 
 /// What `start` needs: its own peak memory, that of the largest process it runs, both in KiB, and millions of
 /// instructions of the whole board.
-fn measure(board: &mut Board) -> String {
-    board.ok(
-        "mkdir -p /tmp/look; cat >/tmp/look/iptables-save <<'END'\n\
+fn measure(board: &mut Board, kind: &Kind) -> String {
+    board.ok("mkdir -p /tmp/look; cat >/tmp/look/iptables-save <<'END'\n\
          #!/bin/sh\n\
          grep VmHWM /proc/$PPID/status >>/tmp/look/own\n\
          exec /usr/sbin/iptables-save \"$@\"\n\
          END\n\
-         chmod +x /tmp/look/iptables-save",
-    );
-    if std::env::var_os("BOARD_DEBUG").is_some() { println!("{}", board.ok("date; sleep 2; date; cat /sys/devices/system/clocksource/clocksource0/current_clocksource; time -v paraglider start;time -v paraglider stop; time iptables-save -t nat; grep -i mips /proc/cpuinfo; time sh -c 'i=0; while [ $i -lt 100 ]; do true; i=$((i+1)); done'; time /bin/busybox true; time iptables -V; iptables-save | iptables-restore; time iptables-restore --noflush </dev/null; cat /proc/interrupts; time /bin/busybox usleep 1; adjtimex")); }
+         chmod +x /tmp/look/iptables-save");
     let number = |text: &str| text.split_whitespace().filter_map(|word| word.parse::<u64>().ok()).max().unwrap();
     let largest = board.ok("PATH=/tmp/look:$PATH time -v paraglider start");
     let largest = number(largest.lines().find(|line| line.contains("Maximum resident")).unwrap());
     let own = number(&board.ok("cat /tmp/look/own"));
+    if !kind.can_count() {
+        return format!("{own} | {largest} | –");
+    }
     board.ok("/etc/init.d/paraglider stop");
     // The clock once more before `start`, since to read it takes its time too.
     let clock = "adjtimex | awk '/tv_sec/ { s = $2 } /tv_usec/ { printf \"%d%06d\\n\", s, $2 }'";

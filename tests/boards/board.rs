@@ -146,7 +146,7 @@ pub fn pack(lab: &Lab, root: &Path) -> PathBuf {
 impl Board {
     /// Switches it on. The laboratory must have the bridges `outside` and `lan`.
     pub fn switch_on(kind: &Kind, variant: &str, image: &Path, options: &Options) -> Self {
-        let mut words = format!("quiet loglevel=1 panic=-1 cma=0 variant={variant}");
+        let mut words = format!("quiet loglevel=1 panic=-1 cma=0 rootfstype=ramfs variant={variant}");
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).args(kind.machine.split(' '));
         command.args(["-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"]);

@@ -9,7 +9,7 @@
 # make deb     Debian packages of them, or of ARCH (amd64, arm64, armhf, armel, mipsel); in target/dist
 # make install what `make` built, under PREFIX (/usr/local), for systemd; make uninstall takes it out, not the config
 # make boards  the package on an emulated board of every architecture; the table in tests/boards/README.md
-# make board   the same on an x86_64 board alone
+# make board   the same on the quickest of them, aarch64
 # make size    what each dependency and each module takes of the binary
 # make fuzz    bytes -> config -> rules, for SECONDS (needs a nightly toolchain and cargo-fuzz)
 
@@ -87,14 +87,14 @@ test-buildroot: setup
 test-linux:
 	cargo test --locked --test linux -- --nocapture --test-threads=2
 
-# Real kernels in qemu. The kernel and the programs of this one are given three minutes to come.
+# Real kernels in qemu. The kernel and the programs of this board, the quickest to come and to boot, have three minutes.
 board: cross
 	@if tests/boards/setup first; then PARAGLIDER_FETCH_SECONDS=180 timeout -k 9 900 \
-		cargo test --locked --test boards story::x86_64 -- --exact --nocapture; \
+		cargo test --locked --test boards story::aarch64 -- --exact --nocapture; \
 	else echo "skipped: board: what tests/boards/setup needs is missing"; fi
 
 boards: cross
-	@if tests/boards/setup; then rm -rf target/boards/rows && timeout -k 9 7200 \
+	@if tests/boards/setup; then rm -rf target/boards/seen && timeout -k 9 7200 \
 		cargo test --locked --test boards -- --nocapture --test-threads=1 && tests/boards/table; \
 	else echo "skipped: boards: what tests/boards/setup needs is missing"; fi
 

@@ -1,6 +1,6 @@
 //! A board: a real kernel in qemu, whose two network cards hang in the laboratory, and whose console is at hand.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -12,6 +12,9 @@ use crate::ROOT;
 
 /// How long a board may take for anything; machines that run tests are slow and busy.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where the other ends of its network cards come from.
+const TUN: &str = "/dev/net/tun";
 
 /// One line of tests/boards/boards.
 #[derive(Clone)]
@@ -48,15 +51,19 @@ impl Kind {
         Path::new(ROOT).join("target/boards").join(self.name.split('-').next().unwrap())
     }
 
-    /// Gets its kernel and root directory; or says why they cannot be had here.
+    /// Gets its kernel and root directory; or says why it cannot be had here.
     pub fn fetch(&self) -> Result<(), String> {
         let qemu = self.machine.split(' ').next().unwrap();
         if !Command::new(qemu).arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success()) {
             return Err(format!("{qemu} is missing"));
         }
+        File::options().read(true).write(true).open(TUN).map_err(|error| format!("{TUN}: {error}"))?;
         let limit = std::env::var("PARAGLIDER_FETCH_SECONDS").unwrap_or_else(|_| "3600".into());
         let fetch = format!("{ROOT}/tests/boards/fetch");
-        let output = Command::new("timeout").args([&limit, &fetch, &self.name]).output().unwrap();
+        // It ends with this program.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "--", "timeout", &limit, &fetch, &self.name]);
+        let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         match output.status.code() {
             Some(0) => Ok(()),
@@ -72,8 +79,8 @@ impl Kind {
         ["nft", "legacy"].into_iter().filter(has).collect()
     }
 
-    /// Whether its clock can count instructions. With qemu's `-icount` the timer of a MIPS processor runs by something
-    /// else, the count is a different one each time, and now and then the network stands still for good.
+    /// Whether its clock can count instructions. With qemu's `-icount` a MIPS board counted something else each time, and
+    /// once its network stood still.
     pub fn can_count(&self) -> bool {
         !self.name.starts_with("mips")
     }
@@ -146,6 +153,7 @@ pub fn pack(lab: &Lab, root: &Path) -> PathBuf {
 impl Board {
     /// Switches it on. The laboratory must have the bridges `outside` and `lan`.
     pub fn switch_on(kind: &Kind, variant: &str, image: &Path, options: &Options) -> Self {
+        // In a root file system of that type the image may fill more than half of the memory.
         let mut words = format!("quiet loglevel=1 panic=-1 cma=0 rootfstype=ramfs variant={variant}");
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).args(kind.machine.split(' '));
@@ -202,6 +210,8 @@ impl Board {
                     return self.shown.drain(..=at + end).collect();
                 }
             }
+            // Not every machine ends then.
+            assert!(!self.shown.contains("Kernel panic"), "{}", self.shown);
             match self.screen.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(bytes) => self.shown.push_str(&String::from_utf8_lossy(&bytes).replace('\r', "")),
                 Err(why) => panic!("no `{words}` on the console ({why}); it shows:\n{}", self.shown),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::Findings;
 use crate::error::plain;
 use crate::host;
-use crate::remedy;
+use crate::remedy::{self, System};
 use crate::service::{number, Endpoint, Family, Service, Source};
 
 /// Share of the connection table, in percent, from which on it is too full for comfort.
@@ -18,9 +18,14 @@ pub fn check(services: &[Service], findings: &mut Findings) {
             forwarding(family, findings);
         }
     }
+    let keepalived = host::read(match findings.system {
+        // Written anew at each start from /etc/config/keepalived, or a link to what that names.
+        System::Opkg | System::OpenWrtApk => "/tmp/keepalived.conf",
+        _ => "/etc/keepalived/keepalived.conf",
+    });
     for service in services {
-        bind(service.bind, findings);
-        source(service.source, findings);
+        bind(service.bind, &keepalived, findings);
+        source(service, &keepalived, findings);
         for backend in &service.backends {
             reach(backend.address, findings);
         }
@@ -57,9 +62,11 @@ fn forwarding(family: Family, findings: &mut Findings) {
     }
 }
 
-fn bind(bind: Endpoint, findings: &mut Findings) {
+fn bind(bind: Endpoint, keepalived: &str, findings: &mut Findings) {
     if host::has_address(bind.ip()) {
         findings.ok(format_args!("bind {bind}: the address is on this host"));
+    } else if moves(keepalived, bind.ip()) {
+        findings.ok(format_args!("bind {bind}: keepalived brings the address here when it is needed"));
     } else {
         findings.warning(format_args!(
             "bind {bind}: the address is on no interface of this host (yet); it works only if packets to it are routed here"
@@ -78,29 +85,62 @@ fn bind(bind: Endpoint, findings: &mut Findings) {
     }
 }
 
-fn source(source: Source, findings: &mut Findings) {
-    match source {
+fn source(service: &Service, keepalived: &str, findings: &mut Findings) {
+    let bind_moves = moves(keepalived, service.bind.ip());
+    let (mut missing, mut stays) = (String::new(), String::new());
+    match service.source {
         Source::Addresses(first, last) => {
-            let mut missing = String::new();
             for ip in addresses(first, last) {
-                if !host::has_address(ip) {
-                    missing.push_str(if missing.is_empty() { "" } else { ", " });
-                    missing.push_str(&ip.to_string());
-                }
+                let moves = moves(keepalived, ip);
+                let list = match (moves, host::has_address(ip)) {
+                    (false, false) => &mut missing,
+                    (false, true) if bind_moves => &mut stays,
+                    _ => continue,
+                };
+                list.push_str(if list.is_empty() { "" } else { ", " });
+                list.push_str(&ip.to_string());
             }
-            if missing.is_empty() {
-                findings.ok(format_args!("privateip {first}: on this host"));
-            } else {
+            if !missing.is_empty() {
                 findings.warning(format_args!(
                     "privateip {missing}: on no interface of this host (yet); answers of the backends would not come back"
                 ));
+            } else if stays.is_empty() {
+                let where_ =
+                    if host::has_address(first) { "on this host" } else { "keepalived brings it here with the bind" };
+                findings.ok(format_args!("privateip {first}: {where_}"));
             }
         }
         Source::Client => {
             findings.warning(format_args!("privateip none: the backends see the clients' addresses and must route all answers back through this host"));
         }
+        Source::Masquerade if bind_moves => stays.push_str("auto"),
         Source::Masquerade => {}
     }
+    if !stays.is_empty() {
+        findings.warning(format_args!(
+            "privateip {stays}: keepalived moves the bind but not this; established connections break when it does, so \
+             let privateip be a virtual address too"
+        ));
+    }
+}
+
+/// Whether an address is one that keepalived moves: it stands in a block virtual_ipaddress or virtual_ipaddress_excluded
+/// (keepalived.conf(5)).
+fn moves(keepalived: &str, ip: IpAddr) -> bool {
+    let mut inside = false;
+    for line in keepalived.lines() {
+        let line = line.split(['#', '!']).next().unwrap_or_default();
+        for word in line.split_ascii_whitespace() {
+            if word.starts_with("virtual_ipaddress") {
+                inside = true;
+            } else if word == "}" {
+                inside = false;
+            } else if inside && word.split('/').next().and_then(|word| word.parse().ok()) == Some(ip) {
+                return true;
+            }
+        }
+    }
+    false
 }
 
 /// The addresses of a range.
@@ -246,6 +286,28 @@ mod tests {
         for garbage in ["", "sl local_address rem_address st", "0: x:y z 0A", "0: é00000000:1 z 0A"] {
             assert_eq!(listener(garbage), None);
         }
+    }
+
+    #[test]
+    fn keepalived_moves_what_is_in_its_blocks() {
+        let config = "vrrp_instance A {\n  unicast_src_ip 10.0.0.1\n  unicast_peer {\n    10.0.0.2\n  }\n\
+                      \tvirtual_ipaddress {\n\t\t10.0.0.3/24 dev eth0 label eth0:vip\n#\t10.0.0.4\n 10.0.0.10 ! 10.0.0.5\n }\n\
+                      virtual_ipaddress_excluded {\nfd00:0::3/64\n}\nvirtual_routes {\n 10.0.0.6/32 via 10.0.0.7\n}\n}";
+        for (ip, expected) in [
+            ("10.0.0.1", false),
+            ("10.0.0.2", false),
+            ("10.0.0.3", true),
+            ("10.0.0.4", false),
+            ("10.0.0.5", false),
+            ("10.0.0.6", false),
+            ("10.0.0.7", false),
+            ("10.0.0.10", true),
+            ("fd00::3", true),
+            ("fd00::4", false),
+        ] {
+            assert_eq!(moves(config, ip.parse().unwrap()), expected, "{ip}");
+        }
+        assert!(!moves("", "10.0.0.3".parse().unwrap()));
     }
 
     #[test]

@@ -27,7 +27,7 @@ MAN = $(DESTDIR)$(PREFIX)/share/man/man8
 DOC = $(DESTDIR)$(PREFIX)/share/doc/paraglider
 UNITS = $(DESTDIR)$(PREFIX)/lib/systemd/system
 
-.PHONY: all demo test test-cross test-openwrt bench cross dist ipk apk size setup fmt clippy shellcheck fuzz test-buildroot install uninstall test-linux deb board boards
+.PHONY: all demo test test-cross test-openwrt bench cross dist ipk apk size setup fmt clippy shellcheck fuzz test-buildroot install uninstall test-linux test-twoboxes deb board boards
 
 all:
 	cargo build --release --locked
@@ -54,11 +54,16 @@ test: setup fmt clippy shellcheck
 	cargo test --locked --lib --test cli --test golden
 	cargo build --locked --example demo
 	cargo test --locked --test netns
+	@$(MAKE) --no-print-directory test-twoboxes
 	@if cross/setup; then $(MAKE) --no-print-directory test-cross test-openwrt board; \
 	else echo "skipped: cross, openwrt, board: the tools for static binaries are missing"; fi
 	@$(MAKE) --no-print-directory test-buildroot
 	@if [ -e target/dist/x86_64-unknown-linux-musl/paraglider ]; then $(MAKE) --no-print-directory test-linux; \
 	else echo "skipped: linux: make cross has not built the x86_64 binary"; fi
+
+# The recipe of docs/two-boxes.md in namespaces, with what it says of the time that a change of boxes takes.
+test-twoboxes: setup
+	cargo test --locked --test twoboxes -- --nocapture --test-threads=2
 
 # The binaries of the boards, each of which does its job under qemu.
 test-cross: cross

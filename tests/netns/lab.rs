@@ -116,9 +116,8 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// A client (10.1.0.2), the balancer (10.1.0.1, bind 10.9.0.1, and 10.2.0.1) and backends 10.2.0.11, .12, .13,
-    /// in three networks; the same in IPv6 (fd01::2, fd01::1, fd09::1, fd02::1, fd02::11, …).
-    pub fn new(variant: Variant) -> Self {
+    /// Nothing but the variant of iptables.
+    pub fn bare(variant: Variant) -> Self {
         assert!(std::env::var_os(INSIDE).is_some(), "only inside");
         let dir = tempfile::tempdir().unwrap();
         sh("mount -t tmpfs lab /run && mkdir /run/netns");
@@ -143,6 +142,13 @@ impl Lab {
                 fs::write(file, "0").unwrap();
             }
         }
+        lab
+    }
+
+    /// A client (10.1.0.2), the balancer (10.1.0.1, bind 10.9.0.1, and 10.2.0.1) and backends 10.2.0.11, .12, .13,
+    /// in three networks; the same in IPv6 (fd01::2, fd01::1, fd09::1, fd02::1, fd02::11, …).
+    pub fn new(variant: Variant) -> Self {
+        let lab = Self::bare(variant);
         sh("ip link add lan type bridge && ip link set lan up");
         sh("ip addr add 10.2.0.1/24 dev lan && ip -6 addr add fd02::1/64 dev lan nodad");
         sh("ip addr add 10.9.0.1/32 dev lo && ip -6 addr add fd09::1/128 dev lo nodad");
@@ -240,7 +246,8 @@ impl Lab {
     }
 }
 
-fn host(name: &str) {
+/// A host: a network namespace of this name.
+pub fn host(name: &str) {
     sh(&format!("ip netns add {name} && ip -n {name} link set lo up"));
     // Many short connections from few addresses: do not wait for their ports.
     inside(name, || fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "0")).join().unwrap().unwrap();

@@ -97,6 +97,40 @@ on_both!(a_listener_behind_the_bind_is_seen, |lab| {
     assert!(!lab.ok("check").contains("listens there"));
 });
 
+on_both!(what_keepalived_moves_is_not_missed, |lab| {
+    // An /etc of its own.
+    sh("mkdir /run/etc && cp -R /etc/. /run/etc && mount --bind /run/etc /etc && mkdir -p /etc/keepalived");
+    let config = |virtual_addresses: &str| {
+        let text = format!("vrrp_instance A {{\n virtual_ipaddress {{\n{virtual_addresses}\n }}\n}}\n");
+        fs::write("/etc/keepalived/keepalived.conf", text).unwrap();
+    };
+    let yaml = |bind: &str, more: &str| {
+        lab.config(&format!("frontend: {{bind: '{bind}:4444', backends: ['10.2.0.11:80']{more}}}"));
+        lab.ok("check")
+    };
+    // The backup has neither, and nothing is wrong with that.
+    config("  10.77.0.1/24 dev wan\n  10.77.0.2/24");
+    let out = yaml("10.77.0.1", ", privateip: 10.77.0.2");
+    assert!(
+        out.contains("ok       bind 10.77.0.1:4444: keepalived brings the address here when it is needed"),
+        "{out}"
+    );
+    assert!(out.contains("ok       privateip 10.77.0.2: keepalived brings it here with the bind"), "{out}");
+    assert!(!out.contains("on no interface"), "{out}");
+    // An address that stays behind when the bind goes, whether the bind is here now or not.
+    const STAYS: &str = "keepalived moves the bind but not this";
+    let out = yaml("10.77.0.1", ", privateip: 10.2.0.1");
+    assert!(out.contains(&format!("warning  privateip 10.2.0.1: {STAYS}")), "{out}");
+    config("  10.9.0.1/32");
+    let out = yaml("10.9.0.1", "");
+    assert!(out.contains(&format!("warning  privateip auto: {STAYS}")), "{out}");
+    // An address that nobody brings is missed as ever, and without a virtual bind nothing moves.
+    let out = yaml("10.9.0.1", ", privateip: 10.77.0.2");
+    assert!(out.contains("warning  privateip 10.77.0.2: on no interface") && !out.contains(STAYS), "{out}");
+    config("  10.77.0.1/24");
+    assert!(!yaml("10.9.0.1", "").contains(STAYS));
+});
+
 on_both!(a_missing_match_is_named_with_its_remedy, |lab| {
     lab.balance(&[1, 2, 3]);
     // An empty folder in the place of iptables' own plug-ins: it knows no match by itself.

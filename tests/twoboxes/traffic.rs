@@ -16,7 +16,10 @@ const RHYTHM: Duration = Duration::from_millis(50);
 
 /// A new connection that is not there after this long is given up, and the next one is tried: so the moment from which on
 /// they work again is seen, and not TCP's own repetition of the first packet after 1, 3 and 7 s.
-const BRIEF: Duration = Duration::from_millis(200);
+const BRIEF: Duration = Duration::from_millis(100);
+
+/// So much longer for each client than for the one before, or all would try again at the same time.
+const STEP: Duration = Duration::from_millis(17);
 
 /// How long an answer on a connection may take.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -25,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const DEAD: Duration = Duration::from_secs(30);
 
 /// How many make new connections, one after the other.
-const CLIENTS: usize = 8;
+const CLIENTS: u32 = 8;
 
 /// What a backend has seen of a connection: its number, its source address, and who the backend is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,9 +90,9 @@ impl Traffic {
             let seen = self.seen.clone();
             self.threads.push(inside("client", move || hold(to, &seen)));
         }
-        for _ in 0..CLIENTS {
+        for n in 0..CLIENTS {
             let seen = self.seen.clone();
-            self.threads.push(inside("client", move || make(to, &seen)));
+            self.threads.push(inside("client", move || make(to, BRIEF + STEP * n, &seen)));
         }
     }
 
@@ -192,12 +195,12 @@ fn hold(to: SocketAddr, seen: &Seen) {
     }
 }
 
-fn make(to: SocketAddr, seen: &Seen) {
+fn make(to: SocketAddr, brief: Duration, seen: &Seen) {
     while !seen.done.load(Ordering::Relaxed) {
         let number = seen.numbers.fetch_add(1, Ordering::Relaxed);
         let begun = Instant::now();
         let once = || {
-            let stream = TcpStream::connect_timeout(&to, BRIEF)?;
+            let stream = TcpStream::connect_timeout(&to, brief)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             exchange(&stream, number)
         };

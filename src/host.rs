@@ -218,9 +218,13 @@ pub fn variable(name: &CStr) -> Option<String> {
     }
 }
 
-/// Whether this host has the address: then it is also the one that packets to it would come from.
+/// Whether this host has the address: then it is also the one that packets to it would come from. Except for a second
+/// IPv4 address of a network, to which they come from the first one; but it can be taken, as no other can.
 pub fn has_address(ip: IpAddr) -> bool {
     route(ip).is_ok_and(|source| source == ip)
+        || ip.is_ipv4()
+            && read("/proc/sys/net/ipv4/ip_nonlocal_bind") == "0"
+            && UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
 }
 
 /// The address that this host would use towards `to`; no packet is sent.

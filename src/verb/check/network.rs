@@ -62,11 +62,18 @@ fn forwarding(family: Family, findings: &mut Findings) {
     }
 }
 
+/// Where an address of ours is, if it is somewhere.
+fn place(ip: IpAddr, keepalived: &str) -> Option<&'static str> {
+    if host::has_address(ip) {
+        Some("on this host")
+    } else {
+        moves(keepalived, ip).then_some("held by keepalived, and not here now")
+    }
+}
+
 fn bind(bind: Endpoint, keepalived: &str, findings: &mut Findings) {
-    if host::has_address(bind.ip()) {
-        findings.ok(format_args!("bind {bind}: the address is on this host"));
-    } else if moves(keepalived, bind.ip()) {
-        findings.ok(format_args!("bind {bind}: keepalived brings the address here when it is needed"));
+    if let Some(place) = place(bind.ip(), keepalived) {
+        findings.ok(format_args!("bind {bind}: the address is {place}"));
     } else {
         findings.warning(format_args!(
             "bind {bind}: the address is on no interface of this host (yet); it works only if packets to it are routed here"
@@ -87,15 +94,15 @@ fn bind(bind: Endpoint, keepalived: &str, findings: &mut Findings) {
 
 fn source(service: &Service, keepalived: &str, findings: &mut Findings) {
     let bind_moves = moves(keepalived, service.bind.ip());
-    let (mut missing, mut stays) = (String::new(), String::new());
+    let mut stays = String::new();
     match service.source {
         Source::Addresses(first, last) => {
+            let mut missing = String::new();
             for ip in addresses(first, last) {
-                let moves = moves(keepalived, ip);
-                let list = match (moves, host::has_address(ip)) {
-                    (false, false) => &mut missing,
-                    (false, true) if bind_moves => &mut stays,
-                    _ => continue,
+                let list = match place(ip, keepalived) {
+                    None => &mut missing,
+                    Some(_) if bind_moves && !moves(keepalived, ip) => &mut stays,
+                    Some(_) => continue,
                 };
                 list.push_str(if list.is_empty() { "" } else { ", " });
                 list.push_str(&ip.to_string());
@@ -104,10 +111,8 @@ fn source(service: &Service, keepalived: &str, findings: &mut Findings) {
                 findings.warning(format_args!(
                     "privateip {missing}: on no interface of this host (yet); answers of the backends would not come back"
                 ));
-            } else if stays.is_empty() {
-                let where_ =
-                    if host::has_address(first) { "on this host" } else { "keepalived brings it here with the bind" };
-                findings.ok(format_args!("privateip {first}: {where_}"));
+            } else if let Some(place) = place(first, keepalived) {
+                findings.ok(format_args!("privateip {first}: {place}"));
             }
         }
         Source::Client => {
@@ -118,8 +123,7 @@ fn source(service: &Service, keepalived: &str, findings: &mut Findings) {
     }
     if !stays.is_empty() {
         findings.warning(format_args!(
-            "privateip {stays}: keepalived moves the bind but not this; established connections break when it does, so \
-             let privateip be a virtual address too"
+            "privateip {stays}: keepalived moves bind but not this, which breaks established connections; let it move both"
         ));
     }
 }
@@ -129,14 +133,13 @@ fn source(service: &Service, keepalived: &str, findings: &mut Findings) {
 fn moves(keepalived: &str, ip: IpAddr) -> bool {
     let mut inside = false;
     for line in keepalived.lines() {
-        let line = line.split(['#', '!']).next().unwrap_or_default();
         for word in line.split_ascii_whitespace() {
-            if word.starts_with("virtual_ipaddress") {
-                inside = true;
-            } else if word == "}" {
-                inside = false;
-            } else if inside && word.split('/').next().and_then(|word| word.parse().ok()) == Some(ip) {
-                return true;
+            match word.as_bytes() {
+                [b'#' | b'!', ..] => break,
+                b"}" => inside = false,
+                _ if word.starts_with("virtual_ipaddress") => inside = true,
+                _ if inside && word.split_once('/').map_or(word, |(ip, _)| ip).parse() == Ok(ip) => return true,
+                _ => {}
             }
         }
     }

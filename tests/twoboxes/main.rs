@@ -15,6 +15,7 @@ mod pair;
 mod traffic;
 
 use std::collections::BTreeSet;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use lab::{Lab, Variant};
@@ -97,9 +98,13 @@ fn story(lab: &Lab, seconds: &str, limit: Duration, late: Option<u32>) {
     one.switch_on();
     two.switch_on();
     roles(&one, &two, 0);
-    for balancer in [&one, &two] {
+    for (balancer, place) in [(&one, "on this host"), (&two, "held by keepalived, and not here now")] {
         let (code, said) = balancer.paraglider("check");
         assert!(code == 0 && !said.contains("on no interface"), "{}: {said}", balancer.name);
+        for finding in [format!("bind {BIND}:4444: the address is {place}"), format!("privateip {PRIVATEIP}: {place}")]
+        {
+            assert!(said.contains(&finding), "{}: {finding}:\n{said}", balancer.name);
+        }
     }
     let begun = Instant::now();
     traffic.begin(format!("{BIND}:4444").parse().unwrap(), HELD);
@@ -107,9 +112,8 @@ fn story(lab: &Lab, seconds: &str, limit: Duration, late: Option<u32>) {
         traffic.held().iter().filter(|held| held.answers.values().sum::<usize>() > 2).count() == HELD
     });
     // Another connection of the master's own, which is nobody else's business.
-    let other = format!("166.1.101.11:{}", 22);
-    lab::inside(&one.name, || std::mem::forget(std::net::TcpListener::bind("0.0.0.0:22").unwrap())).join().unwrap();
-    let own = lab::inside("client", move || std::net::TcpStream::connect(other).unwrap()).join().unwrap();
+    lab::inside(&one.name, || std::mem::forget(TcpListener::bind("0.0.0.0:22").unwrap())).join().unwrap();
+    let own = lab::inside("client", || TcpStream::connect("166.1.101.11:22").unwrap()).join().unwrap();
     roles(&one, &two, HELD);
     let told = one.connections("-i");
     assert!(told.len() >= HELD && told.iter().all(|line| line.contains(&format!("dst={BIND} "))), "{told:?}");
@@ -129,7 +133,8 @@ fn story(lab: &Lab, seconds: &str, limit: Duration, late: Option<u32>) {
     roles(&two, &one, HELD);
     nothing_happens(&traffic, since, &two, &one, 2);
 
-    takeover(&how("the master has no cables"), lab, &traffic, limit, || two.cables(false));
+    let late = late.map(|late| format!(", and the connections come {late} s late")).unwrap_or_default();
+    takeover(&how(&format!("the master has no cables{late}")), lab, &traffic, limit, || two.cables(false));
     assert!(one.is_master());
     let since = Instant::now();
     two.cables(true);

@@ -62,13 +62,13 @@ impl Kind {
         let fetch = format!("{ROOT}/tests/boards/fetch");
         // It ends with this program.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM", "--", "timeout", &limit, &fetch, &self.name]);
+        command.args(["--pdeathsig", "TERM", "--", "timeout", "-k", "9", &limit, &fetch, &self.name]);
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         match output.status.code() {
             Some(0) => Ok(()),
             Some(3) => Err(said.lines().last().unwrap_or_default().into()),
-            Some(124) => Err(format!("its kernel and programs cannot be had within {limit} seconds")),
+            Some(124 | 137) => Err(format!("its kernel and programs cannot be had within {limit} seconds")),
             _ => panic!("fetch {}:\n{said}", self.name),
         }
     }

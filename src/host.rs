@@ -222,9 +222,11 @@ pub fn variable(name: &CStr) -> Option<String> {
 /// IPv4 address of a network, to which they come from the first one; but it can be taken, as no other can.
 pub fn has_address(ip: IpAddr) -> bool {
     route(ip).is_ok_and(|source| source == ip)
-        || ip.is_ipv4()
-            && read("/proc/sys/net/ipv4/ip_nonlocal_bind") == "0"
-            && UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
+        || ip.is_ipv4() && read("/proc/sys/net/ipv4/ip_nonlocal_bind") == "0" && socket(ip).is_ok()
+}
+
+fn socket(ip: IpAddr) -> io::Result<UdpSocket> {
+    UdpSocket::bind(SocketAddr::new(ip, 0))
 }
 
 /// The address that this host would use towards `to`; no packet is sent.
@@ -233,7 +235,7 @@ pub fn route(to: IpAddr) -> io::Result<IpAddr> {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+    let socket = socket(any)?;
     // Which port does not matter.
     socket.connect(SocketAddr::new(to, 9))?;
     Ok(socket.local_addr()?.ip())

@@ -218,15 +218,12 @@ pub fn variable(name: &CStr) -> Option<String> {
     }
 }
 
-/// Whether this host has the address: then it is also the one that packets to it would come from. Except for a second
-/// IPv4 address of a network, to which they come from the first one; but it can be taken, as no other can.
+/// Whether this host has the address.
 pub fn has_address(ip: IpAddr) -> bool {
-    route(ip).is_ok_and(|source| source == ip)
-        || ip.is_ipv4() && read("/proc/sys/net/ipv4/ip_nonlocal_bind") == "0" && socket(ip).is_ok()
-}
-
-fn socket(ip: IpAddr) -> io::Result<UdpSocket> {
-    UdpSocket::bind(SocketAddr::new(ip, 0))
+    // To a second IPv4 address of a network packets would come from the first one, unless they are told to come from the
+    // second, which those of a host that does not have it cannot.
+    let from = if ip.is_ipv4() { ip } else { Ipv6Addr::UNSPECIFIED.into() };
+    source(from, ip).is_ok_and(|source| source == ip)
 }
 
 /// The address that this host would use towards `to`; no packet is sent.
@@ -235,7 +232,12 @@ pub fn route(to: IpAddr) -> io::Result<IpAddr> {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let socket = socket(any)?;
+    source(any, to)
+}
+
+/// The address of packets from `from` to `to`, where `from` may leave it open.
+fn source(from: IpAddr, to: IpAddr) -> io::Result<IpAddr> {
+    let socket = UdpSocket::bind(SocketAddr::new(from, 0))?;
     // Which port does not matter.
     socket.connect(SocketAddr::new(to, 9))?;
     Ok(socket.local_addr()?.ip())

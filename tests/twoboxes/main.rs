@@ -133,7 +133,7 @@ fn story(lab: &Lab, seconds: &str, limit: Duration, late: Option<u32>) {
     one.switch_on();
     two.switch_on();
     roles(&one, &two, 0);
-    for (balancer, place) in [(&one, "on this host"), (&two, "held by keepalived, and not here now")] {
+    for (balancer, place) in [(&one, "on this host"), (&two, "held by keepalived")] {
         let (code, said) = balancer.paraglider("check");
         assert!(code == 0 && !said.contains("on no interface"), "{}: {said}", balancer.name);
         for finding in [format!("bind {BIND}:4444: the address is {place}"), format!("privateip {PRIVATEIP}: {place}")]

@@ -18,11 +18,9 @@ pub fn check(services: &[Service], findings: &mut Findings) {
             forwarding(family, findings);
         }
     }
-    let keepalived = host::read(match findings.system {
-        // Written anew at each start from /etc/config/keepalived, or a link to what that names.
-        System::Opkg | System::OpenWrtApk => "/tmp/keepalived.conf",
-        _ => "/etc/keepalived/keepalived.conf",
-    });
+    // OpenWrt's is written anew at each start from /etc/config/keepalived, or a link to what that names.
+    let openwrt = matches!(findings.system, System::Opkg | System::OpenWrtApk);
+    let keepalived = host::read(if openwrt { "/tmp/keepalived.conf" } else { "/etc/keepalived/keepalived.conf" });
     for service in services {
         bind(service.bind, &keepalived, findings);
         source(service, &keepalived, findings);
@@ -67,7 +65,7 @@ fn place(ip: IpAddr, keepalived: &str) -> Option<&'static str> {
     if host::has_address(ip) {
         Some("on this host")
     } else {
-        moves(keepalived, ip).then_some("held by keepalived, and not here now")
+        moves(keepalived, ip).then_some("held by keepalived")
     }
 }
 
@@ -94,18 +92,16 @@ fn bind(bind: Endpoint, keepalived: &str, findings: &mut Findings) {
 
 fn source(service: &Service, keepalived: &str, findings: &mut Findings) {
     let bind_moves = moves(keepalived, service.bind.ip());
-    let mut stays = String::new();
+    let mut stays = false;
     match service.source {
         Source::Addresses(first, last) => {
             let mut missing = String::new();
             for ip in addresses(first, last) {
-                let list = match place(ip, keepalived) {
-                    None => &mut missing,
-                    Some(_) if bind_moves && !moves(keepalived, ip) => &mut stays,
-                    Some(_) => continue,
-                };
-                list.push_str(if list.is_empty() { "" } else { ", " });
-                list.push_str(&ip.to_string());
+                if place(ip, keepalived).is_none() {
+                    missing.push_str(if missing.is_empty() { "" } else { ", " });
+                    missing.push_str(&ip.to_string());
+                }
+                stays |= bind_moves && !moves(keepalived, ip);
             }
             if !missing.is_empty() {
                 findings.warning(format_args!(
@@ -118,12 +114,11 @@ fn source(service: &Service, keepalived: &str, findings: &mut Findings) {
         Source::Client => {
             findings.warning(format_args!("privateip none: the backends see the clients' addresses and must route all answers back through this host"));
         }
-        Source::Masquerade if bind_moves => stays.push_str("auto"),
-        Source::Masquerade => {}
+        Source::Masquerade => stays = bind_moves,
     }
-    if !stays.is_empty() {
+    if stays {
         findings.warning(format_args!(
-            "privateip {stays}: keepalived moves bind but not this, which breaks established connections; let it move both"
+            "privateip: keepalived moves bind but not this, so established connections break; let it move both"
         ));
     }
 }

@@ -200,7 +200,13 @@ impl Balancer {
         self.run(&["conntrackd", which]).1.lines().filter(|line| line.contains("src=")).map(str::to_owned).collect()
     }
 
+    /// Ends all that runs on it: keepalived has a child, which would outlive it.
     fn kill(&mut self) {
+        let all = Command::new("ip").args(["netns", "pids", &self.name]).output().map(|output| output.stdout);
+        let all = String::from_utf8_lossy(&all.unwrap_or_default()).into_owned();
+        for pid in all.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         for mut child in self.running.drain(..) {
             let _ = child.kill();
             let _ = child.wait();

@@ -66,11 +66,11 @@ test-twoboxes: setup
 	cargo test --locked --test twoboxes -- --nocapture --test-threads=2
 
 # The binaries of the boards, each of which does its job under qemu.
-test-cross: cross
+test-cross: setup cross
 	cargo test --locked --test cross -- --nocapture --test-threads=2
 
 # The packages, on a router that is made of busybox and namespaces.
-test-openwrt: cross
+test-openwrt: setup cross
 	cargo test --locked --test openwrt -- --test-threads=2
 
 # The Buildroot tree: its init script with the binary of a board like this machine, its recipe with crates in a place of
@@ -89,16 +89,16 @@ test-buildroot: setup
 	cargo test --locked --test buildroot -- --test-threads=2 $$skip
 
 # What `make install` and `make deb` install, under a systemd of its own where that can be had.
-test-linux:
+test-linux: setup
 	cargo test --locked --test linux -- --nocapture --test-threads=2
 
 # Real kernels in qemu. The kernel and the programs of this board, the quickest to come and to boot, have three minutes.
-board: cross
+board: setup cross
 	@if tests/boards/setup first; then PARAGLIDER_FETCH_SECONDS=180 timeout -k 9 900 \
 		cargo test --locked --test boards story::aarch64 -- --exact --nocapture; \
 	else echo "skipped: board: what tests/boards/setup needs is missing"; fi
 
-boards: cross
+boards: setup cross
 	@if tests/boards/setup; then rm -rf target/boards/seen && timeout -k 9 7200 \
 		cargo test --locked --test boards -- --nocapture --test-threads=1 && tests/boards/table; \
 	else echo "skipped: boards: what tests/boards/setup needs is missing"; fi

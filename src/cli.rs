@@ -15,15 +15,18 @@ pub const DEFAULT_CONFIG: &str = "/etc/paraglider/glider.yaml";
 pub const HELP: &str = "\
 Usage: paraglider [--config FILE] [-v] VERB
 
-Balances TCP connections over backends with iptables rules, and leaves no process behind.
+Balances TCP connections over backends with iptables rules; only `watch` is a process that stays.
 
 Verbs:
   start    put the config's rules in force; changes nothing if they already are
   stop     remove every rule of Paraglider; needs no config
              --drain SECONDS   take no new connections, and wait for the old ones to end
   reload   the same as start; so is restart
-  status   what is in force: connections taken and active, per backend
-             --json            for programs
+             --drop-removed    end the connections to backends that are no longer in the config
+  watch    start, then check the backends that have `health:`, and put back rules that others change
+             --stop-on-exit    remove the rules when it ends
+  status   what is in force: connections taken and active, and how each backend does
+             --json            for programs; --prometheus is for its text format
   check    is the config right, and can this host run it?
   print    the rules that start would put in force, for iptables-restore --noflush
              --ipv6            those for ip6tables-restore
@@ -42,17 +45,22 @@ status: 0 in force, 1 not as in the config, 3 not in force. check: 1 it would no
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
     /// Put the config's rules in force; `reload` and `restart` are the same.
-    Start,
+    Start {
+        /// End the connections to backends that are no longer there.
+        drop_removed: bool,
+    },
+    /// The same, and stay to check backends.
+    Watch {
+        /// Remove the rules at the end.
+        stop_on_exit: bool,
+    },
     /// Remove all that is ours.
     Stop {
         /// Wait at most so many seconds for connections to end.
         drain: Option<u32>,
     },
     /// Tell what is in force.
-    Status {
-        /// For programs.
-        json: bool,
-    },
+    Status(Form),
     /// Tell whether the config can work here.
     Check,
     /// Show the rules.
@@ -60,6 +68,17 @@ pub enum Verb {
         /// Those of the IPv6 frontends.
         ipv6: bool,
     },
+}
+
+/// How `status` tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+    /// Prometheus' text format.
+    Prometheus,
 }
 
 /// The words, understood.
@@ -80,9 +99,10 @@ pub enum Command {
     },
 }
 
-const VERBS: [&str; 7] = ["start", "stop", "reload", "restart", "status", "check", "print"];
+const VERBS: [&str; 8] = ["start", "stop", "reload", "restart", "watch", "status", "check", "print"];
 
-const OPTIONS: [&str; 6] = ["config", "verbose", "version", "json", "ipv6", "drain"];
+const OPTIONS: [&str; 9] =
+    ["config", "verbose", "version", "json", "prometheus", "ipv6", "drain", "drop-removed", "stop-on-exit"];
 
 /// The words as argh sees them.
 #[derive(FromArgs)]
@@ -100,9 +120,18 @@ struct Words {
     /// for programs
     #[argh(switch)]
     json: bool,
+    /// for a collector
+    #[argh(switch)]
+    prometheus: bool,
     /// the IPv6 rules
     #[argh(switch)]
     ipv6: bool,
+    /// end connections
+    #[argh(switch)]
+    drop_removed: bool,
+    /// remove the rules
+    #[argh(switch)]
+    stop_on_exit: bool,
     /// seconds
     #[argh(option)]
     drain: Option<String>,
@@ -139,9 +168,15 @@ pub fn parse(words: Vec<OsString>) -> Result<Command, Error> {
         [_, more, ..] => return Err(usage(format_args!("one verb is enough, `{more}` is too much"))),
     };
     let verb = match name.as_str() {
-        "start" | "reload" | "restart" => Verb::Start,
+        "start" | "reload" | "restart" => Verb::Start { drop_removed: words.drop_removed },
+        "watch" => Verb::Watch { stop_on_exit: words.stop_on_exit },
         "stop" => Verb::Stop { drain: words.drain.as_deref().map(seconds).transpose()? },
-        "status" => Verb::Status { json: words.json },
+        "status" => Verb::Status(match (words.json, words.prometheus) {
+            (false, false) => Form::Text,
+            (true, false) => Form::Json,
+            (false, true) => Form::Prometheus,
+            (true, true) => return Err(usage(format_args!("--json and --prometheus are two answers; ask for one"))),
+        }),
         "check" => Verb::Check,
         "print" => Verb::Print { ipv6: words.ipv6 },
         other => {
@@ -152,9 +187,14 @@ pub fn parse(words: Vec<OsString>) -> Result<Command, Error> {
             return Err(usage(format_args!("there is no verb `{}`; {hint}", Shown(other))));
         }
     };
-    for (option, given, belongs) in
-        [("--json", words.json, "status"), ("--ipv6", words.ipv6, "print"), ("--drain", words.drain.is_some(), "stop")]
-    {
+    for (option, given, belongs) in [
+        ("--json", words.json, "status"),
+        ("--prometheus", words.prometheus, "status"),
+        ("--ipv6", words.ipv6, "print"),
+        ("--drain", words.drain.is_some(), "stop"),
+        ("--drop-removed", words.drop_removed && name != "restart", "reload"),
+        ("--stop-on-exit", words.stop_on_exit, "watch"),
+    ] {
         if given && name != belongs {
             return Err(usage(format_args!("{option} belongs to {belongs}")));
         }
@@ -194,6 +234,8 @@ mod tests {
         parse(line.split_whitespace().map(OsString::from).collect()).map_err(|error| error.to_string())
     }
 
+    const START: Verb = Verb::Start { drop_removed: false };
+
     fn run(verb: Verb, config: &str) -> Result<Command, String> {
         Ok(Command::Run { verb, config: config.into(), verbose: false })
     }
@@ -209,15 +251,18 @@ mod tests {
             "Reload --config x.yaml",
             "restart -c=x.yaml",
         ] {
-            assert_eq!(parsed(line), run(Verb::Start, "x.yaml"), "{line}");
+            assert_eq!(parsed(line), run(START, "x.yaml"), "{line}");
         }
-        assert_eq!(parsed("start"), run(Verb::Start, DEFAULT_CONFIG));
+        assert_eq!(parsed("start"), run(START, DEFAULT_CONFIG));
     }
 
     #[test]
     fn verbs_have_their_own_options() {
         assert_eq!(parsed("stop --drain 30"), run(Verb::Stop { drain: Some(30) }, DEFAULT_CONFIG));
-        assert_eq!(parsed("status --json"), run(Verb::Status { json: true }, DEFAULT_CONFIG));
+        assert_eq!(parsed("status --json"), run(Verb::Status(Form::Json), DEFAULT_CONFIG));
+        assert_eq!(parsed("status -prometheus"), run(Verb::Status(Form::Prometheus), DEFAULT_CONFIG));
+        assert_eq!(parsed("reload --drop-removed"), run(Verb::Start { drop_removed: true }, DEFAULT_CONFIG));
+        assert_eq!(parsed("watch --stop-on-exit"), run(Verb::Watch { stop_on_exit: true }, DEFAULT_CONFIG));
         assert_eq!(parsed("print --ipv6"), run(Verb::Print { ipv6: true }, DEFAULT_CONFIG));
         assert_eq!(parsed("start --help"), Ok(Command::Help));
         assert_eq!(parsed("--version"), Ok(Command::Version));
@@ -232,6 +277,9 @@ mod tests {
             ("start stop", "`stop` is too much"),
             ("start --json", "--json belongs to status"),
             ("start --ipv6", "--ipv6 belongs to print"),
+            ("start --drop-removed", "--drop-removed belongs to reload"),
+            ("start --stop-on-exit", "--stop-on-exit belongs to watch"),
+            ("status --json --prometheus", "ask for one"),
             ("start --drain 3", "--drain belongs to stop"),
             ("stop --drain x", "`x` is not a number of seconds"),
             ("stop --drain -3", "-3"),

@@ -11,6 +11,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 pub use self::mistake::Mistake;
 use self::mistake::OWN;
 use crate::error::{nearest, plain, refuse, Error, Shown};
+use crate::health::{self, Health};
 use crate::host;
 use crate::schedule::{self, BUCKETS, MOST_SLOTS};
 use crate::service::{weight, Backend, Endpoint, Name, Schedule, Service, Source, MOST_BACKENDS};
@@ -55,6 +56,8 @@ enum Place<'a> {
     Backends(&'a mut Draft),
     /// A backend: `address:port`, or a mapping with `address:`.
     Backend(&'a mut Draft),
+    /// The mapping under `health:`.
+    Health(&'a mut Draft),
     /// A plain value, judged where it stands; its name is for the case that it is no plain value at all.
     Value(&'static str, &'a mut dyn FnMut(&str) -> Result<(), Error>),
 }
@@ -81,6 +84,7 @@ impl<'de> Visitor<'de> for Place<'_> {
             Place::Frontend(_) => "a frontend with `bind:`, `privateip:` and `backends:`",
             Place::Backends(_) => "a list of backends, each `- address:port`",
             Place::Backend(_) => "a backend as address:port, or as a mapping with `address:`",
+            Place::Health(_) => "a mapping such as `{type: tcp, interval: 2s}`",
             Place::Value(name, _) => name,
         })
     }
@@ -109,6 +113,7 @@ impl<'de> Visitor<'de> for Place<'_> {
             Place::Document(services) => document(map, services),
             Place::Frontend(earlier) => frontend(map, earlier),
             Place::Backend(draft) => backend(map, draft),
+            Place::Health(draft) => health(map, draft),
             _ => Err(A::Error::invalid_type(Unexpected::Map, &self)),
         }
     }
@@ -174,14 +179,17 @@ fn document<'de, A: MapAccess<'de>>(mut map: A, services: &mut Vec<Service>) -> 
 fn frontend<'de, A: MapAccess<'de>>(mut map: A, earlier: &mut Vec<Service>) -> Result<(), A::Error> {
     let mut draft = Draft::default();
     let mut seen = Vec::new();
-    while let Some(key) = next_key(&mut map, &["name", "bind", "privateip", "schedule", "backends"], &mut seen)? {
+    while let Some(key) =
+        next_key(&mut map, &["name", "bind", "privateip", "schedule", "health", "backends"], &mut seen)?
+    {
         let (expected, take): (_, Take) = match key {
             "name" => ("a name", Draft::name),
             "bind" => ("address:port", Draft::bind),
             "schedule" => ("`roundrobin`, `random` or `source`", Draft::schedule),
             "privateip" => ("an address, a range first-last, `auto` or `none`", Draft::privateip),
             _ => {
-                map.next_value_seed(Place::Backends(&mut draft))?;
+                let list = key == "backends";
+                map.next_value_seed(if list { Place::Backends(&mut draft) } else { Place::Health(&mut draft) })?;
                 continue;
             }
         };
@@ -193,20 +201,47 @@ fn frontend<'de, A: MapAccess<'de>>(mut map: A, earlier: &mut Vec<Service>) -> R
 
 fn backend<'de, A: MapAccess<'de>>(mut map: A, draft: &mut Draft) -> Result<(), A::Error> {
     let mut seen = Vec::new();
-    let mut share = 1;
-    while let Some(key) = next_key(&mut map, &["address", "weight"], &mut seen)? {
-        if key == "address" {
-            map.next_value_seed(Place::Value("address:port", &mut |text| draft.backend(text)))?;
-        } else {
-            let judge = &mut |text: &str| weight(text).map(|weight| share = weight);
-            map.next_value_seed(Place::Value("a weight in 0-256", judge))?;
-        }
+    let (mut share, mut backup) = (1, false);
+    while let Some(key) = next_key(&mut map, &["address", "weight", "backup"], &mut seen)? {
+        let expected = match key {
+            "address" => "address:port",
+            "weight" => "a weight in 0-256",
+            _ => "`true` or `false`",
+        };
+        let judge = &mut |text: &str| {
+            match key {
+                "address" => draft.backend(text)?,
+                "weight" => share = weight(text)?,
+                _ => backup = yes(text)?,
+            }
+            Ok(())
+        };
+        map.next_value_seed(Place::Value(expected, judge))?;
     }
     match draft.backends.last_mut().filter(|_| seen.contains(&"address")) {
-        Some(backend) => backend.weight = share,
+        Some(backend) => (backend.nominal, backend.backup) = (share, backup),
         None => return Err(own("this backend has no `address:`")),
     }
     Ok(())
+}
+
+fn health<'de, A: MapAccess<'de>>(mut map: A, draft: &mut Draft) -> Result<(), A::Error> {
+    let mut health = Health::default();
+    let mut seen = Vec::new();
+    while let Some(key) = next_key(&mut map, &health::KEYS, &mut seen)? {
+        map.next_value_seed(Place::Value(health::expected(key), &mut |text| health.take(key, text)))?;
+    }
+    draft.health = Some(health.finish(&seen).map_err(own)?);
+    Ok(())
+}
+
+/// As YAML 1.2 has it.
+fn yes(text: &str) -> Result<bool, Error> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => refuse!("`{}` is neither `true` nor `false`", Shown(text)),
+    }
 }
 
 /// Takes one value of a frontend, given the frontends before it.
@@ -219,6 +254,7 @@ struct Draft {
     bind: Option<Endpoint>,
     source: Option<Source>,
     schedule: Schedule,
+    health: Option<Health>,
     backends: Vec<Backend>,
     /// The backends' addresses, sorted: a thousand are told apart quickly.
     addresses: Vec<Endpoint>,
@@ -285,7 +321,7 @@ impl Draft {
             return refuse!("`{address}` is one backend too many; a frontend has at most {MOST_BACKENDS}");
         }
         self.addresses.insert(place, address);
-        self.backends.push(Backend { address, weight: 1 });
+        self.backends.push(Backend { address, weight: 0, nominal: 1, backup: false });
         Ok(())
     }
 
@@ -301,7 +337,7 @@ impl Draft {
         if earlier.iter().any(|service| service.name == name) {
             return refuse!("the name `{name}` is taken by another frontend");
         }
-        let weights: Vec<u16> = self.backends.iter().map(|backend| backend.weight).collect();
+        let weights: Vec<u16> = self.backends.iter().map(|backend| backend.nominal).collect();
         let slots = match self.schedule {
             Schedule::RoundRobin => schedule::slots(&weights).len(),
             _ => 0,
@@ -318,8 +354,17 @@ impl Draft {
                 weights.len()
             );
         }
+        if let Some(backup) = self.backends.iter().find(|backend| backend.backup && self.health.is_none()) {
+            return refuse!(
+                "`{}` is a backup, but without `health:` nobody tells when the others are down",
+                backup.address
+            );
+        }
+        let Draft { backends, schedule, health, .. } = self;
         let source = self.source.unwrap_or(Source::Masquerade);
-        Ok(Service { name, bind, source, backends: self.backends, schedule: self.schedule })
+        let mut service = Service { name, bind, source, backends, schedule, health };
+        service.choose(&[]);
+        Ok(service)
     }
 }
 

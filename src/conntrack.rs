@@ -1,12 +1,18 @@
-//! The connections that the kernel tracks for us, from `/proc/net/nf_conntrack`.
+//! The connections that the kernel tracks for us: read from `/proc/net/nf_conntrack`, ended by netlink.
 
 use std::fs::File;
+use std::io;
+use std::net::IpAddr;
 
+use crate::error::{plain, Error};
 use crate::host;
-use crate::service::Endpoint;
+use crate::netlink::{attribute, Netlink, FORGET};
+use crate::service::{number, Endpoint};
 
 /// States in which a connection can still carry something (nf_conntrack_proto_tcp.c). The others have ended.
 const ALIVE: [&str; 5] = ["ESTABLISHED", "SYN_RECV", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK"];
+
+const TABLE: &str = "/proc/net/nf_conntrack";
 
 /// A connection that was balanced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,33 +21,96 @@ pub struct Connection {
     pub bind: Endpoint,
     /// Who serves it.
     pub backend: Endpoint,
+    /// It can still carry something.
+    alive: bool,
+    client: (IpAddr, u16),
 }
 
 /// All living connections to `binds`; nothing where the kernel does not list them (no root, no such file).
 pub fn connections(binds: &[Endpoint]) -> Option<Vec<Connection>> {
-    if binds.is_empty() {
-        // The table can be long.
-        return Some(Vec::new());
-    }
-    let mut found = Vec::new();
-    host::each_line(File::open("/proc/net/nf_conntrack").ok()?, &mut |line| {
-        found.extend(parse(line).filter(|connection| binds.contains(&connection.bind)));
-    })
-    .ok()?;
+    let mut found = list(binds).ok()?;
+    found.retain(|connection| connection.alive);
     Some(found)
+}
+
+fn list(binds: &[Endpoint]) -> io::Result<Vec<Connection>> {
+    let mut found = Vec::new();
+    // The table can be long.
+    if !binds.is_empty() {
+        host::each_line(File::open(TABLE)?, &mut |line| {
+            found.extend(parse(line).filter(|connection| binds.contains(&connection.bind)));
+        })?;
+    }
+    Ok(found)
+}
+
+/// Ends connections to `binds`, whatever their state: the kernel forgets where they went. A client that still waits for
+/// its first answer gets another backend at its next try; one that was served gets an RST at its next packet.
+pub fn forget(binds: &[Endpoint], whose: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {
+    let cannot = |error: io::Error| {
+        Error::system(format_args!(
+            "cannot end connections to backends that are gone ({}); the kernel needs CONFIG_NF_CT_NETLINK and {TABLE} \
+             (OpenWrt: kmod-nf-conntrack-netlink)",
+            plain(&error)
+        ))
+    };
+    let mut found = list(binds).map_err(cannot)?;
+    found.retain(whose);
+    if found.is_empty() {
+        return Ok(0);
+    }
+    let mut netlink = Netlink::open().map_err(cannot)?;
+    let mut ended = 0;
+    for connection in found {
+        let (family, tuple) = connection.tuple();
+        match netlink.ask(FORGET, family, &tuple) {
+            Ok(_) => ended += 1,
+            // It has ended by itself.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(cannot(error)),
+        }
+    }
+    Ok(ended)
+}
+
+impl Connection {
+    /// The client's direction as netlink knows it (linux/netfilter/nfnetlink_conntrack.h), with the address family.
+    fn tuple(&self) -> (libc::c_int, Vec<u8>) {
+        const NESTED: u16 = 1 << 15;
+        let (mut addresses, mut protocol, mut tuple, mut all) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut address = |at: u16, ip: IpAddr| match ip {
+            // CTA_IP_V4_SRC and _DST, CTA_IP_V6_SRC and _DST
+            IpAddr::V4(ip) => attribute(&mut addresses, 1 + at, &ip.octets()),
+            IpAddr::V6(ip) => attribute(&mut addresses, 3 + at, &ip.octets()),
+        };
+        let (ip, port) = self.client;
+        address(0, ip);
+        address(1, self.bind.ip());
+        // CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
+        attribute(&mut protocol, 1, &[libc::IPPROTO_TCP as u8]);
+        attribute(&mut protocol, 2, &port.to_be_bytes());
+        attribute(&mut protocol, 3, &self.bind.port().to_be_bytes());
+        // CTA_TUPLE_IP, CTA_TUPLE_PROTO in CTA_TUPLE_ORIG
+        attribute(&mut tuple, NESTED | 1, &addresses);
+        attribute(&mut tuple, NESTED | 2, &protocol);
+        attribute(&mut all, NESTED | 1, &tuple);
+        (if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }, all)
+    }
 }
 
 /// One line: the tuple of the client's packets first, then that of the answers.
 fn parse(line: &str) -> Option<Connection> {
     let mut words = line.split_ascii_whitespace();
     words.find(|word| *word == "tcp")?;
-    words.find(|word| ALIVE.contains(word))?;
+    // Its number, the seconds that are left, its state. Of an offloaded flow, which lives, only the number is told.
+    let state = words.clone().take_while(|word| !word.starts_with("src=")).last()?;
     let mut values = |key: &str| words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
-    let (to, to_port) = (values("dst")?, values("dport")?);
+    let (client, to, client_port, to_port) = (values("src")?, values("dst")?, values("sport")?, values("dport")?);
     let (from, from_port) = (values("src")?, values("sport")?);
     let (bind, backend) = (Endpoint::of(to, to_port)?, Endpoint::of(from, from_port)?);
+    let client = (client.parse().ok()?, number(client_port, u16::MAX.into())? as u16);
     // A connection to an address of ours that was not sent on is not balanced.
-    (bind != backend).then_some(Connection { bind, backend })
+    (bind != backend).then_some(Connection { bind, backend, alive: state == "6" || ALIVE.contains(&state), client })
 }
 
 #[cfg(test)]
@@ -57,7 +126,9 @@ mod tests {
         let line = "ipv4     2 tcp      6 431999 ESTABLISHED src=10.0.0.2 dst=166.1.101.2 sport=40000 dport=4444 \
                     src=172.19.0.2 dst=172.19.0.4 sport=5555 dport=40000 [ASSURED] mark=0 zone=0 use=2\n";
         assert_eq!(parsed(line), Some(("166.1.101.2:4444".into(), "172.19.0.2:5555".into())));
-        assert_eq!(parsed(&line.replace("ESTABLISHED", "TIME_WAIT")), None);
+        assert!(parse(line).unwrap().alive && !parse(&line.replace("ESTABLISHED", "TIME_WAIT")).unwrap().alive);
+        let offloaded = line.replace("431999 ESTABLISHED ", "").replace("[ASSURED]", "[OFFLOAD]");
+        assert!(parse(&offloaded).unwrap().alive);
         assert_eq!(parsed(&line.replace("tcp ", "udp ")), None);
         let six = "ipv6     10 tcp      6 431999 ESTABLISHED src=fd00:0000:0000:0000:0000:0000:0000:0002 \
                    dst=fd00:0000:0000:0000:0000:0000:0000:0001 sport=4 dport=80 src=fd00:0001:0000:0000:0000:0000:0000:0002 \

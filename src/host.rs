@@ -37,7 +37,7 @@ pub struct Lock(#[allow(dead_code)] File);
 impl Lock {
     /// Takes the lock, or waits for it. Two starts at once would both find nothing in force and both add their jumps.
     pub fn take() -> Result<Self, Error> {
-        let path = lock_path();
+        let path = run_file("paraglider.lock");
         let file = open_inherited(&path)
             .map_err(|error| Error::system(format_args!("cannot open the lock {path}: {error}")))?;
         let since = Instant::now();
@@ -52,12 +52,12 @@ impl Lock {
     }
 }
 
-/// Beside the lock of xtables, which moves with the variable that iptables knows too.
-fn lock_path() -> String {
+/// A file of ours beside the lock of xtables, which moves with the variable that iptables knows too.
+pub fn run_file(name: &str) -> String {
     let xtables = variable(c"XTABLES_LOCKFILE").unwrap_or_else(|| "/run/xtables.lock".to_owned());
     let dir = xtables.rsplit_once('/').map_or("", |(dir, _)| dir);
     let dir = if exists(&format!("{dir}/.")) { dir } else { "/var/run" };
-    format!("{dir}/paraglider.lock")
+    format!("{dir}/{name}")
 }
 
 /// Opens a file that the programs that we start inherit, and with it the lock: if we are killed while iptables-restore
@@ -74,8 +74,9 @@ fn open_inherited(path: &str) -> io::Result<File> {
     }
 }
 
+/// Locks a file until it is closed, unless somebody else has locked it.
 #[allow(unsafe_code)]
-fn try_lock(file: &File) -> bool {
+pub fn try_lock(file: &File) -> bool {
     // SAFETY: `file` is open, and no memory of ours is touched.
     unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
 }
@@ -241,6 +242,31 @@ fn source(from: IpAddr, to: IpAddr) -> io::Result<IpAddr> {
     // Which port does not matter.
     socket.connect(SocketAddr::new(to, 9))?;
     Ok(socket.local_addr()?.ip())
+}
+
+/// A socket(2) that no program that we start inherits.
+#[allow(unsafe_code)]
+pub fn socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<File> {
+    // SAFETY: no memory is touched; the descriptor is new, checked, and the File's alone.
+    unsafe {
+        match libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) {
+            -1 => Err(io::Error::last_os_error()),
+            socket => Ok(File::from_raw_fd(socket)),
+        }
+    }
+}
+
+/// Milliseconds since the machine was started. Only this clock is good for waiting: a board without a clock of its own
+/// jumps by years when it learns the date.
+#[allow(unsafe_code)]
+pub fn clock() -> u64 {
+    // SAFETY: `time` is ours for the time of the call, which cannot fail: the clock exists.
+    let time = unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time);
+        time
+    };
+    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
 }
 
 /// The bind through which the administrator is logged in by SSH, if it is the bind of one of `services`: taking it would

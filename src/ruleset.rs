@@ -221,6 +221,28 @@ impl Ruleset {
         Self::starting(services, &[])
     }
 
+    /// The binds whose connections these rules let through: those that are balanced, and those that drain.
+    pub fn binds(&self) -> Vec<Endpoint> {
+        let mut binds = Vec::new();
+        for family in Family::ALL {
+            for rule in self.part(family, Table::Filter).rules(FORWARD).unwrap_or_default() {
+                binds.extend(let_through(rule));
+            }
+        }
+        binds
+    }
+
+    /// The rules that follow `in_force` when it is to end: they refuse new connections, let the old ones through and keep
+    /// the kernel tracking them.
+    pub fn draining(in_force: &Ruleset) -> Self {
+        let mut ruleset = Self::default();
+        for bind in in_force.binds() {
+            ruleset.admit(bind, true);
+        }
+        ruleset.hook();
+        ruleset
+    }
+
     /// The rules of `services`, given what is in force: the very same where that is right already, so that counters
     /// go on; else rules that start at another backend than those in force, since a rewrite starts counters anew: those
     /// of the whole table if `all_restart`, else those of the frontends that change.
@@ -274,31 +296,40 @@ impl Ruleset {
         for (at, service) in services.iter().enumerate() {
             ruleset.add(service, starts.get(at).copied().flatten().unwrap_or(0));
         }
+        ruleset.hook();
+        ruleset
+    }
+
+    /// Adds the jumps into the chains that are there.
+    fn hook(&mut self) {
         for (table, chain, ours) in HOOKS {
             for family in Family::ALL {
-                if ruleset.part(family, table).rules(ours).is_some() {
+                if self.part(family, table).rules(ours).is_some() {
                     let rule = Rule { text: jump(ours), packets: 0 };
                     // First in its chain, before anybody else's rule decides.
                     let jump = Jump { chain: chain.to_owned(), rule, number: 1 };
-                    ruleset.part_mut(family, table).jumps.push(jump);
+                    self.part_mut(family, table).jumps.push(jump);
                 }
             }
         }
-        ruleset
+    }
+
+    /// Lets the connections to `bind` through that were balanced, and refuses new ones if nobody takes them: else they
+    /// would get to a service of this host itself, or of whoever has the address.
+    fn admit(&mut self, bind: Endpoint, refuse: bool) {
+        let filter = self.part_mut(bind.family(), Table::Filter);
+        filter.push(FORWARD, rule(Some(Match::Balanced(bind)), &Target::Accept));
+        if refuse {
+            filter.push(FORWARD, rule(Some(Match::FirstTo(bind)), &Target::Reject));
+            filter.push(REJECT, rule(Some(Match::FirstTo(bind)), &Target::Reject));
+        }
     }
 
     fn add(&mut self, service: &Service, start: usize) {
         let Service { name, bind, source, backends, .. } = service;
         let family = bind.family();
 
-        let filter = self.part_mut(family, Table::Filter);
-        filter.push(FORWARD, rule(Some(Match::Balanced(*bind)), &Target::Accept));
-        if backends.iter().all(|backend| backend.weight == 0) {
-            // Else they would get to a service of this host itself, or of whoever has the address.
-            filter.push(FORWARD, rule(Some(Match::FirstTo(*bind)), &Target::Reject));
-            filter.push(REJECT, rule(Some(Match::FirstTo(*bind)), &Target::Reject));
-        }
-
+        self.admit(*bind, backends.iter().all(|backend| backend.weight == 0));
         let nat = self.part_mut(family, Table::Nat);
         nat.push(DISPATCH, rule(Some(Match::To(*bind)), &Target::Jump(chain_name(name, 0))));
         let snat = match *source {

@@ -1,6 +1,7 @@
 //! What a valid config means. These types cannot hold an invalid state: whoever has a [`Service`] can render it.
 
 use crate::error::{nearest, refuse, Error, Shown};
+use crate::health::Health;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -153,6 +154,12 @@ impl Endpoint {
         self.port
     }
 
+    /// The same address with another port, if one is given (never 0).
+    #[must_use]
+    pub fn with_port(self, port: Option<u16>) -> Self {
+        Endpoint { port: port.unwrap_or(self.port), ..self }
+    }
+
     /// For the standard library's sockets.
     pub fn socket(self) -> SocketAddr {
         SocketAddr::new(self.ip, self.port)
@@ -180,7 +187,8 @@ pub fn number(text: &str, most: u64) -> Option<u64> {
     text.parse().ok().filter(|number| digits && *number <= most)
 }
 
-fn port_number(text: &str) -> Result<u16, Error> {
+/// Reads a port, 1 to 65535, written plainly.
+pub fn port_number(text: &str) -> Result<u16, Error> {
     let shown = Shown(text);
     match number(text, u16::MAX.into()) {
         _ if text.bytes().any(|b| !b.is_ascii_digit()) => refuse!("port `{shown}` is not a number in 1-65535"),
@@ -318,6 +326,10 @@ pub struct Backend {
     /// Its share of new connections in proportion to the others' weights, at most [`MOST_WEIGHT`]. With 0 it gets none,
     /// and keeps those that it has.
     pub weight: u16,
+    /// The same as the config says: what it gets while it is chosen.
+    pub nominal: u16,
+    /// It is chosen only while no other takes connections.
+    pub backup: bool,
 }
 
 /// Who gets the next connection.
@@ -364,6 +376,27 @@ pub struct Service {
     /// Who gets the next connection. Round robin has at most [`MOST_SLOTS`](crate::schedule::MOST_SLOTS) slots, source
     /// at most [`BUCKETS`](crate::schedule::BUCKETS) backends.
     pub schedule: Schedule,
+    /// How the backends are checked; nothing where they are taken for alive.
+    pub health: Option<Health>,
+}
+
+impl Service {
+    /// Chooses who takes connections while the backends of these places are `down`: all others, and the backups only if
+    /// there is nobody else. If all are down and nothing else is wanted, whoever was chosen before stays.
+    pub fn choose(&mut self, down: &[bool]) {
+        let lives = |at: usize, backend: &Backend| backend.nominal > 0 && !down.get(at).copied().unwrap_or(false);
+        let (mut others, mut backups) = (false, false);
+        for (at, backend) in self.backends.iter().enumerate() {
+            others |= lives(at, backend) && !backend.backup;
+            backups |= lives(at, backend) && backend.backup;
+        }
+        if !others && !backups && self.health.as_ref().is_some_and(|health| !health.reject) {
+            return;
+        }
+        for (at, backend) in self.backends.iter_mut().enumerate() {
+            backend.weight = if lives(at, backend) && backend.backup != others { backend.nominal } else { 0 };
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{self, File};
 
-use super::{save, Engine, InForce};
+use super::{fingerprint, save, Engine, InForce};
 use crate::error::{fail, Error};
 use crate::host;
 use crate::program::{self, Output, Running};
@@ -233,6 +233,13 @@ impl Engine for Iptables {
     fn restarts_all_counters(&self) -> bool {
         // The old interface loads whole tables, and nth begins to count when it is loaded (xt_statistic.c).
         self.v4 == Variant::Legacy || self.v6 == Variant::Legacy
+    }
+
+    fn fingerprint(&self, family: Family) -> Option<u64> {
+        match self.main(family) {
+            Variant::Nft => fingerprint::nft(),
+            Variant::Legacy => fingerprint::legacy(family),
+        }
     }
 
     fn name(&self) -> &'static str {

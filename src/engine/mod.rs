@@ -1,6 +1,7 @@
 //! All that touches the kernel's rules, behind one small trait: tests put a fake in its place, and a second engine
 //! would be a neighbour of [`iptables`].
 
+mod fingerprint;
 pub mod iptables;
 mod save;
 
@@ -48,6 +49,10 @@ pub trait Engine {
 
     /// Whether a change of one frontend's rules starts the counters of all of them anew.
     fn restarts_all_counters(&self) -> bool;
+
+    /// A number that changes whenever somebody changes the rules of a family, and is cheap to ask for; nothing where the
+    /// kernel does not tell.
+    fn fingerprint(&self, family: Family) -> Option<u64>;
 
     /// How the engine is called, for people: `iptables-nft`.
     fn name(&self) -> &'static str;

@@ -116,7 +116,11 @@ mod tests {
 
     fn backends(weights: &[u16]) -> Vec<Backend> {
         let address = |n: usize| Endpoint::parse(&format!("10.2.{}.{}:80", n / 250, n % 250 + 1)).unwrap();
-        weights.iter().enumerate().map(|(n, weight)| Backend { address: address(n), weight: *weight }).collect()
+        weights
+            .iter()
+            .enumerate()
+            .map(|(n, weight)| Backend { address: address(n), weight: *weight, nominal: *weight, backup: false })
+            .collect()
     }
 
     fn owned(backends: &[Backend]) -> Vec<Endpoint> {

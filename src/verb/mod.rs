@@ -5,6 +5,7 @@ mod print;
 mod start;
 mod status;
 mod stop;
+mod watch;
 
 use crate::cli::Verb;
 use crate::error::{Error, Exit};
@@ -12,9 +13,10 @@ use crate::error::{Error, Exit};
 /// Does it.
 pub fn run(verb: Verb, config: &str, out: &mut String) -> Result<Exit, Error> {
     match verb {
-        Verb::Start => start::run(config),
+        Verb::Start { drop_removed } => start::run(config, drop_removed),
+        Verb::Watch { stop_on_exit } => watch::run(config, stop_on_exit),
         Verb::Stop { drain } => stop::run(drain),
-        Verb::Status { json } => status::run(config, json, out),
+        Verb::Status(form) => status::run(config, form, out),
         Verb::Check => check::run(config, out),
         Verb::Print { ipv6 } => print::run(config, ipv6, out),
     }

@@ -1,26 +1,50 @@
 //! `start`, `reload`, `restart`: the config's rules in force, in one transaction a table, or all as it was.
 
 use crate::config;
-use crate::conntrack;
+use crate::conntrack::{self, Connection};
 use crate::engine::iptables::Iptables;
 use crate::engine::{Engine, InForce};
 use crate::error::{fail, Error, Exit};
 use crate::host::{self, Forwarding, Lock};
-use crate::ruleset::{let_through, Change, Ruleset, Table, FORWARD};
+use crate::ruleset::{Change, Ruleset};
 use crate::say;
-use crate::service::{Endpoint, Family, Service};
+use crate::service::{Family, Service};
+use crate::watched;
 
-/// Reads the config and puts it in force.
-pub fn run(path: &str) -> Result<Exit, Error> {
-    let services = config::load(path)?;
+/// Reads the config and puts it in force; with `drop_removed` the connections to backends that are no longer in it end.
+pub fn run(path: &str, drop_removed: bool) -> Result<Exit, Error> {
+    let mut services = config::load(path)?;
     let engine = Iptables::find()?;
     let _lock = Lock::take()?;
-    put_in_force(&engine, &services)?;
+    if let Some(watch) = watched::running() {
+        watched::recall(&watch.seen, &mut services);
+        // Before anything changes, lest it be taken for somebody else's doing; it waits for the lock.
+        watch.signal(libc::SIGHUP);
+    } else if services.iter().any(|service| service.health.is_some()) {
+        say::warning!("the backends are not checked until `paraglider watch` runs");
+    }
+    let before = if drop_removed { engine.read()?.ours.binds() } else { Vec::new() };
+    if put_in_force(&engine, &services)? {
+        say_who_is_balanced(&engine, &services);
+    } else {
+        say::info!("already in force");
+    }
+    if drop_removed {
+        let stays = |one: &Connection| services.iter().any(|service| has(service, one));
+        let ended = conntrack::forget(&before, &|connection| !stays(connection))?;
+        say::info!("ended {} to what is no longer in the config", say::count(ended, "connection"));
+    }
     Ok(Exit::Done)
 }
 
-/// Puts `services` in force by means of `engine`.
-fn put_in_force(engine: &dyn Engine, services: &[Service]) -> Result<(), Error> {
+/// Whether a connection is to one of the service's backends.
+fn has(service: &Service, connection: &Connection) -> bool {
+    let Connection { bind, backend, .. } = connection;
+    service.bind == *bind && service.backends.iter().any(|known| known.address == *backend)
+}
+
+/// Puts `services` in force by means of `engine`; tells whether rules had to change.
+pub fn put_in_force(engine: &dyn Engine, services: &[Service]) -> Result<bool, Error> {
     let before = engine.read()?;
     for (family, why) in &before.unread {
         let needed = services.iter().any(|service| service.bind.family() == *family);
@@ -55,23 +79,26 @@ fn put_in_force(engine: &dyn Engine, services: &[Service]) -> Result<(), Error> 
         }
     }
     if unchanged {
-        say::info!("already in force");
-        return Ok(());
+        return Ok(false);
     }
     if !before.left_over.is_empty() {
         say::info!("removed the rules that were left in the other variant of iptables");
     }
     say_who_is_left_alone(&before, services);
+    Ok(true)
+}
+
+/// Says what was put in force.
+pub fn say_who_is_balanced(engine: &dyn Engine, services: &[Service]) {
     for Service { bind, backends, .. } in services {
         let backends = say::count(backends.len(), "backend");
         say::info!("{bind} is balanced over {backends} by {}", engine.name());
     }
-    Ok(())
 }
 
 /// Connections of a frontend that is no longer there have lost the rule that let them through.
 fn say_who_is_left_alone(before: &InForce, services: &[Service]) {
-    let mut gone = binds(&before.ours);
+    let mut gone = before.ours.binds();
     gone.retain(|bind| services.iter().all(|service| service.bind != *bind));
     let alive = conntrack::connections(&gone).map_or(0, |connections| connections.len());
     if alive > 0 {
@@ -82,7 +109,7 @@ fn say_who_is_left_alone(before: &InForce, services: &[Service]) {
 
 /// Refuses to take the very address and port by which the administrator is logged in.
 fn keep_ssh(before: &InForce, services: &[Service]) -> Result<(), Error> {
-    let taken = binds(&before.ours);
+    let taken = before.ours.binds();
     match host::own_ssh(services).filter(|bind| !taken.contains(bind)) {
         Some(bind) => fail!(
             "bind {bind} is where your SSH session comes in, and you would not get in again; \
@@ -90,17 +117,6 @@ fn keep_ssh(before: &InForce, services: &[Service]) -> Result<(), Error> {
         ),
         None => Ok(()),
     }
-}
-
-/// The binds whose connections our rules let through: those in force, and those that drain.
-pub fn binds(rules: &Ruleset) -> Vec<Endpoint> {
-    let mut binds = Vec::new();
-    for family in Family::ALL {
-        for rule in rules.part(family, Table::Filter).rules(FORWARD).unwrap_or_default() {
-            binds.extend(let_through(rule));
-        }
-    }
-    binds
 }
 
 #[cfg(test)]
@@ -132,6 +148,10 @@ mod tests {
 
         fn restarts_all_counters(&self) -> bool {
             false
+        }
+
+        fn fingerprint(&self, _: Family) -> Option<u64> {
+            None
         }
 
         fn name(&self) -> &'static str {

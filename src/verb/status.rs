@@ -1,7 +1,10 @@
 //! `status`: what is in force, read from the kernel and held against the config.
 
+mod form;
+
 use std::fmt::Write;
 
+use crate::cli::Form;
 use crate::config;
 use crate::conntrack::{self, Connection};
 use crate::engine::iptables::Iptables;
@@ -10,6 +13,7 @@ use crate::error::{Error, Exit};
 use crate::host;
 use crate::ruleset::{dispatched, Change, Ruleset, Table, DISPATCH};
 use crate::service::{Endpoint, Family, Service};
+use crate::watched::{self, Seen};
 
 /// A frontend in force.
 struct Frontend {
@@ -24,15 +28,38 @@ struct Backend {
     taken: u64,
     /// Connections now; unknown where the kernel does not list them.
     active: Option<usize>,
+    /// What its checks tell, if it is checked.
+    health: Option<Health>,
+}
+
+struct Health {
+    up: bool,
+    /// Seconds that it is up or down.
+    since: u64,
+    /// Why its last bad check failed; empty if there was none.
+    error: String,
+}
+
+/// What there is to tell.
+struct Report<'a> {
+    exit: Exit,
+    /// Why it is not as it should be.
+    why: Option<&'a str>,
+    engine: &'static str,
+    frontends: &'a [Frontend],
 }
 
 /// Tells what is in force.
-pub fn run(path: &str, json: bool, out: &mut String) -> Result<Exit, Error> {
+pub fn run(path: &str, form: Form, out: &mut String) -> Result<Exit, Error> {
     let engine = Iptables::find()?;
+    let watch = watched::running();
     let found = engine.read()?;
     let mut frontends = frontends(&found.ours);
     let binds: Vec<Endpoint> = frontends.iter().map(|frontend| frontend.bind).collect();
     count(&mut frontends, conntrack::connections(&binds).as_deref());
+    let watched = watch.is_some();
+    let seen = watch.map_or_else(Vec::new, |watch| watch.seen);
+    examine(&mut frontends, &seen);
 
     let services = config::load(path);
     let (exit, why) = match services {
@@ -47,23 +74,22 @@ pub fn run(path: &str, json: bool, out: &mut String) -> Result<Exit, Error> {
         Err(error) if found.is_empty() => (Exit::NotInForce, Some(error.to_string())),
         Err(error) => (Exit::Failed, Some(format!("the config cannot be compared: {error}"))),
         Ok(_) if found.is_empty() => (Exit::NotInForce, None),
-        Ok(services) => drift(path, &services, &found),
+        Ok(mut services) => {
+            watched::recall(&seen, &mut services);
+            drift(path, &services, &found, watched)
+        }
     };
-    let state = match exit {
-        Exit::Done => "in force",
-        Exit::NotInForce => "not in force",
-        _ => "drifted",
-    };
-    if json {
-        write_json(out, state, why.as_deref(), engine.name(), &frontends);
-    } else {
-        write_text(out, state, why.as_deref(), engine.name(), &frontends);
+    let report = Report { exit, why: why.as_deref(), engine: engine.name(), frontends: &frontends };
+    match form {
+        Form::Text => form::text(out, &report),
+        Form::Json => form::json(out, &report),
+        Form::Prometheus => form::prometheus(out, &report),
     }
     Ok(exit)
 }
 
 /// Whether the rules in force are those of the config, and if not, what is the matter.
-fn drift(path: &str, services: &[Service], found: &InForce) -> (Exit, Option<String>) {
+fn drift(path: &str, services: &[Service], found: &InForce, watched: bool) -> (Exit, Option<String>) {
     let wanted = Ruleset::following(services, &found.ours, false);
     let differs = |family: &&Family| Change::of_family(&found.ours, &wanted, **family).is_some();
     let shut = |family: &&Family| !host::forwards(**family) && !wanted.part(**family, Table::Nat).is_empty();
@@ -79,7 +105,11 @@ fn drift(path: &str, services: &[Service], found: &InForce) -> (Exit, Option<Str
     } else if let Some(family) = Family::ALL.iter().find(shut) {
         format!("{family} forwarding is off, so nothing gets through; `paraglider start` switches it on")
     } else {
-        return (Exit::Done, None);
+        let unchecked = !watched && services.iter().any(|service| service.health.is_some());
+        return (
+            Exit::Done,
+            unchecked.then(|| "the backends are not checked, since no `paraglider watch` runs".into()),
+        );
     };
     (Exit::Failed, Some(why))
 }
@@ -92,7 +122,7 @@ fn frontends(rules: &Ruleset) -> Vec<Frontend> {
         for (bind, name) in nat.rules(DISPATCH).unwrap_or_default().iter().filter_map(dispatched) {
             let mut backends = Vec::new();
             for (address, taken) in nat.taken(name) {
-                backends.push(Backend { address, taken, active: None });
+                backends.push(Backend { address, taken, active: None, health: None });
             }
             all.push(Frontend { name: name.to_owned(), bind, backends });
         }
@@ -107,77 +137,35 @@ fn count(frontends: &mut [Frontend], connections: Option<&[Connection]>) {
             backend.active = Some(0);
         }
         for Connection { backend: address, .. } in connections.iter().filter(|one| one.bind == *bind) {
-            let place = backends.binary_search_by(|backend| backend.address.cmp(address));
-            // One that takes no more new ones: its weight is 0, or it is no longer in the config.
-            let unknown = Backend { address: *address, taken: 0, active: Some(0) };
-            let at = place.unwrap_or_else(|at| {
-                backends.insert(at, unknown);
-                at
-            });
-            if let Some(Backend { active: Some(active), .. }) = backends.get_mut(at) {
+            if let Some(Backend { active: Some(active), .. }) = known(backends, *address, Some(0)) {
                 *active += 1;
             }
         }
     }
 }
 
-fn write_text(out: &mut String, state: &str, why: Option<&str>, engine: &str, frontends: &[Frontend]) {
-    let (colon, why) = why.map_or(("", ""), |why| (": ", why));
-    let _ = writeln!(out, "{state} ({engine}){colon}{why}");
-    let mut width = 0;
-    for Backend { address, .. } in frontends.iter().flat_map(|frontend| &frontend.backends) {
-        width = width.max(address.to_string().len());
-    }
-    for Frontend { name, bind, backends } in frontends {
-        let bind = bind.to_string();
-        out.push_str(&bind);
-        if bind != *name {
-            let _ = write!(out, " ({name})");
-        }
-        out.push('\n');
-        for Backend { address, taken, active } in backends {
-            let (address, active) = (address.to_string(), number(*active, "?"));
-            let _ = writeln!(out, "  {address:width$}  {taken:>8} taken  {active:>6} active");
-        }
-    }
+/// A backend of a frontend; it joins them if it takes no more new connections, since it is down, its weight is 0, or it
+/// is no longer in the config.
+fn known(backends: &mut Vec<Backend>, address: Endpoint, active: Option<usize>) -> Option<&mut Backend> {
+    let place = backends.binary_search_by(|backend| backend.address.cmp(&address));
+    let at = place.unwrap_or_else(|at| {
+        backends.insert(at, Backend { address, taken: 0, active, health: None });
+        at
+    });
+    backends.get_mut(at)
 }
 
-fn write_json(out: &mut String, state: &str, why: Option<&str>, engine: &str, frontends: &[Frontend]) {
-    let reason = why.map_or_else(|| "null".to_owned(), quoted);
-    let _ = write!(out, "{{\"state\":\"{state}\",\"reason\":{reason},\"engine\":\"{engine}\",\"frontends\":[");
-    let mut comma = "";
-    for Frontend { name, bind, backends } in frontends {
-        let _ = write!(out, "{comma}{{\"name\":{},\"bind\":\"{bind}\",\"backends\":[", quoted(name));
-        comma = "";
-        for Backend { address, taken, active } in backends {
-            let active = number(*active, "null");
-            let _ = write!(out, "{comma}{{\"address\":\"{address}\",\"taken\":{taken},\"active\":{active}}}");
-            comma = ",";
-        }
-        out.push_str("]}");
-        comma = ",";
-    }
-    out.push_str("]}\n");
-}
-
-fn number(number: Option<usize>, unknown: &str) -> String {
-    number.map_or_else(|| unknown.to_owned(), |number| number.to_string())
-}
-
-/// A JSON string (RFC 8259, section 7).
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            c if c.is_control() => {
-                let _ = write!(quoted, "\\u{:04x}", u32::from(c));
+/// Adds what `watch` has seen.
+fn examine(frontends: &mut [Frontend], seen: &[Seen]) {
+    for Seen { bind, backend, down, since, error, .. } in seen {
+        for frontend in frontends.iter_mut().filter(|frontend| frontend.bind == *bind) {
+            let active = frontend.backends.first().and_then(|known| known.active).map(|_| 0);
+            if let Some(backend) = known(&mut frontend.backends, *backend, active) {
+                let since = host::clock().saturating_sub(*since) / 1000;
+                backend.health = Some(Health { up: !down, since, error: error.clone() });
             }
-            c => quoted.push(c),
         }
     }
-    quoted.push('"');
-    quoted
 }
 
 #[cfg(test)]
@@ -195,10 +183,5 @@ mod tests {
         nat.push("PG-web/1", rule("-p tcp -j DNAT --to-destination 10.0.1.1:80", 5));
         let found = frontends(&rules);
         assert_eq!((found[0].name.as_str(), found[0].backends.len(), found[0].backends[0].taken), ("web", 1, 9));
-    }
-
-    #[test]
-    fn strings_are_json_whatever_is_in_them() {
-        assert_eq!(quoted("a\"b\\c\nd"), "\"a\\\"b\\\\c\\u000ad\"");
     }
 }

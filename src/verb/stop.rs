@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use super::start;
 use crate::conntrack;
 use crate::engine::iptables::Iptables;
 use crate::engine::{Engine, InForce};
 use crate::error::{fail, Error, Exit};
 use crate::host::Lock;
 use crate::program;
-use crate::ruleset::{Part, Ruleset, Table};
+use crate::ruleset::{Ruleset, Table};
 use crate::say;
 use crate::service::{Endpoint, Family};
+use crate::watched;
 
 /// How often the connections are counted while they drain.
 const LOOK: Duration = Duration::from_millis(500);
@@ -20,18 +20,22 @@ const LOOK: Duration = Duration::from_millis(500);
 pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
     let engine = Iptables::find()?;
     let lock = Lock::take()?;
+    if let Some(watch) = watched::running() {
+        // It would put the rules back.
+        watch.signal(libc::SIGUSR1);
+    }
     let before = engine.read()?;
     if before.is_empty() {
         say::info!("nothing of Paraglider is in force");
         return all_was_seen(&before);
     }
-    let mut binds = start::binds(&before.ours);
-    binds.extend(start::binds(&before.left_over));
+    let mut binds = before.ours.binds();
+    binds.extend(before.left_over.binds());
     let Some(seconds) = drain else {
         return remove(&engine, &before, &binds);
     };
 
-    engine.apply(&before, &without_balancing(&before.ours), &without_balancing(&before.left_over))?;
+    engine.apply(&before, &Ruleset::draining(&before.ours), &Ruleset::draining(&before.left_over))?;
     // While it waits, others may start.
     drop(lock);
     wait(&binds, Duration::from_secs(seconds.into()));
@@ -50,15 +54,6 @@ fn all_was_seen(found: &InForce) -> Result<Exit, Error> {
         None => Ok(Exit::Done),
         Some((family, why)) => fail!("cannot read the {family} rules, so some of Paraglider may be left there: {why}"),
     }
-}
-
-/// The rules that take no new connections but let the old ones through, and keep the kernel tracking them.
-fn without_balancing(rules: &Ruleset) -> Ruleset {
-    let mut draining = rules.clone();
-    for family in Family::ALL {
-        *draining.part_mut(family, Table::Nat) = Part::default();
-    }
-    draining
 }
 
 fn wait(binds: &[Endpoint], time: Duration) {

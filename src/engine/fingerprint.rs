@@ -1,0 +1,77 @@
+//! A number that changes when somebody changes a rule, for a system call or two: whoever guards rules need not run a
+//! program every few seconds.
+
+use std::os::fd::AsRawFd;
+
+use crate::host;
+use crate::netlink::{Netlink, GENERATION};
+use crate::ruleset::Table;
+use crate::service::Family;
+
+/// The generation of nf_tables' rules, whosever they are (NFTA_GEN_ID, the first attribute of the answer).
+pub fn nft() -> Option<u64> {
+    let answer = Netlink::open().ok()?.ask(GENERATION, libc::AF_UNSPEC, &[]).ok()?;
+    Some(u32::from_be_bytes(answer.get(4..8)?.try_into().ok()?).into())
+}
+
+/// A hash of the tables of the old interface, without what the kernel counts.
+pub fn legacy(family: Family) -> Option<u64> {
+    Table::ALL.iter().try_fold(FNV_OFFSET, |hash, table| table_hash(family, *table, hash))
+}
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
+
+/// IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES (linux/netfilter_ipv4/ip_tables.h); the numbers are the same for IPv6.
+const GET_INFO: libc::c_int = 64;
+const GET_ENTRIES: libc::c_int = 65;
+
+/// Where ipt_get_entries has the size, and where its entries begin.
+const SIZE: usize = 32;
+const ENTRIES: usize = 40;
+
+fn table_hash(family: Family, table: Table, mut hash: u64) -> Option<u64> {
+    let mut info = vec![0; 84];
+    name(&mut info, table);
+    get(family, GET_INFO, &mut info)?;
+    // ipt_getinfo ends with the size of all entries.
+    let size = info.get(80..84)?;
+    let mut entries = vec![0; ENTRIES + u32::from_ne_bytes(size.try_into().ok()?) as usize];
+    name(&mut entries, table);
+    entries.get_mut(SIZE..SIZE + 4)?.copy_from_slice(size);
+    get(family, GET_ENTRIES, &mut entries)?;
+
+    // In ipt_entry and ip6t_entry: the offset of the next one, and the two counters.
+    let (next, counters) = if family == Family::V4 { (90, 96) } else { (142, 152) };
+    let mut rest = entries.get(ENTRIES..)?;
+    while !rest.is_empty() {
+        let length: usize = u16::from_ne_bytes(rest.get(next..next + 2)?.try_into().ok()?).into();
+        let (entry, others) = rest.split_at_checked(length.max(1))?;
+        for (at, byte) in entry.iter().enumerate() {
+            if at < counters || at >= counters + 16 {
+                hash = (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME);
+            }
+        }
+        rest = others;
+    }
+    Some(hash)
+}
+
+fn name(request: &mut [u8], table: Table) {
+    for (to, from) in request.iter_mut().zip(table.name().bytes()) {
+        *to = from;
+    }
+}
+
+#[allow(unsafe_code)]
+fn get(family: Family, what: libc::c_int, answer: &mut [u8]) -> Option<()> {
+    let (domain, level) = match family {
+        Family::V4 => (libc::AF_INET, libc::IPPROTO_IP),
+        Family::V6 => (libc::AF_INET6, libc::IPPROTO_IPV6),
+    };
+    let socket = host::socket(domain, libc::SOCK_RAW, libc::IPPROTO_RAW).ok()?;
+    let mut length = answer.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which are those of `answer`.
+    let got = unsafe { libc::getsockopt(socket.as_raw_fd(), level, what, answer.as_mut_ptr().cast(), &mut length) };
+    (got == 0).then_some(())
+}

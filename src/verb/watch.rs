@@ -1,0 +1,318 @@
+//! `watch`: the config in force, backends that are down taken out, and the rules put back if somebody changes them. One
+//! thread and one poll(2); the rules stay whatever becomes of it.
+
+use super::{start, stop};
+use crate::config;
+use crate::conntrack;
+use crate::engine::iptables::Iptables;
+use crate::engine::Engine;
+use crate::error::{Error, Exit};
+use crate::health::probe::{sentence, Probe, Verdict};
+use crate::health::state::State;
+use crate::health::Health;
+use crate::host::{self, clock, Lock};
+use crate::say;
+use crate::service::{Endpoint, Family, Service};
+use crate::signals::{self, Signals};
+use crate::watched::{self, Claim, Seen};
+
+/// How often the rules are looked at, in milliseconds.
+const LOOK: u64 = 2000;
+
+/// A backend that is checked.
+#[derive(Default)]
+struct Target {
+    state: State,
+    /// The check that runs, if one does.
+    probe: Option<Probe>,
+    /// When that check has failed, or when the next one begins.
+    due: u64,
+    /// When the last check began.
+    begun: u64,
+    /// Its connections have been ended.
+    forgotten: bool,
+}
+
+struct Watch<'a> {
+    path: &'a str,
+    engine: &'a dyn Engine,
+    signals: Signals,
+    claim: Claim,
+    services: Vec<Service>,
+    /// For each service one for each backend, or none at all.
+    targets: Vec<Vec<Target>>,
+    /// The rules are not yet what they ought to be.
+    pending: bool,
+    /// When the rules are looked at next.
+    look: u64,
+    /// Of the rules of each family, when they were last read.
+    fingerprints: [Option<u64>; 2],
+    /// What went wrong last, so that it is said once.
+    trouble: String,
+}
+
+/// Watches until a signal ends it.
+pub fn run(path: &str, stop_on_exit: bool) -> Result<Exit, Error> {
+    let services = config::load(path)?;
+    let engine = Iptables::find()?;
+    // First: to whom the claim tells our number may send signals.
+    let signals = Signals::catch().map_err(|error| Error::system(format_args!("cannot wait for signals: {error}")))?;
+    let claim = Claim::take()?;
+    let mut watch = Watch {
+        path,
+        engine: &engine,
+        signals,
+        claim,
+        services: Vec::new(),
+        targets: Vec::new(),
+        pending: true,
+        look: 0,
+        fingerprints: [None, None],
+        trouble: String::new(),
+    };
+    watch.take(services, &watch.claim.last());
+    watch.put_right()?;
+    start::say_who_is_balanced(&engine, &watch.services);
+    watch.work();
+    if stop_on_exit {
+        return stop::run(None);
+    }
+    say::info!("no longer watching; the rules stay as they are");
+    Ok(Exit::Done)
+}
+
+impl Watch<'_> {
+    /// Takes a config, with what was known of its backends before.
+    fn take(&mut self, services: Vec<Service>, seen: &[Seen]) {
+        self.services = services;
+        watched::recall(seen, &mut self.services);
+        let now = clock();
+        self.targets.clear();
+        for service in &self.services {
+            let mut targets = Vec::new();
+            if let Some(health) = &service.health {
+                for (at, backend) in (0..).zip(&service.backends) {
+                    // Not all at once.
+                    let due = now + health.pace() * at / service.backends.len() as u64;
+                    let mut target = Target { due, ..Target::default() };
+                    target.state.since = now;
+                    if let Some(Seen { down, since, error, .. }) = watched::of(seen, service.bind, backend.address) {
+                        (target.state.down, target.state.since) = (*down, *since);
+                        target.state.error.clone_from(error);
+                    }
+                    targets.push(target);
+                }
+            }
+            self.targets.push(targets);
+        }
+        (self.pending, self.look) = (true, 0);
+    }
+
+    /// Checks, looks and answers signals until one of them ends it.
+    fn work(&mut self) {
+        // After a `stop` nothing is done until somebody starts again.
+        let mut resting = false;
+        loop {
+            let mut events = vec![signals::pollfd(self.signals.descriptor(), libc::POLLIN)];
+            let mut next = self.look;
+            for target in self.targets.iter().flatten() {
+                next = next.min(target.due);
+                if let Some(probe) = &target.probe {
+                    let (descriptor, what) = probe.events();
+                    events.push(signals::pollfd(descriptor, what));
+                }
+            }
+            if resting {
+                events.truncate(1);
+                next = u64::MAX;
+            }
+            signals::wait(&mut events, next.saturating_sub(clock()));
+            while let Some(signal) = self.signals.next() {
+                match signal {
+                    libc::SIGHUP => resting &= !self.reload(),
+                    libc::SIGUSR1 => {
+                        say::info!("the rules were stopped; watching goes on when they are started");
+                        resting = true;
+                    }
+                    _ => return,
+                }
+                // What they were for may be gone.
+                events.truncate(1);
+            }
+            if resting {
+                continue;
+            }
+            self.check(&events, clock());
+            let before = clock();
+            if before >= self.look {
+                if let Err(error) = self.put_right() {
+                    self.complain(&error);
+                }
+                let after = clock();
+                self.look = after + LOOK;
+                // Nobody was listened to meanwhile.
+                for target in self.targets.iter_mut().flatten().filter(|target| target.probe.is_some()) {
+                    target.due += after - before;
+                }
+            }
+        }
+    }
+
+    /// Reads the config anew; tells whether it is good.
+    fn reload(&mut self) -> bool {
+        match config::load(self.path) {
+            Ok(services) => {
+                say::info!("read the config anew");
+                self.take(services, &self.seen());
+                true
+            }
+            Err(error) => {
+                say::warning!("{error}; the config from before stays in force");
+                false
+            }
+        }
+    }
+
+    /// Begins the checks that are due, and goes on with those that run. `events` are theirs, after that of the signals.
+    fn check(&mut self, events: &[libc::pollfd], now: u64) {
+        let mut events = events.iter().skip(1);
+        for (service, targets) in self.services.iter_mut().zip(&mut self.targets) {
+            let Some(health) = &service.health else { continue };
+            let mut turned = false;
+            for (backend, target) in service.backends.iter().zip(&mut *targets) {
+                let to = backend.address.with_port(health.port);
+                let verdict = match &mut target.probe {
+                    Some(_) => target.go_on(events.next(), health, to, now),
+                    None if target.due <= now => target.begin(health, to, now),
+                    None => None,
+                };
+                let Some(result) = verdict else { continue };
+                target.probe = None;
+                target.due = now.max(target.begun + health.pace());
+                if target.state.judge(result, now, health) {
+                    turned = true;
+                    target.forgotten = false;
+                    let (backend, bind) = (backend.address, service.bind);
+                    match target.state.down {
+                        true => say::warning!("{backend} of {bind} is down ({})", target.state.error),
+                        false => say::info!("{backend} of {bind} is up"),
+                    }
+                }
+            }
+            if turned {
+                let reject = health.reject;
+                let mut down = Vec::new();
+                for target in targets {
+                    down.push(target.state.down);
+                }
+                if !down.contains(&false) {
+                    let what = if reject { "new connections are refused" } else { "the last ones stay in force" };
+                    say::warning!("{}: all backends are down; {what}", service.bind);
+                }
+                service.choose(&down);
+                (self.pending, self.look) = (true, 0);
+            }
+        }
+    }
+
+    /// Puts the rules in force, if they are to change or somebody has changed them.
+    fn put_right(&mut self) -> Result<(), Error> {
+        let mut fingerprints = [None, None];
+        let mut right = !self.pending;
+        for (family, fingerprint) in Family::ALL.into_iter().zip(&mut fingerprints) {
+            if self.services.iter().any(|service| service.bind.family() == family) {
+                *fingerprint = self.engine.fingerprint(family);
+                right &= fingerprint.is_some() && host::forwards(family);
+            }
+        }
+        if right && fingerprints == self.fingerprints {
+            return Ok(());
+        }
+        let _lock = Lock::take()?;
+        // Whoever had the lock, a `stop` or a `start`, has told so before it did anything.
+        if self.signals.any() {
+            self.look = 0;
+            return Ok(());
+        }
+        let changed = start::put_in_force(self.engine, &self.services)?;
+        if changed && !self.pending {
+            say::warning!("somebody changed the rules; put them right");
+        }
+        // They were asked for before the rules were read, so no change between the two is missed.
+        self.fingerprints = fingerprints;
+        if self.pending {
+            let mut lines = String::new();
+            self.seen().iter().for_each(|seen| lines.push_str(&seen.to_string()));
+            self.claim.tell(&lines);
+            self.pending = false;
+            self.forget()?;
+        }
+        self.trouble.clear();
+        Ok(())
+    }
+
+    /// Ends the connections to backends that are down and no longer chosen.
+    fn forget(&mut self) -> Result<(), Error> {
+        for (service, targets) in self.services.iter().zip(&mut self.targets) {
+            let mut gone = Vec::new();
+            for (backend, target) in service.backends.iter().zip(targets) {
+                if target.state.down && backend.weight == 0 && !target.forgotten {
+                    target.forgotten = true;
+                    gone.push(backend.address);
+                }
+            }
+            if !gone.is_empty() {
+                conntrack::forget(&[service.bind], &|connection| gone.contains(&connection.backend))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        let mut all = Vec::new();
+        for (service, targets) in self.services.iter().zip(&self.targets) {
+            for (backend, Target { state, .. }) in service.backends.iter().zip(targets) {
+                all.push(Seen {
+                    bind: service.bind,
+                    backend: backend.address,
+                    down: state.down,
+                    chosen: backend.weight > 0,
+                    since: state.since,
+                    error: state.error.clone(),
+                });
+            }
+        }
+        all
+    }
+
+    /// Says what went wrong, once.
+    fn complain(&mut self, error: &Error) {
+        let trouble = error.to_string();
+        if trouble != self.trouble {
+            say::sentence(log::Level::Error, format_args!("{trouble}"));
+            self.trouble = trouble;
+        }
+    }
+}
+
+impl Target {
+    fn begin(&mut self, health: &Health, to: Endpoint, now: u64) -> Verdict {
+        self.begun = now;
+        self.due = now + health.timeout;
+        match Probe::begin(to) {
+            Ok(probe) => {
+                self.probe = Some(probe);
+                None
+            }
+            Err(error) => Some(Err(sentence(&error))),
+        }
+    }
+
+    fn go_on(&mut self, event: Option<&libc::pollfd>, health: &Health, to: Endpoint, now: u64) -> Verdict {
+        let told = event.is_some_and(|event| event.revents != 0);
+        let verdict = if told { self.probe.as_mut().and_then(|probe| probe.go_on(health, to)) } else { None };
+        // If this process or the machine stood still, whoever has just answered gets as much time again.
+        let late = now >= self.due + if told { health.timeout } else { 0 };
+        verdict.or_else(|| late.then(|| Err(format!("no answer within {} ms", health.timeout))))
+    }
+}

@@ -1,0 +1,184 @@
+//! What a running `watch` knows, in a file that it keeps locked: who it is, and how each backend does.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, Write};
+use std::time::Duration;
+
+use crate::error::{fail, plain, Error};
+use crate::host;
+use crate::service::{number, Endpoint, Service};
+
+/// How a backend does. As text it is one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The frontend.
+    pub bind: Endpoint,
+    /// The backend.
+    pub backend: Endpoint,
+    /// It has failed its checks.
+    pub down: bool,
+    /// It is chosen to take connections.
+    pub chosen: bool,
+    /// Since when it is up or down, in milliseconds of [`host::clock`].
+    pub since: u64,
+    /// Why its last bad check failed; empty if there was none.
+    pub error: String,
+}
+
+/// The end of the file: a reader that does not find it has come while it was written.
+const END: &str = "end";
+
+/// How often something is tried that fails only for a moment.
+const TRIES: usize = 10;
+
+/// The file, locked by this process until it ends.
+#[derive(Debug)]
+pub struct Claim(File);
+
+impl Claim {
+    /// Fails if another `watch` is running.
+    pub fn take() -> Result<Self, Error> {
+        let path = path();
+        // Not truncated: it is the other one's, until the lock says no.
+        let file = OpenOptions::new().read(true).write(true).create(true).open(&path);
+        let file = file.map_err(|error| Error::system(format_args!("cannot open {path}: {}", plain(&error))))?;
+        // Whoever asks for a running `watch` has the lock for a moment.
+        for _ in 0..TRIES {
+            if host::try_lock(&file) {
+                return Ok(Claim(file));
+            }
+            if let Some(Running { process, .. }) = running() {
+                return fail!("another `paraglider watch` is running (process {process})");
+            }
+        }
+        fail!("{path} is locked by somebody else")
+    }
+
+    /// What the last `watch` knew at its end.
+    pub fn last(&self) -> Vec<Seen> {
+        parse(&host::read(&path())).map_or_else(Vec::new, |running| running.seen)
+    }
+
+    /// Writes what is known now. If it cannot be written, others see less, and that is all.
+    pub fn tell(&mut self, lines: &str) {
+        let text = format!("pid {}\n{lines}{END}\n", std::process::id());
+        let _ = self.0.rewind();
+        let _ = self.0.write_all(text.as_bytes());
+        let _ = self.0.set_len(text.len() as u64);
+    }
+}
+
+/// A `watch` that is running.
+#[derive(Debug)]
+pub struct Running {
+    /// Its process.
+    pub process: u32,
+    /// What it knows.
+    pub seen: Vec<Seen>,
+}
+
+impl Running {
+    /// Sends it a signal.
+    #[allow(unsafe_code)]
+    pub fn signal(&self, signal: libc::c_int) {
+        // SAFETY: no memory is touched. The process holds the lock, or has just ended.
+        unsafe { libc::kill(self.process as libc::pid_t, signal) };
+    }
+}
+
+/// The `watch` that is running, if any.
+pub fn running() -> Option<Running> {
+    let path = path();
+    let file = File::open(&path).ok()?;
+    if host::try_lock(&file) {
+        return None;
+    }
+    // It is written in one go, but a reader may come in between.
+    for _ in 0..TRIES {
+        if let Some(running) = parse(&host::read(&path)) {
+            return Some(running);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    None
+}
+
+fn path() -> String {
+    host::run_file("paraglider.watch")
+}
+
+fn parse(text: &str) -> Option<Running> {
+    let mut lines = text.lines();
+    let process = number(lines.next()?.strip_prefix("pid ")?, u32::MAX.into())? as u32;
+    let mut seen = Vec::new();
+    for line in lines {
+        if line == END {
+            return Some(Running { process, seen });
+        }
+        let mut words = line.splitn(6, ' ');
+        let mut word = || words.next();
+        seen.push(Seen {
+            bind: Endpoint::parse(word()?).ok()?,
+            backend: Endpoint::parse(word()?).ok()?,
+            down: word()? == "down",
+            chosen: word()? == "chosen",
+            since: number(word()?, u64::MAX)?,
+            error: word()?.to_owned(),
+        });
+    }
+    None
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Seen { bind, backend, since, error, .. } = self;
+        let state = if self.down { "down" } else { "up" };
+        let chosen = if self.chosen { "chosen" } else { "left" };
+        writeln!(f, "{bind} {backend} {state} {chosen} {since} {error}")
+    }
+}
+
+/// What is known of a backend.
+pub fn of(seen: &[Seen], bind: Endpoint, backend: Endpoint) -> Option<&Seen> {
+    seen.iter().find(|seen| seen.bind == bind && seen.backend == backend)
+}
+
+/// Chooses backends as the `watch` that saw them does.
+pub fn recall(seen: &[Seen], services: &mut [Service]) {
+    for service in services.iter_mut().filter(|service| service.health.is_some()) {
+        let mut down = Vec::new();
+        for backend in &mut service.backends {
+            let known = of(seen, service.bind, backend.address);
+            if let Some(known) = known {
+                backend.weight = if known.chosen { backend.nominal } else { 0 };
+            }
+            down.push(known.is_some_and(|known| known.down));
+        }
+        service.choose(&down);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_can_be_read_and_half_of_it_is_nothing() {
+        let endpoint = |text| Endpoint::parse(text).unwrap();
+        let seen = Seen {
+            bind: endpoint("[fd00::1]:80"),
+            backend: endpoint("10.0.0.1:80"),
+            down: true,
+            chosen: false,
+            since: 17,
+            error: "connection refused".into(),
+        };
+        let whole = format!("pid 7\n{seen}end\n");
+        let read = parse(&whole).unwrap();
+        assert_eq!((read.process, read.seen), (7, vec![seen]));
+        for length in 0..whole.len() - 1 {
+            assert!(parse(&whole[..length]).is_none(), "{length}");
+        }
+    }
+}

@@ -226,12 +226,13 @@ fn backend<'de, A: MapAccess<'de>>(mut map: A, draft: &mut Draft) -> Result<(), 
 }
 
 fn health<'de, A: MapAccess<'de>>(mut map: A, draft: &mut Draft) -> Result<(), A::Error> {
-    let mut health = Health::default();
+    let mut health = Box::<Health>::default();
     let mut seen = Vec::new();
     while let Some(key) = next_key(&mut map, &health::KEYS, &mut seen)? {
         map.next_value_seed(Place::Value(health::expected(key), &mut |text| health.take(key, text)))?;
     }
-    draft.health = Some(health.finish(&seen).map_err(own)?);
+    health.finish(&seen).map_err(own)?;
+    draft.health = Some(health);
     Ok(())
 }
 
@@ -254,7 +255,7 @@ struct Draft {
     bind: Option<Endpoint>,
     source: Option<Source>,
     schedule: Schedule,
-    health: Option<Health>,
+    health: Option<Box<Health>>,
     backends: Vec<Backend>,
     /// The backends' addresses, sorted: a thousand are told apart quickly.
     addresses: Vec<Endpoint>,

@@ -91,7 +91,7 @@ impl Health {
     }
 
     /// Judges what the values say together, given the keys that were there.
-    pub fn finish(mut self, seen: &[&str]) -> Result<Self, Error> {
+    pub fn finish(&mut self, seen: &[&str]) -> Result<(), Error> {
         let (least, most) = INTERVALS;
         if self.interval < least || self.interval > most {
             return refuse!("an interval of {} ms is not in 100ms-3600s", self.interval);
@@ -108,7 +108,7 @@ impl Health {
         }
         match OF_HTTP.iter().find(|key| seen.contains(key)) {
             Some(key) if !self.http => refuse!("`{key}` is for checks with `type: http`"),
-            _ => Ok(self),
+            _ => Ok(()),
         }
     }
 

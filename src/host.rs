@@ -159,7 +159,7 @@ pub fn content(mut file: File, most: usize) -> io::Result<Vec<u8>> {
 }
 
 /// Appends what one read gives; tells whether there was anything.
-fn read_on(file: &mut File, bytes: &mut Vec<u8>) -> io::Result<bool> {
+pub fn read_on(file: &mut File, bytes: &mut Vec<u8>) -> io::Result<bool> {
     let mut part = [0; 4096];
     loop {
         match file.read(&mut part) {

@@ -38,12 +38,11 @@ impl Netlink {
     pub fn ask(&mut self, kind: u16, family: libc::c_int, attributes: &[u8]) -> io::Result<Vec<u8>> {
         let flags = if kind == FORGET { REQUEST | ACKNOWLEDGE } else { REQUEST };
         let mut message = Vec::new();
-        message.extend(((HEADER + attributes.len()) as u32).to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend(flags.to_ne_bytes());
+        message.extend_from_slice(&((HEADER + attributes.len()) as u32).to_ne_bytes());
+        message.extend_from_slice(&kind.to_ne_bytes());
+        message.extend_from_slice(&flags.to_ne_bytes());
         // Sequence number and sender: there is one answer, and the kernel knows who asks.
-        message.extend([0; 8]);
-        message.extend([family as u8, 0, 0, 0]);
+        message.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, family as u8, 0, 0, 0]);
         message.extend_from_slice(attributes);
         self.0.write_all(&message)?;
 
@@ -63,8 +62,8 @@ impl Netlink {
 
 /// Appends an attribute, padded to four bytes.
 pub fn attribute(to: &mut Vec<u8>, kind: u16, content: &[u8]) {
-    to.extend(((4 + content.len()) as u16).to_ne_bytes());
-    to.extend(kind.to_ne_bytes());
+    to.extend_from_slice(&((4 + content.len()) as u16).to_ne_bytes());
+    to.extend_from_slice(&kind.to_ne_bytes());
     to.extend_from_slice(content);
     while to.len() % 4 != 0 {
         to.push(0);

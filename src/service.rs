@@ -377,7 +377,7 @@ pub struct Service {
     /// at most [`BUCKETS`](crate::schedule::BUCKETS) backends.
     pub schedule: Schedule,
     /// How the backends are checked; nothing where they are taken for alive.
-    pub health: Option<Health>,
+    pub health: Option<Box<Health>>,
 }
 
 impl Service {

@@ -116,18 +116,20 @@ fn parse(text: &str) -> Option<Running> {
         if line == END {
             return Some(Running { process, seen });
         }
-        let mut words = line.splitn(6, ' ');
-        let mut word = || words.next();
-        seen.push(Seen {
-            bind: Endpoint::parse(word()?).ok()?,
-            backend: Endpoint::parse(word()?).ok()?,
-            down: word()? == "down",
-            chosen: word()? == "chosen",
-            since: number(word()?, u64::MAX)?,
-            error: word()?.to_owned(),
-        });
+        seen.extend(Seen::parse(line));
     }
     None
+}
+
+impl Seen {
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.splitn(6, ' ');
+        let mut word = || words.next().unwrap_or("");
+        let (bind, backend) = (Endpoint::parse(word()).ok()?, Endpoint::parse(word()).ok()?);
+        let (down, chosen) = (word() == "down", word() == "chosen");
+        let since = number(word(), u64::MAX)?;
+        Some(Seen { bind, backend, down, chosen, since, error: word().to_owned() })
+    }
 }
 
 impl fmt::Display for Seen {

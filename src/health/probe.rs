@@ -1,7 +1,8 @@
 //! One check of one backend, without waiting: it goes on whenever its socket has something to tell.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::Health;
@@ -15,10 +16,17 @@ const MOST_ANSWER: usize = 16 * 1024;
 /// A check that has begun.
 #[derive(Debug)]
 pub struct Probe {
-    socket: TcpStream,
+    socket: File,
     /// The request has been sent.
     asked: bool,
     answer: Vec<u8>,
+}
+
+impl Drop for Probe {
+    /// With an RST, so that no TIME_WAIT is left of each check, neither here nor in the connection table.
+    fn drop(&mut self) {
+        let _ = connect(self.socket.as_raw_fd(), None);
+    }
 }
 
 /// Nothing yet, good, or why not.
@@ -27,12 +35,10 @@ pub type Verdict = Option<Result<(), String>>;
 impl Probe {
     /// Begins to connect.
     pub fn begin(to: Endpoint) -> io::Result<Self> {
-        let family = if to.ip().is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-        let socket = host::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
-        abort_on_close(socket.as_raw_fd());
-        match connect(socket.as_raw_fd(), to) {
+        let socket = host::socket(domain(to), libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
+        match connect(socket.as_raw_fd(), Some(to)) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-            _ => Ok(Probe { socket: std::os::fd::OwnedFd::from(socket).into(), asked: false, answer: Vec::new() }),
+            _ => Ok(Probe { socket, asked: false, answer: Vec::new() }),
         }
     }
 
@@ -45,19 +51,14 @@ impl Probe {
     pub fn go_on(&mut self, health: &Health, to: Endpoint) -> Verdict {
         match self.step(health, to) {
             Ok(verdict) => verdict,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            // Connected, and there is nothing to read yet.
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => (!health.http).then_some(Ok(())),
             Err(error) => Some(Err(sentence(&error))),
         }
     }
 
     fn step(&mut self, health: &Health, to: Endpoint) -> io::Result<Verdict> {
-        if !self.asked {
-            if let Some(error) = self.socket.take_error()? {
-                return Err(error);
-            }
-            if !health.http {
-                return Ok(Some(Ok(())));
-            }
+        if health.http && !self.asked {
             // A new socket has room for it.
             let request = format!(
                 "GET {} HTTP/1.0\r\nHost: {to}\r\nUser-Agent: paraglider\r\nConnection: close\r\n\r\n",
@@ -67,10 +68,12 @@ impl Probe {
             self.asked = true;
             return Ok(None);
         }
-        let mut part = [0; 4096];
-        let read = self.socket.read(&mut part)?;
-        self.answer.extend_from_slice(part.get(..read).unwrap_or_default());
-        Ok(judge(&self.answer, read == 0 || self.answer.len() >= MOST_ANSWER, health))
+        // If it could not connect, this tells why.
+        let more = host::read_on(&mut self.socket, &mut self.answer)?;
+        if !health.http {
+            return Ok(Some(Ok(())));
+        }
+        Ok(judge(&self.answer, !more || self.answer.len() >= MOST_ANSWER, health))
     }
 }
 
@@ -110,38 +113,38 @@ fn judge(answer: &[u8], all: bool, health: &Health) -> Verdict {
     }
 }
 
-/// Closing sends an RST: no TIME_WAIT is left behind for each check, neither here nor in the connection table.
+/// Begins to connect to an address, or ends a connection with an RST where there is none (connect(2)).
 #[allow(unsafe_code)]
-fn abort_on_close(socket: RawFd) {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    let length = size_of::<libc::linger>() as libc::socklen_t;
-    // SAFETY: the kernel reads `length` bytes of `linger`. If it fails, nothing is lost.
-    unsafe {
-        libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), length);
-    }
-}
-
-#[allow(unsafe_code)]
-fn connect(socket: RawFd, to: Endpoint) -> io::Result<()> {
-    // Family, port, flow label of IPv6, address, scope: sockaddr_in and sockaddr_in6 (ip(7), ipv6(7)).
-    let mut address = Vec::new();
-    let family = if to.ip().is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    address.extend((family as libc::sa_family_t).to_ne_bytes());
-    address.extend(to.port().to_be_bytes());
-    match to.ip() {
-        IpAddr::V4(ip) => address.extend(ip.octets()),
-        IpAddr::V6(ip) => {
-            address.extend([0; 4]);
-            address.extend(ip.octets());
-            address.extend([0; 4]);
+fn connect(socket: RawFd, to: Option<Endpoint>) -> io::Result<()> {
+    // sockaddr_in or sockaddr_in6: family, port, (flow label,) address, (scope) (ip(7), ipv6(7)).
+    let mut address = [0; 28];
+    let mut put = |at: usize, bytes: &[u8]| {
+        for (to, from) in address.iter_mut().skip(at).zip(bytes) {
+            *to = *from;
         }
+    };
+    let mut family = libc::AF_UNSPEC;
+    if let Some(to) = to {
+        put(2, &to.port().to_be_bytes());
+        match to.ip() {
+            IpAddr::V4(ip) => put(4, &ip.octets()),
+            IpAddr::V6(ip) => put(8, &ip.octets()),
+        }
+        family = domain(to);
     }
-    // IPv4's is padded.
-    address.resize(address.len().max(16), 0);
-    // SAFETY: the kernel reads as many bytes as there are.
+    put(0, &(family as libc::sa_family_t).to_ne_bytes());
+    // SAFETY: the kernel reads as many bytes as there are; that of IPv4 is shorter.
     match unsafe { libc::connect(socket, address.as_ptr().cast(), address.len() as libc::socklen_t) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn domain(to: Endpoint) -> libc::c_int {
+    if to.ip().is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
     }
 }
 

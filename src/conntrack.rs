@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use crate::error::{plain, Error};
 use crate::host;
-use crate::netlink::{attribute, Netlink, FORGET};
+use crate::netlink::{attribute, header, Netlink, FORGET};
 use crate::service::{number, Endpoint};
 
 /// States in which a connection can still carry something (nf_conntrack_proto_tcp.c). The others have ended.
@@ -77,24 +77,25 @@ impl Connection {
     /// The client's direction as netlink knows it (linux/netfilter/nfnetlink_conntrack.h), with the address family.
     fn tuple(&self) -> (libc::c_int, Vec<u8>) {
         const NESTED: u16 = 1 << 15;
-        let (mut addresses, mut protocol, mut tuple, mut all) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut address = |at: u16, ip: IpAddr| match ip {
-            // CTA_IP_V4_SRC and _DST, CTA_IP_V6_SRC and _DST
-            IpAddr::V4(ip) => attribute(&mut addresses, 1 + at, &ip.octets()),
-            IpAddr::V6(ip) => attribute(&mut addresses, 3 + at, &ip.octets()),
-        };
         let (ip, port) = self.client;
-        address(0, ip);
-        address(1, self.bind.ip());
+        let mut tuple = Vec::new();
+        // CTA_TUPLE_ORIG of CTA_TUPLE_IP and CTA_TUPLE_PROTO, each with its length, header and all.
+        let (addresses, protocol) = if ip.is_ipv4() { (20, 28) } else { (44, 28) };
+        header(&mut tuple, NESTED | 1, 4 + addresses + protocol);
+        header(&mut tuple, NESTED | 1, addresses);
+        for (at, ip) in [(0, ip), (1, self.bind.ip())] {
+            match ip {
+                // CTA_IP_V4_SRC and _DST, CTA_IP_V6_SRC and _DST
+                IpAddr::V4(ip) => attribute(&mut tuple, 1 + at, &ip.octets()),
+                IpAddr::V6(ip) => attribute(&mut tuple, 3 + at, &ip.octets()),
+            }
+        }
+        header(&mut tuple, NESTED | 2, protocol);
         // CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
-        attribute(&mut protocol, 1, &[libc::IPPROTO_TCP as u8]);
-        attribute(&mut protocol, 2, &port.to_be_bytes());
-        attribute(&mut protocol, 3, &self.bind.port().to_be_bytes());
-        // CTA_TUPLE_IP, CTA_TUPLE_PROTO in CTA_TUPLE_ORIG
-        attribute(&mut tuple, NESTED | 1, &addresses);
-        attribute(&mut tuple, NESTED | 2, &protocol);
-        attribute(&mut all, NESTED | 1, &tuple);
-        (if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }, all)
+        attribute(&mut tuple, 1, &[libc::IPPROTO_TCP as u8]);
+        attribute(&mut tuple, 2, &port.to_be_bytes());
+        attribute(&mut tuple, 3, &self.bind.port().to_be_bytes());
+        (if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }, tuple)
     }
 }
 
@@ -103,10 +104,20 @@ fn parse(line: &str) -> Option<Connection> {
     let mut words = line.split_ascii_whitespace();
     words.find(|word| *word == "tcp")?;
     // Its number, the seconds that are left, its state. Of an offloaded flow, which lives, only the number is told.
-    let state = words.clone().take_while(|word| !word.starts_with("src=")).last()?;
-    let mut values = |key: &str| words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
-    let (client, to, client_port, to_port) = (values("src")?, values("dst")?, values("sport")?, values("dport")?);
-    let (from, from_port) = (values("src")?, values("sport")?);
+    let mut state = "";
+    // Source, destination, and the ports of both, of each tuple.
+    let (mut values, mut seen) = ([""; 8], 0);
+    for word in words {
+        match word.split_once('=') {
+            Some(("src" | "dst" | "sport" | "dport", value)) => {
+                *values.get_mut(seen)? = value;
+                seen += 1;
+            }
+            None if seen == 0 => state = word,
+            _ => {}
+        }
+    }
+    let [client, to, client_port, to_port, from, _, from_port, _] = values;
     let (bind, backend) = (Endpoint::of(to, to_port)?, Endpoint::of(from, from_port)?);
     let client = (client.parse().ok()?, number(client_port, u16::MAX.into())? as u16);
     // A connection to an address of ours that was not sent on is not balanced.

@@ -4,7 +4,7 @@ pub mod probe;
 pub mod state;
 
 use crate::error::{nearest, refuse, Error, Shown};
-use crate::service::{has, number, port_number};
+use crate::service::{number, port_number};
 
 /// The keys of the mapping.
 pub const KEYS: [&str; 9] = ["type", "interval", "timeout", "fall", "rise", "path", "expect", "port", "on_all_down"];
@@ -163,7 +163,7 @@ fn expectation(text: &str) -> Result<((u64, u64), String), Error> {
     if text.is_empty() || text.len() > LONGEST {
         return refuse!("a text to be expected has 1-{LONGEST} bytes");
     }
-    if text.bytes().all(|b| b.is_ascii_digit() || b == b'-') && !has(text, ' ') {
+    if text.bytes().all(|b| b.is_ascii_digit() || b == b'-') {
         let (low, high) = text.split_once('-').unwrap_or((text, text));
         return match (number(low, 599), number(high, 599)) {
             (Some(low), Some(high)) if low >= 100 && low <= high => Ok(((low, high), String::new())),

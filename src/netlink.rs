@@ -60,10 +60,15 @@ impl Netlink {
     }
 }
 
+/// Appends the header of an attribute of so many bytes, of which it is the first four.
+pub fn header(to: &mut Vec<u8>, kind: u16, length: u16) {
+    to.extend_from_slice(&length.to_ne_bytes());
+    to.extend_from_slice(&kind.to_ne_bytes());
+}
+
 /// Appends an attribute, padded to four bytes.
 pub fn attribute(to: &mut Vec<u8>, kind: u16, content: &[u8]) {
-    to.extend_from_slice(&((4 + content.len()) as u16).to_ne_bytes());
-    to.extend_from_slice(&kind.to_ne_bytes());
+    header(to, kind, 4 + content.len() as u16);
     to.extend_from_slice(content);
     while to.len() % 4 != 0 {
         to.push(0);

@@ -1,13 +1,14 @@
 //! What a running `watch` knows, in a file that it keeps locked: who it is, and how each backend does.
 
-use std::fmt;
+use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, Write};
 use std::time::Duration;
 
 use crate::error::{fail, plain, Error};
+use crate::health::state::State;
 use crate::host;
-use crate::service::{number, Endpoint, Service};
+use crate::service::{number, Backend, Endpoint, Service};
 
 /// How a backend does. As text it is one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,14 +17,10 @@ pub struct Seen {
     pub bind: Endpoint,
     /// The backend.
     pub backend: Endpoint,
-    /// It has failed its checks.
-    pub down: bool,
     /// It is chosen to take connections.
     pub chosen: bool,
-    /// Since when it is up or down, in milliseconds of [`host::clock`].
-    pub since: u64,
-    /// Why its last bad check failed; empty if there was none.
-    pub error: String,
+    /// What its checks tell; times are those of [`host::clock`].
+    pub state: State,
 }
 
 /// The end of the file: a reader that does not find it has come while it was written.
@@ -128,17 +125,18 @@ impl Seen {
         let (bind, backend) = (Endpoint::parse(word()).ok()?, Endpoint::parse(word()).ok()?);
         let (down, chosen) = (word() == "down", word() == "chosen");
         let since = number(word(), u64::MAX)?;
-        Some(Seen { bind, backend, down, chosen, since, error: word().to_owned() })
+        let state = State::known(down, since, word());
+        Some(Seen { bind, backend, chosen, state })
     }
 }
 
-impl fmt::Display for Seen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Seen { bind, backend, since, error, .. } = self;
-        let state = if self.down { "down" } else { "up" };
-        let chosen = if self.chosen { "chosen" } else { "left" };
-        writeln!(f, "{bind} {backend} {state} {chosen} {since} {error}")
-    }
+/// Appends the line of a backend.
+pub fn line(to: &mut String, bind: Endpoint, backend: &Backend, state: &State) {
+    let Backend { address, weight, .. } = backend;
+    let State { since, error, .. } = state;
+    let down = if state.down { "down" } else { "up" };
+    let chosen = if *weight > 0 { "chosen" } else { "left" };
+    let _ = writeln!(to, "{bind} {address} {down} {chosen} {since} {error}");
 }
 
 /// What is known of a backend.
@@ -155,7 +153,7 @@ pub fn recall(seen: &[Seen], services: &mut [Service]) {
             if let Some(known) = known {
                 backend.weight = if known.chosen { backend.nominal } else { 0 };
             }
-            down.push(known.is_some_and(|known| known.down));
+            down.push(known.is_some_and(|known| known.state.down));
         }
         service.choose(&down);
     }
@@ -168,17 +166,14 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read_and_half_of_it_is_nothing() {
         let endpoint = |text| Endpoint::parse(text).unwrap();
-        let seen = Seen {
-            bind: endpoint("[fd00::1]:80"),
-            backend: endpoint("10.0.0.1:80"),
-            down: true,
-            chosen: false,
-            since: 17,
-            error: "connection refused".into(),
-        };
-        let whole = format!("pid 7\n{seen}end\n");
+        let bind = endpoint("[fd00::1]:80");
+        let backend = Backend { address: endpoint("10.0.0.1:80"), weight: 0, nominal: 1, backup: false };
+        let state = State::known(true, 17, "connection refused");
+        let mut whole = "pid 7\n".to_owned();
+        line(&mut whole, bind, &backend, &state);
+        whole.push_str("end\n");
         let read = parse(&whole).unwrap();
-        assert_eq!((read.process, read.seen), (7, vec![seen]));
+        assert_eq!((read.process, read.seen), (7, vec![Seen { bind, backend: backend.address, chosen: false, state }]));
         for length in 0..whole.len() - 1 {
             assert!(parse(&whole[..length]).is_none(), "{length}");
         }

@@ -157,12 +157,12 @@ fn known(backends: &mut Vec<Backend>, address: Endpoint, active: Option<usize>) 
 
 /// Adds what `watch` has seen.
 fn examine(frontends: &mut [Frontend], seen: &[Seen]) {
-    for Seen { bind, backend, down, since, error, .. } in seen {
+    for Seen { bind, backend, state, .. } in seen {
         for frontend in frontends.iter_mut().filter(|frontend| frontend.bind == *bind) {
             let active = frontend.backends.first().and_then(|known| known.active).map(|_| 0);
             if let Some(backend) = known(&mut frontend.backends, *backend, active) {
-                let since = host::clock().saturating_sub(*since) / 1000;
-                backend.health = Some(Health { up: !down, since, error: error.clone() });
+                let since = host::clock().saturating_sub(state.since) / 1000;
+                backend.health = Some(Health { up: !state.down, since, error: state.error.clone() });
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::host::{self, clock, Lock};
 use crate::say;
 use crate::service::{Endpoint, Family, Service};
 use crate::signals::{self, Signals};
-use crate::watched::{self, Claim, Seen};
+use crate::watched::{self, Claim};
 
 /// How often the rules are looked at, in milliseconds.
 const LOOK: u64 = 2000;
@@ -70,7 +70,7 @@ pub fn run(path: &str, stop_on_exit: bool) -> Result<Exit, Error> {
         fingerprints: [None, None],
         trouble: String::new(),
     };
-    watch.take(services, &watch.claim.last());
+    watch.take(services);
     watch.put_right()?;
     start::say_who_is_balanced(&engine, &watch.services);
     watch.work();
@@ -82,10 +82,11 @@ pub fn run(path: &str, stop_on_exit: bool) -> Result<Exit, Error> {
 }
 
 impl Watch<'_> {
-    /// Takes a config, with what was known of its backends before.
-    fn take(&mut self, services: Vec<Service>, seen: &[Seen]) {
+    /// Takes a config, with what is written down of its backends.
+    fn take(&mut self, services: Vec<Service>) {
+        let seen = self.claim.last();
         self.services = services;
-        watched::recall(seen, &mut self.services);
+        watched::recall(&seen, &mut self.services);
         let now = clock();
         self.targets.clear();
         for service in &self.services {
@@ -96,9 +97,8 @@ impl Watch<'_> {
                     let due = now + health.pace() * at / service.backends.len() as u64;
                     let mut target = Target { due, ..Target::default() };
                     target.state.since = now;
-                    if let Some(Seen { down, since, error, .. }) = watched::of(seen, service.bind, backend.address) {
-                        (target.state.down, target.state.since) = (*down, *since);
-                        target.state.error.clone_from(error);
+                    if let Some(known) = watched::of(&seen, service.bind, backend.address) {
+                        target.state.clone_from(&known.state);
                     }
                     targets.push(target);
                 }
@@ -163,7 +163,7 @@ impl Watch<'_> {
         match config::load(self.path) {
             Ok(services) => {
                 say::info!("read the config anew");
-                self.take(services, &self.seen());
+                self.take(services);
                 true
             }
             Err(error) => {
@@ -241,9 +241,7 @@ impl Watch<'_> {
         // They were asked for before the rules were read, so no change between the two is missed.
         self.fingerprints = fingerprints;
         if self.pending {
-            let mut lines = String::new();
-            self.seen().iter().for_each(|seen| lines.push_str(&seen.to_string()));
-            self.claim.tell(&lines);
+            self.tell();
             self.pending = false;
             self.forget()?;
         }
@@ -268,21 +266,15 @@ impl Watch<'_> {
         Ok(())
     }
 
-    fn seen(&self) -> Vec<Seen> {
-        let mut all = Vec::new();
+    /// Writes down how the backends do.
+    fn tell(&mut self) {
+        let mut lines = String::new();
         for (service, targets) in self.services.iter().zip(&self.targets) {
             for (backend, Target { state, .. }) in service.backends.iter().zip(targets) {
-                all.push(Seen {
-                    bind: service.bind,
-                    backend: backend.address,
-                    down: state.down,
-                    chosen: backend.weight > 0,
-                    since: state.since,
-                    error: state.error.clone(),
-                });
+                watched::line(&mut lines, service.bind, backend, state);
             }
         }
-        all
+        self.claim.tell(&lines);
     }
 
     /// Says what went wrong, once.

@@ -41,7 +41,7 @@ impl Lock {
         let file = open_inherited(&path)
             .map_err(|error| Error::system(format_args!("cannot open the lock {path}: {error}")))?;
         let since = Instant::now();
-        while !try_lock(&file) {
+        while !try_lock(&file, false) {
             if since.elapsed() > PATIENCE {
                 let seconds = PATIENCE.as_secs();
                 return fail!("another paraglider has held {path} for {seconds} seconds; nothing was changed");
@@ -74,11 +74,12 @@ fn open_inherited(path: &str) -> io::Result<File> {
     }
 }
 
-/// Locks a file until it is closed, unless somebody else has locked it.
+/// Locks a file until it is closed, for this process alone or (`shared`) beside others, unless somebody else has it.
 #[allow(unsafe_code)]
-pub fn try_lock(file: &File) -> bool {
+pub fn try_lock(file: &File, shared: bool) -> bool {
+    let how = if shared { libc::LOCK_SH } else { libc::LOCK_EX };
     // SAFETY: `file` is open, and no memory of ours is touched.
-    unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
+    unsafe { libc::flock(file.as_raw_fd(), how | libc::LOCK_NB) == 0 }
 }
 
 /// The sysctl that lets the kernel forward.

@@ -138,6 +138,32 @@ impl Part {
         self.chains.binary_search_by(|known| known.name.as_str().cmp(chain))
     }
 
+    /// What is here, and then what only `more` has.
+    fn and(&self, more: &Part) -> Part {
+        let mut both = Part::default();
+        for Chain { name, rules } in self.chains.iter().chain(&more.chains) {
+            both.declare(name);
+            for rule in rules {
+                if both.rules(name).is_some_and(|known| !known.contains(rule)) {
+                    both.push(name, rule.clone());
+                }
+            }
+        }
+        let same = |one: &Jump, other: &Jump| one.chain == other.chain && one.rule == other.rule;
+        for jump in &more.jumps {
+            if !self.jumps.iter().any(|known| same(known, jump)) {
+                both.jumps.push(jump.clone());
+            }
+        }
+        // Those come first in their chains.
+        let added = both.jumps.len();
+        for jump in &self.jumps {
+            let before = both.jumps.iter().take(added).filter(|new| new.chain == jump.chain).count();
+            both.jumps.push(Jump { number: jump.number + before, ..jump.clone() });
+        }
+        both
+    }
+
     /// The chains of a frontend's schedule.
     fn of_frontend<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Chain> {
         self.chains.iter().filter(move |chain| frontend_of(&chain.name) == Some(name))

@@ -38,11 +38,11 @@ impl Claim {
     pub fn take() -> Result<Self, Error> {
         let path = path();
         // Not truncated: it is the other one's, until the lock says no.
-        let file = OpenOptions::new().read(true).write(true).create(true).open(&path);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(|error| Error::system(format_args!("cannot open {path}: {}", plain(&error))))?;
-        // Whoever asks for a running `watch` has the lock for a moment.
+        // Whoever asks whether a `watch` is running has the lock for a moment.
         for _ in 0..TRIES {
-            if host::try_lock(&file) {
+            if host::try_lock(&file, false) {
                 return Ok(Claim(file));
             }
             if let Some(Running { process, .. }) = running() {
@@ -88,7 +88,7 @@ impl Running {
 pub fn running() -> Option<Running> {
     let path = path();
     let file = File::open(&path).ok()?;
-    if host::try_lock(&file) {
+    if host::try_lock(&file, true) {
         return None;
     }
     // It is written in one go, but a reader may come in between.

@@ -16,13 +16,12 @@ pub struct Change {
 impl Change {
     /// What leads from `from` to `to` in one family; nothing where they are equal.
     pub fn of_family(from: &Ruleset, to: &Ruleset, family: Family) -> Option<Change> {
-        let mut tables = Table::ALL;
-        // On the way in connections are let through before they are sent; on the way out they are no longer sent
-        // before they are no longer let through.
-        if to.part(family, Table::Nat).is_empty() {
-            tables.reverse();
-        }
-        let text: String = tables.iter().filter_map(|table| Self::of_part(from, to, family, *table)).collect();
+        let (before, after) = (from.part(family, Table::Filter), to.part(family, Table::Filter));
+        // Connections are let through, or refused, before they are sent elsewhere, and until they no longer are.
+        let both = before.and(after);
+        let mut text = section(Table::Filter, before, &both);
+        text.push_str(&section(Table::Nat, from.part(family, Table::Nat), to.part(family, Table::Nat)));
+        text.push_str(&section(Table::Filter, &both, after));
         (!text.is_empty()).then_some(Change { text })
     }
 

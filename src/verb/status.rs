@@ -10,7 +10,7 @@ use crate::conntrack::{self, Connection};
 use crate::engine::iptables::Iptables;
 use crate::engine::{Engine, InForce};
 use crate::error::{Error, Exit};
-use crate::host;
+use crate::host::{self, Lock};
 use crate::ruleset::{dispatched, Change, Ruleset, Table, DISPATCH};
 use crate::service::{Endpoint, Family, Service};
 use crate::watched::{self, Seen};
@@ -52,8 +52,11 @@ struct Report<'a> {
 /// Tells what is in force.
 pub fn run(path: &str, form: Form, out: &mut String) -> Result<Exit, Error> {
     let engine = Iptables::find()?;
+    // What `watch` has seen and the rules belong together. If the lock is not to be had, something is told all the same.
+    let lock = Lock::take();
     let watch = watched::running();
     let found = engine.read()?;
+    drop(lock);
     let mut frontends = frontends(&found.ours);
     let binds: Vec<Endpoint> = frontends.iter().map(|frontend| frontend.bind).collect();
     count(&mut frontends, conntrack::connections(&binds).as_deref());

@@ -5,7 +5,7 @@ use std::fmt;
 
 use argh::FromArgs;
 
-use crate::error::{nearest, Error, Shown};
+use crate::error::{one_of, Error, Shown};
 use crate::service::number;
 
 /// Where the config is unless told otherwise.
@@ -180,11 +180,10 @@ pub fn parse(words: Vec<OsString>) -> Result<Command, Error> {
         "check" => Verb::Check,
         "print" => Verb::Print { ipv6: words.ipv6 },
         other => {
-            let hint = match nearest(other, &VERBS) {
-                Some(verb) => format!("did you mean `{verb}`?"),
-                None => format!("there are {}", VERBS.join(", ")),
-            };
-            return Err(usage(format_args!("there is no verb `{}`; {hint}", Shown(other))));
+            return match one_of("there is no verb", &VERBS, other) {
+                Ok(_) => Ok(Command::Help),
+                Err(error) => Err(error.and(HINT)),
+            }
         }
     };
     for (option, given, belongs) in [
@@ -222,8 +221,10 @@ fn seconds(text: &str) -> Result<u32, Error> {
     seconds.ok_or_else(|| usage(format_args!("--drain `{}` is not a number of seconds", Shown(text))))
 }
 
+const HINT: &str = "see paraglider --help";
+
 fn usage(what: fmt::Arguments<'_>) -> Error {
-    Error::usage(what).and("see paraglider --help")
+    Error::usage(what).and(HINT)
 }
 
 #[cfg(test)]

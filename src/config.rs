@@ -10,7 +10,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 
 pub use self::mistake::Mistake;
 use self::mistake::OWN;
-use crate::error::{nearest, plain, refuse, Error, Shown};
+use crate::error::{one_of, plain, refuse, Error};
 use crate::health::{self, Health};
 use crate::host;
 use crate::schedule::{self, BUCKETS, MOST_SLOTS};
@@ -138,24 +138,40 @@ impl<'de> Visitor<'de> for Place<'_> {
     }
 }
 
+/// A key of a mapping, and what belongs there, for people.
+pub type Key = (&'static str, &'static str);
+
+const DOCUMENT: [Key; 2] = [("frontend", ""), ("frontends", "")];
+
+const FRONTEND: [Key; 6] = [
+    ("name", "a name"),
+    ("bind", "address:port"),
+    ("privateip", "an address, a range first-last, `auto` or `none`"),
+    ("schedule", "`roundrobin`, `random` or `source`"),
+    ("health", ""),
+    ("backends", ""),
+];
+
+const BACKEND: [Key; 3] =
+    [("address", "address:port"), ("weight", "a weight in 0-256"), ("backup", "`true` or `false`")];
+
 /// The next key of a mapping: one of `allowed`, and none twice.
 fn next_key<'de, A: MapAccess<'de>>(
     map: &mut A,
-    allowed: &[&'static str],
+    allowed: &'static [Key],
     seen: &mut Vec<&'static str>,
-) -> Result<Option<&'static str>, A::Error> {
+) -> Result<Option<Key>, A::Error> {
     let mut found = None;
-    let mut judge = |text: &str| match allowed.iter().find(|key| **key == text) {
-        Some(key) if seen.contains(key) => refuse!("`{key}` is there twice"),
-        Some(key) => {
-            seen.push(key);
-            found = Some(*key);
-            Ok(())
+    let mut judge = |text: &str| {
+        let names: Vec<&str> = allowed.iter().map(|(name, _)| *name).collect();
+        found = allowed.get(one_of("unknown key", &names, text)?).copied();
+        if let Some((name, _)) = found {
+            if seen.contains(&name) {
+                return refuse!("`{name}` is there twice");
+            }
+            seen.push(name);
         }
-        None => match nearest(text, allowed) {
-            Some(key) => refuse!("unknown key `{}`; did you mean `{key}`?", Shown(text)),
-            None => refuse!("unknown key `{}`; allowed here: {}", Shown(text), allowed.join(", ")),
-        },
+        Ok(())
     };
     map.next_key_seed(Place::Value("a key", &mut judge))?;
     Ok(found)
@@ -163,7 +179,7 @@ fn next_key<'de, A: MapAccess<'de>>(
 
 fn document<'de, A: MapAccess<'de>>(mut map: A, services: &mut Vec<Service>) -> Result<(), A::Error> {
     let mut seen = Vec::new();
-    while let Some(key) = next_key(&mut map, &["frontend", "frontends"], &mut seen)? {
+    while let Some((key, _)) = next_key(&mut map, &DOCUMENT, &mut seen)? {
         if seen.len() > 1 {
             return Err(own("`frontend` and `frontends` exclude each other; list all of them under `frontends:`"));
         }
@@ -179,14 +195,12 @@ fn document<'de, A: MapAccess<'de>>(mut map: A, services: &mut Vec<Service>) -> 
 fn frontend<'de, A: MapAccess<'de>>(mut map: A, earlier: &mut Vec<Service>) -> Result<(), A::Error> {
     let mut draft = Draft::default();
     let mut seen = Vec::new();
-    while let Some(key) =
-        next_key(&mut map, &["name", "bind", "privateip", "schedule", "health", "backends"], &mut seen)?
-    {
-        let (expected, take): (_, Take) = match key {
-            "name" => ("a name", Draft::name),
-            "bind" => ("address:port", Draft::bind),
-            "schedule" => ("`roundrobin`, `random` or `source`", Draft::schedule),
-            "privateip" => ("an address, a range first-last, `auto` or `none`", Draft::privateip),
+    while let Some((key, expected)) = next_key(&mut map, &FRONTEND, &mut seen)? {
+        let take: Take = match key {
+            "name" => Draft::name,
+            "bind" => Draft::bind,
+            "schedule" => Draft::schedule,
+            "privateip" => Draft::privateip,
             _ => {
                 let list = key == "backends";
                 map.next_value_seed(if list { Place::Backends(&mut draft) } else { Place::Health(&mut draft) })?;
@@ -202,17 +216,12 @@ fn frontend<'de, A: MapAccess<'de>>(mut map: A, earlier: &mut Vec<Service>) -> R
 fn backend<'de, A: MapAccess<'de>>(mut map: A, draft: &mut Draft) -> Result<(), A::Error> {
     let mut seen = Vec::new();
     let (mut share, mut backup) = (1, false);
-    while let Some(key) = next_key(&mut map, &["address", "weight", "backup"], &mut seen)? {
-        let expected = match key {
-            "address" => "address:port",
-            "weight" => "a weight in 0-256",
-            _ => "`true` or `false`",
-        };
+    while let Some((key, expected)) = next_key(&mut map, &BACKEND, &mut seen)? {
         let judge = &mut |text: &str| {
             match key {
                 "address" => draft.backend(text)?,
                 "weight" => share = weight(text)?,
-                _ => backup = yes(text)?,
+                _ => backup = one_of("there is no", &["false", "true"], text)? == 1,
             }
             Ok(())
         };
@@ -228,21 +237,12 @@ fn backend<'de, A: MapAccess<'de>>(mut map: A, draft: &mut Draft) -> Result<(), 
 fn health<'de, A: MapAccess<'de>>(mut map: A, draft: &mut Draft) -> Result<(), A::Error> {
     let mut health = Box::<Health>::default();
     let mut seen = Vec::new();
-    while let Some(key) = next_key(&mut map, &health::KEYS, &mut seen)? {
-        map.next_value_seed(Place::Value(health::expected(key), &mut |text| health.take(key, text)))?;
+    while let Some((key, expected)) = next_key(&mut map, &health::KEYS, &mut seen)? {
+        map.next_value_seed(Place::Value(expected, &mut |text| health.take(key, text)))?;
     }
     health.finish(&seen).map_err(own)?;
     draft.health = Some(health);
     Ok(())
-}
-
-/// As YAML 1.2 has it.
-fn yes(text: &str) -> Result<bool, Error> {
-    match text {
-        "true" => Ok(true),
-        "false" => Ok(false),
-        _ => refuse!("`{}` is neither `true` nor `false`", Shown(text)),
-    }
 }
 
 /// Takes one value of a frontend, given the frontends before it.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use crate::error::{plain, Error};
 use crate::host;
 use crate::netlink::{attribute, header, Netlink, FORGET};
-use crate::service::{number, Endpoint};
+use crate::service::Endpoint;
 
 /// States in which a connection can still carry something (nf_conntrack_proto_tcp.c). The others have ended.
 const ALIVE: [&str; 5] = ["ESTABLISHED", "SYN_RECV", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK"];
@@ -23,7 +23,7 @@ pub struct Connection {
     pub backend: Endpoint,
     /// It can still carry something.
     alive: bool,
-    client: (IpAddr, u16),
+    client: Endpoint,
 }
 
 /// All living connections to `binds`; nothing where the kernel does not list them (no root, no such file).
@@ -77,13 +77,13 @@ impl Connection {
     /// The client's direction as netlink knows it (linux/netfilter/nfnetlink_conntrack.h), with the address family.
     fn tuple(&self) -> (libc::c_int, Vec<u8>) {
         const NESTED: u16 = 1 << 15;
-        let (ip, port) = self.client;
+        let Connection { client, bind, .. } = self;
         let mut tuple = Vec::new();
         // CTA_TUPLE_ORIG of CTA_TUPLE_IP and CTA_TUPLE_PROTO, each with its length, header and all.
-        let (addresses, protocol) = if ip.is_ipv4() { (20, 28) } else { (44, 28) };
+        let (addresses, protocol) = if bind.ip().is_ipv4() { (20, 28) } else { (44, 28) };
         header(&mut tuple, NESTED | 1, 4 + addresses + protocol);
         header(&mut tuple, NESTED | 1, addresses);
-        for (at, ip) in [(0, ip), (1, self.bind.ip())] {
+        for (at, ip) in [(0, client.ip()), (1, bind.ip())] {
             match ip {
                 // CTA_IP_V4_SRC and _DST, CTA_IP_V6_SRC and _DST
                 IpAddr::V4(ip) => attribute(&mut tuple, 1 + at, &ip.octets()),
@@ -93,9 +93,9 @@ impl Connection {
         header(&mut tuple, NESTED | 2, protocol);
         // CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
         attribute(&mut tuple, 1, &[libc::IPPROTO_TCP as u8]);
-        attribute(&mut tuple, 2, &port.to_be_bytes());
-        attribute(&mut tuple, 3, &self.bind.port().to_be_bytes());
-        (if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }, tuple)
+        attribute(&mut tuple, 2, &client.port().to_be_bytes());
+        attribute(&mut tuple, 3, &bind.port().to_be_bytes());
+        (bind.family().domain(), tuple)
     }
 }
 
@@ -109,8 +109,9 @@ fn parse(line: &str) -> Option<Connection> {
     let (mut values, mut seen) = ([""; 8], 0);
     for word in words {
         match word.split_once('=') {
-            Some(("src" | "dst" | "sport" | "dport", value)) => {
-                *values.get_mut(seen)? = value;
+            // No other key begins like them; what comes after them is not asked for.
+            Some((key, value)) if key.starts_with(['s', 'd']) => {
+                values.iter_mut().skip(seen).take(1).for_each(|place| *place = value);
                 seen += 1;
             }
             None if seen == 0 => state = word,
@@ -118,8 +119,8 @@ fn parse(line: &str) -> Option<Connection> {
         }
     }
     let [client, to, client_port, to_port, from, _, from_port, _] = values;
-    let (bind, backend) = (Endpoint::of(to, to_port)?, Endpoint::of(from, from_port)?);
-    let client = (client.parse().ok()?, number(client_port, u16::MAX.into())? as u16);
+    let (client, bind) = (Endpoint::of(client, client_port)?, Endpoint::of(to, to_port)?);
+    let backend = Endpoint::of(from, from_port)?;
     // A connection to an address of ours that was not sent on is not balanced.
     (bind != backend).then_some(Connection { bind, backend, alive: state == "6" || ALIVE.contains(&state), client })
 }

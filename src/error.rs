@@ -78,6 +78,17 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
+/// Which of `words` this text is. `what` begins the sentence that is said if it is none.
+pub fn one_of(what: &str, words: &[&str], text: &str) -> Result<usize, Error> {
+    if let Some(at) = words.iter().position(|word| *word == text) {
+        return Ok(at);
+    }
+    match nearest(text, words) {
+        Some(word) => refuse!("{what} `{}`; did you mean `{word}`?", Shown(text)),
+        None => refuse!("{what} `{}`; there are {}", Shown(text), words.join(", ")),
+    }
+}
+
 /// The candidate that a mistyped word most likely meant: at most two letters away.
 pub fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let word = word.to_ascii_lowercase();

@@ -3,11 +3,22 @@
 pub mod probe;
 pub mod state;
 
-use crate::error::{nearest, refuse, Error, Shown};
+use crate::config::Key;
+use crate::error::{one_of, refuse, Error, Shown};
 use crate::service::{number, port_number};
 
-/// The keys of the mapping.
-pub const KEYS: [&str; 9] = ["type", "interval", "timeout", "fall", "rise", "path", "expect", "port", "on_all_down"];
+/// The keys of the mapping, and what belongs to each.
+pub const KEYS: [Key; 9] = [
+    ("type", "`tcp` or `http`"),
+    ("interval", "a time such as 500ms or 2s"),
+    ("timeout", "a time such as 500ms or 2s"),
+    ("fall", "a number of checks in 1-255"),
+    ("rise", "a number of checks in 1-255"),
+    ("path", "a path such as /health"),
+    ("expect", "a status, a range of them such as 200-399, or a text of the body"),
+    ("port", "a port"),
+    ("on_all_down", "`keep` or `reject`"),
+];
 
 /// Those that only a check by http has.
 const OF_HTTP: [&str; 2] = ["path", "expect"];
@@ -60,19 +71,6 @@ impl Default for Health {
     }
 }
 
-/// What belongs to a key, for people.
-pub fn expected(key: &str) -> &'static str {
-    match key {
-        "type" => "`tcp` or `http`",
-        "interval" | "timeout" => "a time such as 500ms or 2s",
-        "fall" | "rise" => "a number of checks in 1-255",
-        "path" => "a path such as /health",
-        "expect" => "a status, a range of them such as 200-399, or a text of the body",
-        "port" => "a port",
-        _ => "`keep` or `reject`",
-    }
-}
-
 impl Health {
     /// Takes the value of a key.
     pub fn take(&mut self, key: &str, text: &str) -> Result<(), Error> {
@@ -118,15 +116,7 @@ impl Health {
 }
 
 fn second_of(words: [&str; 2], text: &str) -> Result<bool, Error> {
-    let [first, second] = words;
-    match text {
-        _ if text == first => Ok(false),
-        _ if text == second => Ok(true),
-        _ => match nearest(text, &words) {
-            Some(word) => refuse!("there is no `{}` here; did you mean `{word}`?", Shown(text)),
-            None => refuse!("there is no `{}` here; there are {first} and {second}", Shown(text)),
-        },
-    }
+    one_of("there is no", &words, text).map(|at| at == 1)
 }
 
 fn milliseconds(text: &str) -> Result<u64, Error> {
@@ -211,7 +201,7 @@ mod tests {
             ("expect", "400-200", "100-599"),
             ("expect", "", "1-256"),
             ("port", "0", "1-65535"),
-            ("on_all_down", "drop", "keep and reject"),
+            ("on_all_down", "drop", "there are keep, reject"),
         ] {
             let said = taken(key, text).unwrap_err();
             assert!(said.contains(why), "{key}: {text}: {said}");

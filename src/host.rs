@@ -3,13 +3,14 @@
 use std::ffi::{CStr, CString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::time::{Duration, Instant};
 
 use crate::error::{fail, Error};
 use crate::say;
 use crate::service::{Endpoint, Family, Service};
+use crate::socket;
 
 /// How long another run of Paraglider is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -225,7 +226,7 @@ pub fn has_address(ip: IpAddr) -> bool {
     // To a second IPv4 address of a network packets would come from the first one, unless they are told to come from the
     // second, which those of a host that does not have it cannot.
     let from = if ip.is_ipv4() { ip } else { Ipv6Addr::UNSPECIFIED.into() };
-    source(from, ip).is_ok_and(|source| source == ip)
+    socket::source(from, ip).is_ok_and(|source| source == ip)
 }
 
 /// The address that this host would use towards `to`; no packet is sent.
@@ -234,27 +235,7 @@ pub fn route(to: IpAddr) -> io::Result<IpAddr> {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    source(any, to)
-}
-
-/// The address of packets from `from` to `to`, where `from` may leave it open.
-fn source(from: IpAddr, to: IpAddr) -> io::Result<IpAddr> {
-    let socket = UdpSocket::bind(SocketAddr::new(from, 0))?;
-    // Which port does not matter.
-    socket.connect(SocketAddr::new(to, 9))?;
-    Ok(socket.local_addr()?.ip())
-}
-
-/// A socket(2) that no program that we start inherits.
-#[allow(unsafe_code)]
-pub fn socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<File> {
-    // SAFETY: no memory is touched; the descriptor is new, checked, and the File's alone.
-    unsafe {
-        match libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) {
-            -1 => Err(io::Error::last_os_error()),
-            socket => Ok(File::from_raw_fd(socket)),
-        }
-    }
+    socket::source(any, to)
 }
 
 /// Milliseconds since the machine was started. Only this clock is good for waiting: a board without a clock of its own

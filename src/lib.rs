@@ -20,5 +20,6 @@ pub mod say;
 pub mod schedule;
 pub mod service;
 pub mod signals;
+pub mod socket;
 pub mod verb;
 pub mod watched;

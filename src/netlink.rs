@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 
-use crate::host;
+use crate::socket;
 
 /// How a message to nf_tables begins to be numbered (NFNL_SUBSYS_NFTABLES), and one to conntrack (NFNL_SUBSYS_CTNETLINK).
 const NFTABLES: u16 = 10 << 8;
@@ -31,7 +31,7 @@ pub struct Netlink(File);
 impl Netlink {
     /// Opens it.
     pub fn open() -> io::Result<Self> {
-        host::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER).map(Netlink)
+        socket::open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER).map(Netlink)
     }
 
     /// Sends one request about a family (AF_INET or AF_INET6) and returns the attributes of its answer.

@@ -1,6 +1,6 @@
 //! What a valid config means. These types cannot hold an invalid state: whoever has a [`Service`] can render it.
 
-use crate::error::{nearest, refuse, Error, Shown};
+use crate::error::{nearest, one_of, refuse, Error, Shown};
 use crate::health::Health;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -26,6 +26,14 @@ pub enum Family {
 impl Family {
     /// Both.
     pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    /// As socket(2) calls it.
+    pub fn domain(self) -> libc::c_int {
+        match self {
+            Family::V4 => libc::AF_INET,
+            Family::V6 => libc::AF_INET6,
+        }
+    }
 
     /// The family of an address.
     pub fn of(ip: IpAddr) -> Self {
@@ -286,7 +294,7 @@ impl Name {
         if text.len() <= LONGEST_NAME {
             return Name(text);
         }
-        Name(format!("v6:{:016x}", fnv1a(&text)))
+        Name(format!("v6:{:016x}", fnv1a(text.as_bytes())))
     }
 
     /// As text.
@@ -313,9 +321,9 @@ pub fn weight(text: &str) -> Result<u16, Error> {
 }
 
 /// FNV-1a, 64 bits: keeps the endpoints of one config apart, the same way on every machine and in every version.
-pub fn fnv1a(text: &str) -> u64 {
-    text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+pub fn fnv1a(bytes: &[u8]) -> u64 {
+    let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, hash)
 }
 
 /// One that takes connections.
@@ -351,14 +359,8 @@ impl Schedule {
 
     /// Reads a name.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        if let Some((_, schedule)) = Self::ALL.iter().find(|(name, _)| *name == text) {
-            return Ok(*schedule);
-        }
-        let names = Self::ALL.map(|(name, _)| name);
-        match nearest(text, &names) {
-            Some(name) => refuse!("there is no schedule `{}`; did you mean `{name}`?", Shown(text)),
-            None => refuse!("there is no schedule `{}`; there are {}", Shown(text), names.join(", ")),
-        }
+        let at = one_of("there is no schedule", &Self::ALL.map(|(name, _)| name), text)?;
+        Ok(Self::ALL.get(at).map_or(Schedule::RoundRobin, |(_, schedule)| *schedule))
     }
 }
 
@@ -381,20 +383,20 @@ pub struct Service {
 }
 
 impl Service {
-    /// Chooses who takes connections while the backends of these places are `down`: all others, and the backups only if
-    /// there is nobody else. If all are down and nothing else is wanted, whoever was chosen before stays.
-    pub fn choose(&mut self, down: &[bool]) {
-        let lives = |at: usize, backend: &Backend| backend.nominal > 0 && !down.get(at).copied().unwrap_or(false);
+    /// Chooses who takes connections while some backends are `down`: all others, and the backups only if there is nobody
+    /// else. If all are down and nothing else is wanted, whoever was chosen before stays.
+    pub fn choose(&mut self, down: &[Endpoint]) {
+        let lives = |backend: &Backend| backend.nominal > 0 && !down.contains(&backend.address);
         let (mut others, mut backups) = (false, false);
-        for (at, backend) in self.backends.iter().enumerate() {
-            others |= lives(at, backend) && !backend.backup;
-            backups |= lives(at, backend) && backend.backup;
+        for backend in &self.backends {
+            others |= lives(backend) && !backend.backup;
+            backups |= lives(backend) && backend.backup;
         }
         if !others && !backups && self.health.as_ref().is_some_and(|health| !health.reject) {
             return;
         }
-        for (at, backend) in self.backends.iter_mut().enumerate() {
-            backend.weight = if lives(at, backend) && backend.backup != others { backend.nominal } else { 0 };
+        for backend in &mut self.backends {
+            backend.weight = if lives(backend) && backend.backup != others { backend.nominal } else { 0 };
         }
     }
 }

@@ -124,8 +124,7 @@ impl Seen {
         let mut word = || words.next().unwrap_or("");
         let (bind, backend) = (Endpoint::parse(word()).ok()?, Endpoint::parse(word()).ok()?);
         let (down, chosen) = (word() == "down", word() == "chosen");
-        let since = number(word(), u64::MAX)?;
-        let state = State::known(down, since, word());
+        let state = State::known(down, number(word(), u64::MAX)?, word());
         Some(Seen { bind, backend, chosen, state })
     }
 }
@@ -147,13 +146,15 @@ pub fn of(seen: &[Seen], bind: Endpoint, backend: Endpoint) -> Option<&Seen> {
 /// Chooses backends as the `watch` that saw them does.
 pub fn recall(seen: &[Seen], services: &mut [Service]) {
     for service in services.iter_mut().filter(|service| service.health.is_some()) {
+        let bind = service.bind;
         let mut down = Vec::new();
         for backend in &mut service.backends {
-            let known = of(seen, service.bind, backend.address);
-            if let Some(known) = known {
+            if let Some(known) = of(seen, bind, backend.address) {
                 backend.weight = if known.chosen { backend.nominal } else { 0 };
+                if known.state.down {
+                    down.push(backend.address);
+                }
             }
-            down.push(known.is_some_and(|known| known.state.down));
         }
         service.choose(&down);
     }

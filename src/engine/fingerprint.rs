@@ -3,10 +3,10 @@
 
 use std::os::fd::AsRawFd;
 
-use crate::host;
 use crate::netlink::{Netlink, GENERATION};
 use crate::ruleset::Table;
-use crate::service::Family;
+use crate::service::{fnv1a, Family};
+use crate::socket;
 
 /// The generation of nf_tables' rules, whosever they are (NFTA_GEN_ID, the first attribute of the answer).
 pub fn nft() -> Option<u64> {
@@ -16,11 +16,12 @@ pub fn nft() -> Option<u64> {
 
 /// A hash of the tables of the old interface, without what the kernel counts.
 pub fn legacy(family: Family) -> Option<u64> {
-    Table::ALL.iter().try_fold(FNV_OFFSET, |hash, table| table_hash(family, *table, hash))
+    let mut entries = Vec::new();
+    for table in Table::ALL {
+        read(family, table, &mut entries)?;
+    }
+    Some(fnv1a(&entries))
 }
-
-const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
 
 /// IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES (linux/netfilter_ipv4/ip_tables.h); the numbers are the same for IPv6.
 const GET_INFO: libc::c_int = 64;
@@ -30,7 +31,8 @@ const GET_ENTRIES: libc::c_int = 65;
 const SIZE: usize = 32;
 const ENTRIES: usize = 40;
 
-fn table_hash(family: Family, table: Table, mut hash: u64) -> Option<u64> {
+/// Appends the entries of a table.
+fn read(family: Family, table: Table, to: &mut Vec<u8>) -> Option<()> {
     let mut info = vec![0; 84];
     name(&mut info, table);
     get(family, GET_INFO, &mut info)?;
@@ -43,18 +45,15 @@ fn table_hash(family: Family, table: Table, mut hash: u64) -> Option<u64> {
 
     // In ipt_entry and ip6t_entry: the offset of the next one, and the two counters.
     let (next, counters) = if family == Family::V4 { (90, 96) } else { (142, 152) };
-    let mut rest = entries.get(ENTRIES..)?;
-    while !rest.is_empty() {
-        let length: usize = u16::from_ne_bytes(rest.get(next..next + 2)?.try_into().ok()?).into();
-        let (entry, others) = rest.split_at_checked(length.max(1))?;
-        for (at, byte) in entry.iter().enumerate() {
-            if at < counters || at >= counters + 16 {
-                hash = (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME);
-            }
-        }
-        rest = others;
+    let mut at = ENTRIES;
+    while at < entries.len() {
+        let entry = entries.get_mut(at..)?;
+        entry.get_mut(counters..counters + 16)?.fill(0);
+        let length = u16::from_ne_bytes(entry.get(next..next + 2)?.try_into().ok()?);
+        at += usize::from(length.max(1));
     }
-    Some(hash)
+    to.append(&mut entries);
+    Some(())
 }
 
 fn name(request: &mut [u8], table: Table) {
@@ -65,13 +64,14 @@ fn name(request: &mut [u8], table: Table) {
 
 #[allow(unsafe_code)]
 fn get(family: Family, what: libc::c_int, answer: &mut [u8]) -> Option<()> {
-    let (domain, level) = match family {
-        Family::V4 => (libc::AF_INET, libc::IPPROTO_IP),
-        Family::V6 => (libc::AF_INET6, libc::IPPROTO_IPV6),
-    };
-    let socket = host::socket(domain, libc::SOCK_RAW, libc::IPPROTO_RAW).ok()?;
+    let level = if family == Family::V4 { libc::IPPROTO_IP } else { libc::IPPROTO_IPV6 };
+    let asked = socket::open(family.domain(), libc::SOCK_RAW, libc::IPPROTO_RAW).ok()?;
     let mut length = answer.len() as libc::socklen_t;
+    // Not by getsockopt: musl's is 400 bytes for options that tell times.
     // SAFETY: the kernel writes at most `length` bytes, which are those of `answer`.
-    let got = unsafe { libc::getsockopt(socket.as_raw_fd(), level, what, answer.as_mut_ptr().cast(), &mut length) };
+    let got = unsafe {
+        let length = &raw mut length;
+        libc::syscall(libc::SYS_getsockopt, asked.as_raw_fd(), level, what, answer.as_mut_ptr(), length)
+    };
     (got == 0).then_some(())
 }

@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::Health;
 use crate::error::plain;
 use crate::host;
 use crate::service::Endpoint;
+use crate::socket;
 
 /// How much of an answer is looked at, in bytes.
 const MOST_ANSWER: usize = 16 * 1024;
@@ -25,7 +25,7 @@ pub struct Probe {
 impl Drop for Probe {
     /// With an RST, so that no TIME_WAIT is left of each check, neither here nor in the connection table.
     fn drop(&mut self) {
-        let _ = connect(self.socket.as_raw_fd(), None);
+        socket::abort(&self.socket);
     }
 }
 
@@ -35,8 +35,8 @@ pub type Verdict = Option<Result<(), String>>;
 impl Probe {
     /// Begins to connect.
     pub fn begin(to: Endpoint) -> io::Result<Self> {
-        let socket = host::socket(domain(to), libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
-        match connect(socket.as_raw_fd(), Some(to)) {
+        let socket = socket::open(to.family().domain(), libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
+        match socket::connect(&socket, to.ip(), to.port()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
             _ => Ok(Probe { socket, asked: false, answer: Vec::new() }),
         }
@@ -110,41 +110,6 @@ fn judge(answer: &[u8], all: bool, health: &Health) -> Verdict {
         bad("the body lacks the text")
     } else {
         None
-    }
-}
-
-/// Begins to connect to an address, or ends a connection with an RST where there is none (connect(2)).
-#[allow(unsafe_code)]
-fn connect(socket: RawFd, to: Option<Endpoint>) -> io::Result<()> {
-    // sockaddr_in or sockaddr_in6: family, port, (flow label,) address, (scope) (ip(7), ipv6(7)).
-    let mut address = [0; 28];
-    let mut put = |at: usize, bytes: &[u8]| {
-        for (to, from) in address.iter_mut().skip(at).zip(bytes) {
-            *to = *from;
-        }
-    };
-    let mut family = libc::AF_UNSPEC;
-    if let Some(to) = to {
-        put(2, &to.port().to_be_bytes());
-        match to.ip() {
-            IpAddr::V4(ip) => put(4, &ip.octets()),
-            IpAddr::V6(ip) => put(8, &ip.octets()),
-        }
-        family = domain(to);
-    }
-    put(0, &(family as libc::sa_family_t).to_ne_bytes());
-    // SAFETY: the kernel reads as many bytes as there are; that of IPv4 is shorter.
-    match unsafe { libc::connect(socket, address.as_ptr().cast(), address.len() as libc::socklen_t) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-fn domain(to: Endpoint) -> libc::c_int {
-    if to.ip().is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
     }
 }
 

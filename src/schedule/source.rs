@@ -64,7 +64,7 @@ fn sort(list: &mut [(u64, u64, usize)]) {
 
 /// The same on every machine and in every version, or clients would change backends.
 fn hash(text: &str) -> u64 {
-    mix(fnv1a(text))
+    mix(fnv1a(text.as_bytes()))
 }
 
 /// The finalizer of SplitMix64 (Steele, Lea, Flood 2014).

@@ -202,10 +202,12 @@ impl Watch<'_> {
             if turned {
                 let reject = health.reject;
                 let mut down = Vec::new();
-                for target in targets {
-                    down.push(target.state.down);
+                for (backend, target) in service.backends.iter().zip(targets) {
+                    if target.state.down {
+                        down.push(backend.address);
+                    }
                 }
-                if !down.contains(&false) {
+                if down.len() == service.backends.len() {
                     let what = if reject { "new connections are refused" } else { "the last ones stay in force" };
                     say::warning!("{}: all backends are down; {what}", service.bind);
                 }

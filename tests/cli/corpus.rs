@@ -51,7 +51,7 @@ pub fn bad() -> Vec<Bad> {
         bad("tag", second("!!str x"), "6:7: `!` begins a YAML anchor"),
         bad("unknown key", with("  bind:", "  bnid:"), "2:3: unknown key `bnid`; did you mean `bind`?"),
         bad("unknown top key", with("frontend:", "frontned:"), "1:1: unknown key `frontned`; did you mean `frontend`?"),
-        bad("stranger", with("  privateip: 172.19.0.4", "  timeout: 3"), "3:3: unknown key `timeout`; allowed here: name, bind, privateip, schedule, backends"),
+        bad("stranger", with("  privateip: 172.19.0.4", "  timeout: 3"), "3:3: unknown key `timeout`; there are name, bind, privateip, schedule, backends"),
         bad("duplicate key", with("  privateip: 172.19.0.4", "  bind: 166.1.101.3:4444"), "3:3: `bind` is there twice"),
         bad("duplicate frontend", text(&format!("{GOOD}{GOOD}")), "7:1: `frontend` is there twice"),
         bad("both keys", text(&format!("{GOOD}frontends: []\n")), "`frontend` and `frontends` exclude each other"),
@@ -98,7 +98,7 @@ pub fn bad() -> Vec<Bad> {
             text("frontends:\n  - {name: a, bind: '1.2.3.4:1', backends: ['1.2.3.5:1']}\n  - {name: a, bind: '1.2.3.4:2', backends: ['1.2.3.5:1']}\n"),
             "3:12: the name `a` is taken by another frontend",
         ),
-        bad("unknown key of a backend", second("{address: \"172.19.0.3:1\", wait: 3}"), "6:33: unknown key `wait`; allowed here: address, weight"),
+        bad("unknown key of a backend", second("{address: \"172.19.0.3:1\", wait: 3}"), "6:33: unknown key `wait`; there are address, weight"),
         bad("backend without address", second("{}"), "6:7: this backend has no `address:`"),
         bad(
             "too many backends",

@@ -77,9 +77,9 @@ fn the_options_are_the_same_everywhere() {
 
 #[test]
 fn the_keys_are_the_same_everywhere() {
-    let mut program = told("x: 1", "allowed here: ");
-    program.extend(told("frontend: {qqqqqqqq: 1}", "allowed here: "));
-    program.extend(told("frontend: {backends: [{qqqqqqqq: 1}]}", "allowed here: "));
+    let mut program = told("x: 1", "there are ");
+    program.extend(told("frontend: {qqqqqqqq: 1}", "there are "));
+    program.extend(told("frontend: {backends: [{qqqqqqqq: 1}]}", "there are "));
     let man: Words = section(MAN, ".Sh CONFIGURATION", ".Sh ENVIRONMENT")
         .lines()
         .filter_map(|line| line.strip_prefix(".It Ic ").or(line.strip_prefix(".Ic ")))

@@ -4,7 +4,6 @@
 mod mistake;
 
 use std::fmt;
-use std::fs::File;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Unexpected, Visitor};
 
@@ -23,7 +22,8 @@ pub const MOST_BYTES: usize = 64 * 1024;
 pub fn load(path: &str) -> Result<Vec<Service>, Error> {
     let cannot = |what: std::io::Error| Error::usage(format_args!("{path}: cannot read the config: {}", plain(&what)));
     // One byte more than allowed tells a file of exactly the size from a larger one, and /dev/zero ends.
-    let bytes = File::open(path).and_then(|file| host::content(file, MOST_BYTES + 1)).map_err(cannot)?;
+    let bytes =
+        host::open(path, libc::O_RDONLY).and_then(|file| host::content(file, MOST_BYTES + 1)).map_err(cannot)?;
     parse(&bytes).map_err(|mistake| Error::usage(format_args!("{path}:{mistake}")))
 }
 

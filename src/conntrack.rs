@@ -1,6 +1,5 @@
 //! The connections that the kernel tracks for us: read from `/proc/net/nf_conntrack`, ended by netlink.
 
-use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 
@@ -37,7 +36,7 @@ fn list(binds: &[Endpoint]) -> io::Result<Vec<Connection>> {
     let mut found = Vec::new();
     // The table can be long.
     if !binds.is_empty() {
-        host::each_line(File::open(TABLE)?, &mut |line| {
+        host::each_line(host::open(TABLE, libc::O_RDONLY)?, &mut |line| {
             found.extend(parse(line).filter(|connection| binds.contains(&connection.bind)));
         })?;
     }

@@ -1,7 +1,7 @@
 //! What the host must provide besides netfilter: rights, forwarding, a lock, addresses and routes.
 
 use std::ffi::{CStr, CString};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -39,7 +39,9 @@ impl Lock {
     /// Takes the lock, or waits for it. Two starts at once would both find nothing in force and both add their jumps.
     pub fn take() -> Result<Self, Error> {
         let path = run_file("paraglider.lock");
-        let file = open_inherited(&path)
+        // The programs that we start inherit the lock: if we are killed while iptables-restore still writes, the next
+        // start waits until it has finished.
+        let file = open_inherited(&path, libc::O_CREAT | libc::O_WRONLY)
             .map_err(|error| Error::system(format_args!("cannot open the lock {path}: {error}")))?;
         let since = Instant::now();
         while !try_lock(&file, false) {
@@ -61,18 +63,33 @@ pub fn run_file(name: &str) -> String {
     format!("{dir}/{name}")
 }
 
-/// Opens a file that the programs that we start inherit, and with it the lock: if we are killed while iptables-restore
-/// still writes, the next start waits until it has finished.
+/// Opens a file (open(2)). No program that we start inherits it. (The standard library's way is 1 KiB of the binary.)
+pub fn open(path: &str, flags: libc::c_int) -> io::Result<File> {
+    open_inherited(path, flags | libc::O_CLOEXEC)
+}
+
+/// Opens a file that the programs that we start inherit.
 #[allow(unsafe_code)]
-fn open_inherited(path: &str) -> io::Result<File> {
+fn open_inherited(path: &str, flags: libc::c_int) -> io::Result<File> {
     let path = CString::new(path)?;
     // SAFETY: `path` is a C string that lives until the call is over; the descriptor is new, checked, and the File's.
     unsafe {
-        match libc::open(path.as_ptr(), libc::O_CREAT | libc::O_WRONLY, 0o600) {
+        match libc::open(path.as_ptr(), flags, 0o600) {
             -1 => Err(io::Error::last_os_error()),
             file => Ok(File::from_raw_fd(file)),
         }
     }
+}
+
+/// Where a symbolic link leads to; nothing for all else.
+#[allow(unsafe_code)]
+pub fn link(path: &str) -> Option<String> {
+    let path = CString::new(path).ok()?;
+    let mut target = vec![0; 4096];
+    // SAFETY: `path` is a C string that lives until the call is over; the kernel writes at most as many bytes as there are.
+    let length = unsafe { libc::readlink(path.as_ptr(), target.as_mut_ptr().cast(), target.len()) };
+    target.truncate(usize::try_from(length).ok()?);
+    String::from_utf8(target).ok()
 }
 
 /// Locks a file until it is closed, for this process alone or (`shared`) beside others, unless somebody else has it.
@@ -119,7 +136,7 @@ pub struct Forwarding {
 impl Forwarding {
     /// Fails, before anything is changed, where forwarding could not be switched on.
     pub fn prepare(family: Family) -> Result<Self, Error> {
-        let switch = OpenOptions::new().write(true).open(forwarding_path(family)).map_err(cannot_forward(family))?;
+        let switch = open(forwarding_path(family), libc::O_WRONLY).map_err(cannot_forward(family))?;
         Ok(Forwarding { family, switch })
     }
 
@@ -191,7 +208,7 @@ pub fn each_line(mut file: File, take: &mut dyn FnMut(&str)) -> io::Result<()> {
 
 /// A file's content as text without the blanks around it; nothing where it cannot be read.
 pub fn read(path: &str) -> String {
-    let bytes = File::open(path).and_then(|file| content(file, usize::MAX)).unwrap_or_default();
+    let bytes = open(path, libc::O_RDONLY).and_then(|file| content(file, usize::MAX)).unwrap_or_default();
     String::from_utf8_lossy(bytes.trim_ascii()).into_owned()
 }
 

@@ -64,3 +64,18 @@ pub fn wait(events: &mut [libc::pollfd], most: u64) {
     // SAFETY: the kernel writes into as many entries as there are.
     unsafe { libc::poll(events.as_mut_ptr(), events.len() as libc::nfds_t, most) };
 }
+
+/// How many descriptors this process may have, which are from now on as many as it can get.
+#[allow(unsafe_code)]
+pub fn descriptors() -> usize {
+    // Soft and hard limit; those 256 are a guess that is small enough. Not by setrlimit: musl's is 1 KiB for threads.
+    let mut limit = [256_u64; 2];
+    // SAFETY: the kernel writes and reads one rlimit64, which are two words of 64 bits.
+    unsafe {
+        let none = std::ptr::null_mut::<u64>();
+        libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, none, limit.as_mut_ptr());
+        limit[0] = limit[1];
+        libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, limit.as_mut_ptr(), none);
+    }
+    usize::try_from(limit[0]).unwrap_or(usize::MAX)
+}

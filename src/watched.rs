@@ -1,7 +1,7 @@
 //! What a running `watch` knows, in a file that it keeps locked: who it is, and how each backend does.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Seek, Write};
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ impl Claim {
     pub fn take() -> Result<Self, Error> {
         let path = path();
         // Not truncated: it is the other one's, until the lock says no.
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = host::open(&path, libc::O_RDWR | libc::O_CREAT);
         let file = file.map_err(|error| Error::system(format_args!("cannot open {path}: {}", plain(&error))))?;
         // Whoever asks whether a `watch` is running has the lock for a moment.
         for _ in 0..TRIES {
@@ -58,8 +58,8 @@ impl Claim {
     }
 
     /// Writes what is known now. If it cannot be written, others see less, and that is all.
-    pub fn tell(&mut self, lines: &str) {
-        let text = format!("pid {}\n{lines}{END}\n", std::process::id());
+    pub fn tell(&mut self, config: &str, lines: &str) {
+        let text = format!("{} {config}\n{lines}{END}\n", std::process::id());
         let _ = self.0.rewind();
         let _ = self.0.write_all(text.as_bytes());
         let _ = self.0.set_len(text.len() as u64);
@@ -71,6 +71,8 @@ impl Claim {
 pub struct Running {
     /// Its process.
     pub process: u32,
+    /// The path of its config, as it was given.
+    pub config: String,
     /// What it knows.
     pub seen: Vec<Seen>,
 }
@@ -87,7 +89,7 @@ impl Running {
 /// The `watch` that is running, if any.
 pub fn running() -> Option<Running> {
     let path = path();
-    let file = File::open(&path).ok()?;
+    let file = host::open(&path, libc::O_RDONLY).ok()?;
     if host::try_lock(&file, true) {
         return None;
     }
@@ -107,11 +109,12 @@ fn path() -> String {
 
 fn parse(text: &str) -> Option<Running> {
     let mut lines = text.lines();
-    let process = number(lines.next()?.strip_prefix("pid ")?, u32::MAX.into())? as u32;
+    let (process, config) = lines.next()?.split_once(' ')?;
+    let (process, config) = (number(process, u32::MAX.into())? as u32, config.to_owned());
     let mut seen = Vec::new();
     for line in lines {
         if line == END {
-            return Some(Running { process, seen });
+            return Some(Running { process, config, seen });
         }
         seen.extend(Seen::parse(line));
     }
@@ -170,11 +173,12 @@ mod tests {
         let bind = endpoint("[fd00::1]:80");
         let backend = Backend { address: endpoint("10.0.0.1:80"), weight: 0, nominal: 1, backup: false };
         let state = State::known(true, 17, "connection refused");
-        let mut whole = "pid 7\n".to_owned();
+        let mut whole = "7 /etc/x y.yaml\n".to_owned();
         line(&mut whole, bind, &backend, &state);
         whole.push_str("end\n");
         let read = parse(&whole).unwrap();
-        assert_eq!((read.process, read.seen), (7, vec![Seen { bind, backend: backend.address, chosen: false, state }]));
+        assert_eq!((read.process, read.config.as_str()), (7, "/etc/x y.yaml"));
+        assert_eq!(read.seen, [Seen { bind, backend: backend.address, chosen: false, state }]);
         for length in 0..whole.len() - 1 {
             assert!(parse(&whole[..length]).is_none(), "{length}");
         }

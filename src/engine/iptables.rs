@@ -1,7 +1,6 @@
 //! The engine that writes with `iptables-restore`, whichever variant `iptables` is.
 
 use std::fmt;
-use std::fs::{self, File};
 
 use super::{fingerprint, save, Engine, InForce};
 use crate::error::{fail, Error};
@@ -268,7 +267,7 @@ fn linked_variant(path: &str) -> Option<Variant> {
             "xtables-legacy-multi" => return Some(Variant::Legacy),
             _ => {}
         }
-        let target = fs::read_link(&path).ok()?.into_os_string().into_string().ok()?;
+        let target = host::link(&path)?;
         path = if target.starts_with('/') { target } else { format!("{dir}/{target}") };
     }
     None
@@ -310,7 +309,7 @@ fn legacy_tables(family: Family) -> LegacyTables {
     };
     if !host::read(names).is_empty() {
         LegacyTables::Some
-    } else if host::exists(names) && File::open(names).is_err() {
+    } else if host::exists(names) && host::open(names, libc::O_RDONLY).is_err() {
         LegacyTables::Secret
     } else {
         LegacyTables::None

@@ -17,6 +17,10 @@ pub fn run(path: &str, drop_removed: bool) -> Result<Exit, Error> {
     let engine = Iptables::find()?;
     let _lock = Lock::take()?;
     if let Some(watch) = watched::running() {
+        if watch.config != path {
+            let (process, config) = (watch.process, &watch.config);
+            say::warning!("`paraglider watch` (process {process}) goes by {config}, and puts that back in force");
+        }
         watched::recall(&watch.seen, &mut services);
         // Before anything changes, lest it be taken for somebody else's doing; it waits for the lock.
         watch.signal(libc::SIGHUP);

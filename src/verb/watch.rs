@@ -19,6 +19,12 @@ use crate::watched::{self, Claim};
 /// How often the rules are looked at, in milliseconds.
 const LOOK: u64 = 2000;
 
+/// Descriptors that are kept for all else: programs, their words, logging.
+const SPARE: usize = 32;
+
+/// How long a check is put off that cannot begin, in milliseconds.
+const PUT_OFF: u64 = 50;
+
 /// A backend that is checked.
 #[derive(Default)]
 struct Target {
@@ -49,6 +55,8 @@ struct Watch<'a> {
     fingerprints: [Option<u64>; 2],
     /// What went wrong last, so that it is said once.
     trouble: String,
+    /// So many checks may run at a time.
+    most: usize,
 }
 
 /// Watches until a signal ends it.
@@ -69,6 +77,7 @@ pub fn run(path: &str, stop_on_exit: bool) -> Result<Exit, Error> {
         look: 0,
         fingerprints: [None, None],
         trouble: String::new(),
+        most: signals::descriptors().saturating_sub(SPARE),
     };
     watch.take(services);
     watch.put_right()?;
@@ -145,11 +154,12 @@ impl Watch<'_> {
             self.check(&events, clock());
             let before = clock();
             if before >= self.look {
-                if let Err(error) = self.put_right() {
+                let done = self.put_right().unwrap_or_else(|error| {
                     self.complain(&error);
-                }
+                    true
+                });
                 let after = clock();
-                self.look = after + LOOK;
+                self.look = if done { after + LOOK } else { 0 };
                 // Nobody was listened to meanwhile.
                 for target in self.targets.iter_mut().flatten().filter(|target| target.probe.is_some()) {
                     target.due += after - before;
@@ -175,6 +185,7 @@ impl Watch<'_> {
 
     /// Begins the checks that are due, and goes on with those that run. `events` are theirs, after that of the signals.
     fn check(&mut self, events: &[libc::pollfd], now: u64) {
+        let mut running = self.targets.iter().flatten().filter(|target| target.probe.is_some()).count();
         let mut events = events.iter().skip(1);
         for (service, targets) in self.services.iter_mut().zip(&mut self.targets) {
             let Some(health) = &service.health else { continue };
@@ -183,8 +194,15 @@ impl Watch<'_> {
                 let to = backend.address.with_port(health.port);
                 let verdict = match &mut target.probe {
                     Some(_) => target.go_on(events.next(), health, to, now),
-                    None if target.due <= now => target.begin(health, to, now),
-                    None => None,
+                    None if target.due > now => None,
+                    None if running < self.most => {
+                        running += 1;
+                        target.begin(health, to, now)
+                    }
+                    None => {
+                        target.due = now + PUT_OFF;
+                        None
+                    }
                 };
                 let Some(result) = verdict else { continue };
                 target.probe = None;
@@ -217,8 +235,8 @@ impl Watch<'_> {
         }
     }
 
-    /// Puts the rules in force, if they are to change or somebody has changed them.
-    fn put_right(&mut self) -> Result<(), Error> {
+    /// Puts the rules in force, if they are to change or somebody has changed them. It may be that a signal comes first.
+    fn put_right(&mut self) -> Result<bool, Error> {
         let mut fingerprints = [None, None];
         let mut right = !self.pending;
         for (family, fingerprint) in Family::ALL.into_iter().zip(&mut fingerprints) {
@@ -228,13 +246,12 @@ impl Watch<'_> {
             }
         }
         if right && fingerprints == self.fingerprints {
-            return Ok(());
+            return Ok(true);
         }
         let _lock = Lock::take()?;
         // Whoever had the lock, a `stop` or a `start`, has told so before it did anything.
         if self.signals.any() {
-            self.look = 0;
-            return Ok(());
+            return Ok(false);
         }
         let changed = start::put_in_force(self.engine, &self.services)?;
         if changed && !self.pending {
@@ -248,7 +265,7 @@ impl Watch<'_> {
             self.forget()?;
         }
         self.trouble.clear();
-        Ok(())
+        Ok(true)
     }
 
     /// Ends the connections to backends that are down and no longer chosen.
@@ -276,7 +293,7 @@ impl Watch<'_> {
                 watched::line(&mut lines, service.bind, backend, state);
             }
         }
-        self.claim.tell(&lines);
+        self.claim.tell(self.path, &lines);
     }
 
     /// Says what went wrong, once.
@@ -296,6 +313,16 @@ impl Target {
         match Probe::begin(to) {
             Ok(probe) => {
                 self.probe = Some(probe);
+                None
+            }
+            // This host's own trouble says nothing about the backend.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL)
+                ) =>
+            {
+                self.due = now + PUT_OFF;
                 None
             }
             Err(error) => Some(Err(sentence(&error))),

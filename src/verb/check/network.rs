@@ -1,6 +1,5 @@
 //! Do packets find their way: addresses, routes, forwarding, and room for the connections?
 
-use std::fs;
 use std::net::IpAddr;
 
 use super::Findings;
@@ -44,7 +43,7 @@ fn forwarding(family: Family, findings: &mut Findings) {
         findings.ok(format_args!("{name}: forwarding is on"));
         return;
     }
-    let writable = fs::OpenOptions::new().write(true).open(host::forwarding_path(family));
+    let writable = host::open(host::forwarding_path(family), libc::O_WRONLY);
     let remedy = remedy::sysctl(findings.system, &format!("{name}=1"));
     match writable {
         Ok(_) => findings.warning(format_args!("{name}: forwarding is off; `start` switches it on")),

@@ -26,7 +26,7 @@ Verbs:
   watch    start, then check the backends that have `health:`, and put back rules that others change
              --stop-on-exit    remove the rules when it ends
   status   what is in force: connections taken and active, and how each backend does
-             --json            for programs; --prometheus is for its text format
+             --json            for programs; --prometheus for Prometheus
   check    is the config right, and can this host run it?
   print    the rules that start would put in force, for iptables-restore --noflush
              --ipv6            those for ip6tables-restore

@@ -46,27 +46,39 @@ fn list(binds: &[Endpoint]) -> io::Result<Vec<Connection>> {
 /// Ends connections to `binds`, whatever their state: the kernel forgets where they went. A client that still waits for
 /// its first answer gets another backend at its next try; one that was served gets an RST at its next packet.
 pub fn forget(binds: &[Endpoint], whose: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {
-    let cannot = |error: io::Error| {
-        Error::system(format_args!(
-            "cannot end connections to backends that are gone ({}); the kernel needs CONFIG_NF_CT_NETLINK and {TABLE} \
-             (OpenWrt: kmod-nf-conntrack-netlink)",
-            plain(&error)
-        ))
-    };
     let mut found = list(binds).map_err(cannot)?;
     found.retain(whose);
-    if found.is_empty() {
-        return Ok(0);
-    }
-    let mut netlink = Netlink::open().map_err(cannot)?;
+    end(&found).map_err(cannot)
+}
+
+/// Whether [`forget`] can do anything on this host: asks for the end of a connection that cannot be.
+pub fn can_forget() -> Result<(), Error> {
+    host::open(TABLE, libc::O_RDONLY).map_err(cannot)?;
+    // Of those for documentation (RFC 5737), and to itself.
+    let nobody = Endpoint::parse("192.0.2.1:1")?;
+    end(&[Connection { bind: nobody, backend: nobody, alive: false, client: nobody }]).map(|_| ()).map_err(cannot)
+}
+
+fn cannot(error: io::Error) -> Error {
+    Error::system(format_args!(
+        "cannot end connections to backends that are gone ({}); the kernel needs CONFIG_NF_CT_NETLINK and {TABLE} \
+         (OpenWrt: kmod-nf-conntrack-netlink)",
+        plain(&error)
+    ))
+}
+
+fn end(connections: &[Connection]) -> io::Result<usize> {
     let mut ended = 0;
-    for connection in found {
-        let (family, tuple) = connection.tuple();
-        match netlink.ask(FORGET, family, &tuple) {
-            Ok(_) => ended += 1,
-            // It has ended by itself.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            Err(error) => return Err(cannot(error)),
+    if !connections.is_empty() {
+        let mut netlink = Netlink::open()?;
+        for connection in connections {
+            let (family, tuple) = connection.tuple();
+            match netlink.ask(FORGET, family, &tuple) {
+                Ok(_) => ended += 1,
+                // It has ended by itself.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(ended)

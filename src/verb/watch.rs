@@ -108,6 +108,8 @@ impl Watch<'_> {
                     target.state.since = now;
                     if let Some(known) = watched::of(&seen, service.bind, backend.address) {
                         target.state.clone_from(&known.state);
+                        // A file that has outlived the machine tells of another clock.
+                        target.state.since = now.min(known.state.since);
                     }
                     targets.push(target);
                 }

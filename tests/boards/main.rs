@@ -10,6 +10,7 @@
 )]
 
 mod board;
+mod clock;
 #[path = "../netns/lab.rs"]
 mod lab;
 mod power;

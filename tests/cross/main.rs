@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lab::{sh, Lab, Variant};
 
@@ -240,4 +241,45 @@ fn start_needs_little_memory() {
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
     println!("{}", text.lines().find(|line| line.contains("memory of start")).unwrap());
+}
+
+/// `watch` with 64 backends and the usual interval: its own process, after all of them have been checked thrice.
+#[test]
+fn watch_needs_little_memory() {
+    const MOST_KIB: u64 = 1280;
+    const TEST: &str = "watch_needs_little_memory";
+    if cfg!(not(target_arch = "x86_64")) {
+        return println!("skipped: memory of watch: this machine does not run the x86_64 binary");
+    }
+    let x86 = Target::all().into_iter().find(|target| target.qemu == "x86_64").unwrap();
+    let Some(mut command) = lab::entrance(&["--exact", TEST, "--nocapture"]) else {
+        let lab = Lab::new(Variant::Nft);
+        let ports = 8000..8064;
+        let list: String = ports.clone().map(|port| format!("    - 10.2.0.11:{port}\n")).collect();
+        ports.for_each(|port| lab::serve("b1", port));
+        lab.config(&format!("frontend:\n  bind: 10.9.0.1:4444\n  health: {{}}\n  backends:\n{list}"));
+        let mut watch = lab.command("watch").spawn().unwrap();
+        let of = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", watch.id())).unwrap();
+        std::thread::sleep(Duration::from_secs(6));
+        let kib = |status: &str| {
+            let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+        };
+        // User and system time, in hundredths of a second (proc_pid_stat(5)).
+        let ticks = |stat: &str| {
+            let words: Vec<u64> = stat.split_whitespace().skip(13).take(2).map(|word| word.parse().unwrap()).collect();
+            words[0] + words[1]
+        };
+        let before = ticks(&of("stat"));
+        std::thread::sleep(Duration::from_secs(10));
+        let (memory, used) = (kib(&of("status")), ticks(&of("stat")) - before);
+        println!("memory of watch: {memory} KiB; it used {}.{} % of a processor", used / 10, used % 10);
+        watch.kill().unwrap();
+        watch.wait().unwrap();
+        return assert!(memory <= MOST_KIB, "{memory} KiB");
+    };
+    let output = command.env(lab::PROGRAM, x86.binary()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    println!("{}", text.lines().find(|line| line.contains("memory of watch")).unwrap());
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::Findings;
+use crate::conntrack;
 use crate::error::plain;
 use crate::host;
 use crate::remedy::{self, System};
@@ -31,6 +32,12 @@ pub fn check(services: &[Service], findings: &mut Findings) {
         findings.error(format_args!(
             "bind {bind}: your SSH session comes in there, and you would not get in again; choose another port"
         ));
+    }
+    if services.iter().any(|service| service.health.is_some()) {
+        match conntrack::can_forget() {
+            Ok(()) => findings.ok(format_args!("health: connections to backends that are down can be ended")),
+            Err(error) => findings.warning(format_args!("health: {error}")),
+        }
     }
     reverse_path(services, findings);
     bridges(findings);

@@ -11,7 +11,7 @@ use crate::lab::{ask_often, serve, sh, Lab, Variant};
 use crate::{on_both, BIND};
 
 /// Puts a script in the place of `iptables-restore`; `$REAL` is the true one.
-fn wrap_restore(lab: &Lab, script: &str) {
+pub fn wrap_restore(lab: &Lab, script: &str) {
     let path = lab.path("bin/iptables-restore");
     fs::remove_file(&path).unwrap();
     let real = format!("/usr/sbin/iptables-{}-restore", lab.variant.infix());

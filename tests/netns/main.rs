@@ -13,11 +13,20 @@
 mod corpus;
 mod lab;
 
+mod backend;
+mod watching;
+
+mod answers;
 mod balancing;
 mod change;
 mod failure;
+mod guard;
+mod health;
 mod host;
 mod schedule;
+mod watch;
+
+use std::io::Write;
 
 use lab::{Lab, Variant};
 
@@ -33,6 +42,10 @@ fn in_lab(test: &str, variant: Variant, story: fn(&Lab)) {
     assert!(output.status.success(), "{text}");
     // A test whose name is not found inside would pass without having run.
     assert!(text.contains("1 passed"), "{text}");
+    // Past the test harness, which would swallow it.
+    for line in text.lines().filter_map(|line| line.find("skipped: ").map(|at| &line[at..])) {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
 }
 
 /// A story that is told on both variants of iptables.

@@ -1,0 +1,163 @@
+//! What an HTTP check takes for an answer, and what for none.
+
+use std::time::{Duration, Instant};
+
+use crate::backend::{Backend, Mood};
+use crate::failure::wrap_restore;
+use crate::health::{of_backends, QUICK};
+use crate::lab::{Lab, Variant};
+use crate::watching::{shares, told, until, Watch};
+use crate::{on_both, BIND};
+
+/// A text that comes a letter at a time, quickly enough.
+fn in_pieces(text: &str) -> Mood {
+    Mood::Dribbles(text.to_owned(), Duration::from_micros(500))
+}
+
+/// Frontends and what their backends say: bind's port, keys of `health:`, backends' port, and for each backend its mood
+/// and the error that is expected, if one is.
+type Frontend = (u16, &'static str, u16, Vec<(Mood, Option<&'static str>)>);
+
+fn frontends() -> Vec<Frontend> {
+    let says = |text: &str| Mood::Says(text.to_owned());
+    let ok = "HTTP/1.1 200 OK\r\nServer: all is well\r\n\r\n";
+    let endless = |text: &str| Mood::Endless(text.to_owned());
+    vec![
+        (
+            4444,
+            "path: '/health?q=1'",
+            80,
+            vec![
+                (Mood::status("200 OK", "fine"), None),
+                (Mood::Mute, Some("no answer within 250ms")),
+                (Mood::status("500 Internal Server Error", "all is well"), Some("status 500")),
+                (says("SSH-2.0-OpenSSH_9.2\r\n"), Some("the answer is no HTTP")),
+                (endless(""), Some("the answer is no HTTP")),
+                (in_pieces("HTTP/1.0 204 No Content\r\n\r\n"), None),
+                (Mood::status("302 Found", ""), None),
+                (says(""), Some("")),
+                (Mood::Dribbles("HTTP/1.1 200 OK\r\n\r\n".into(), Duration::from_millis(60)), Some("no answer within")),
+            ],
+        ),
+        (
+            5555,
+            "expect: all is well",
+            81,
+            vec![
+                (Mood::status("200 OK", "<p>all is well</p>"), None),
+                (in_pieces("HTTP/1.1 200 OK\r\n\r\nso all is well here"), None),
+                (says(&format!("{ok}all is lost")), Some("the body lacks the text")),
+                (endless(ok), Some("")),
+            ],
+        ),
+        (
+            6666,
+            "expect: 204",
+            82,
+            vec![
+                (Mood::status("204 No Content", ""), None),
+                (Mood::status("200 OK", "204"), Some("status 200")),
+                (endless("HTTP/1.1 204 No Content\r\n\r\n"), None),
+            ],
+        ),
+    ]
+}
+
+on_both!(only_the_right_answer_counts, |lab| {
+    for n in 4..=9 {
+        lab.add_backend(n);
+    }
+    let (mut config, mut backends, mut told_down, mut told_up) = ("frontends:\n".to_owned(), vec![], vec![], vec![]);
+    for (bind, health, port, moods) in frontends() {
+        let mut list = Vec::new();
+        for (n, (mood, error)) in (1..).zip(moods) {
+            let address = format!("10.2.0.1{n}:{port}");
+            list.push(format!("'{address}'"));
+            backends.push(Backend::at(n, port).in_mood(mood));
+            match error {
+                Some(error) => told_down.push((format!("{address} of 10.9.0.1:{bind} is down ({error}"), address)),
+                None => told_up.push(address),
+            }
+        }
+        let list = list.join(", ");
+        config += &format!(
+            "  - {{bind: '10.9.0.1:{bind}', health: {{type: http, {QUICK}, {health}}}, backends: [{list}]}}\n"
+        );
+    }
+    lab.config(&config);
+    let begin = Instant::now();
+    let watch = Watch::begin(lab);
+    for (line, _) in &told_down {
+        watch.hears(begin, line);
+    }
+    // All of them have been checked by now, and once more.
+    until("each was asked three times", || backends.iter().all(|backend| backend.connections() >= 3));
+    let json = lab.ok("status --json");
+    for (_, address) in &told_down {
+        assert!(told(&json, address).contains("\"state\":\"down\""), "{address}: {json}");
+    }
+    for address in &told_up {
+        assert!(told(&json, address).contains("\"state\":\"up\""), "{address}: {json}\n{}", watch.text());
+        assert!(!watch.text().contains(&format!("{address} of ")), "{address}: {}", watch.text());
+    }
+    let requests = backends[0].requests();
+    let [line, host] = [0, 1].map(|n| requests[0].lines().nth(n).unwrap_or_default());
+    assert!(
+        line.starts_with("GET /health?q=1 HTTP/1.") && line.len() == "GET /health?q=1 HTTP/1.1".len(),
+        "{requests:?}"
+    );
+    assert!(host.eq_ignore_ascii_case("host: 10.2.0.11:80"), "{requests:?}");
+    // A backend that comes to its senses.
+    backends[2].set(Mood::status("200 OK", ""));
+    watch.hears(begin, "10.2.0.13:80 of 10.9.0.1:4444 is up");
+});
+
+on_both!(the_port_that_is_checked_may_be_another_than_the_one_that_serves, |lab| {
+    let [mut service, _two] = [1, 2].map(|n| Backend::at(n, 80));
+    let mut doctor = Backend::stopped(1, 8080);
+    let _doctor_of_b2 = Backend::at(2, 8080);
+    lab.config(&of_backends(&format!("{QUICK}, type: http, port: 8080"), "'10.2.0.11:80', '10.2.0.12:80'"));
+    let begin = Instant::now();
+    let watch = Watch::begin(lab);
+    watch.hears(begin, "10.2.0.11:80 of 10.9.0.1:4444 is down (connection refused)");
+    assert_eq!(service.connections(), 0, "nobody has asked the other port");
+    doctor.start();
+    watch.hears(begin, "10.2.0.11:80 of 10.9.0.1:4444 is up");
+    assert_eq!(shares(BIND, 4).into_values().collect::<Vec<_>>(), [2, 2]);
+    let since = Instant::now();
+    let checks = doctor.connections();
+    service.stop();
+    until("three more checks", || doctor.connections() >= checks + 3);
+    assert!(watch.lines(since, "is down").is_empty(), "{}", watch.text());
+});
+
+on_both!(a_backend_that_cannot_make_up_its_mind_changes_the_rules_seldom, |lab| {
+    const INTERVAL: Duration = Duration::from_millis(200);
+    let health = |rest: &str| format!("type: http, interval: 200ms, timeout: 190ms, {rest}");
+    let by_turns = Mood::Alternates(vec![Mood::status("200 OK", ""), Mood::status("503 Busy", "")]);
+    let flapping = Backend::at(1, 80).in_mood(by_turns);
+    let _two = [2, 3].map(|n| Backend::at(n, 80));
+    wrap_restore(lab, "echo >>$DIR/called\nexec $REAL \"$@\"");
+    let writes = || std::fs::read_to_string(lab.path("called")).unwrap_or_default().lines().count();
+    let backends = "'10.2.0.11:80', '10.2.0.12:80', '10.2.0.13:80'";
+
+    lab.config(&of_backends(&health("fall: 2, rise: 2"), backends));
+    let begin = Instant::now();
+    let watch = Watch::begin(lab);
+    let (rules, before) = (lab.saved(false), writes());
+    until("ten checks", || flapping.requests().len() >= 10);
+    assert!(watch.lines(begin, "is down").is_empty(), "{}", watch.text());
+    assert_eq!((lab.saved(false), writes()), (rules, before));
+
+    // One who wants it so gets it so, but not more than once in an interval.
+    lab.config(&of_backends(&health("fall: 1, rise: 1"), backends));
+    watch.signal(nix::sys::signal::Signal::SIGHUP);
+    let since = Instant::now();
+    watch.hears(since, "10.2.0.11:80 of 10.9.0.1:4444 is down (status 503)");
+    until("twelve more checks", || since.elapsed() > INTERVAL * 12);
+    let changes = watch.lines(since, "10.2.0.11:80 of ").len();
+    // The rules of both tables at most, and the ones of the reload.
+    let (writes, most) = (writes() - before, (since.elapsed().as_millis() / INTERVAL.as_millis()) as usize + 1);
+    assert!((2..=most).contains(&changes), "{changes} changes, {most} intervals\n{}", watch.text());
+    assert!(writes <= (most + 1) * 2, "{writes} transactions in {most} intervals");
+});

@@ -1,0 +1,106 @@
+//! While `watch` runs, the rules stay those of the config, whatever others do to them; and what is others' stays theirs.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::backend::Backend;
+use crate::failure::wrap_restore;
+use crate::health::{checked, QUICK};
+use crate::lab::{ask_often, sh, Lab, Variant};
+use crate::watching::{shares, until, Watch};
+use crate::{answers, on_both, BIND};
+
+/// Within this time it has to be right again.
+const PROMISE: Duration = Duration::from_secs(5);
+
+/// Waits until `status` has nothing to complain about; `change` is what went before.
+fn put_right(lab: &Lab, change: &str) {
+    let took = until(&format!("right again after {change}"), || lab.paraglider("status").0 == 0);
+    assert!(took < PROMISE, "{change}: {took:?}");
+}
+
+/// The lines of others.
+fn foreign(lab: &Lab) -> Vec<String> {
+    let ours = lab.ours();
+    let lines = lab.saved(false).lines().map(str::to_owned).collect::<Vec<_>>();
+    lines.into_iter().filter(|line| !ours.contains(line)).collect()
+}
+
+on_both!(rules_that_somebody_removed_come_back, |lab| {
+    let _three = Backend::three();
+    lab.balance(&[1, 2, 3]);
+    // Without `health:` there is nothing to check, but it is guarded all the same.
+    let watch = Watch::begin(lab);
+    sh("iptables -t mangle -A FORWARD -p tcp -j ACCEPT && iptables -A INPUT -p udp -m udp --dport 9 -j DROP");
+    let others = foreign(lab);
+    for change in [
+        "iptables -t nat -F && iptables -t nat -X",
+        "iptables -F FORWARD",
+        "iptables -t nat -D OUTPUT -p tcp -j PARAGLIDER",
+    ] {
+        sh(change);
+        assert_eq!(lab.paraglider("status").0, 1, "{change}");
+        put_right(lab, change);
+        assert_eq!(shares(BIND, 30).into_values().collect::<Vec<_>>(), [10, 10, 10], "{change}");
+        assert_eq!(foreign(lab), others, "{change}");
+    }
+    assert!(!watch.text().contains("ERROR"), "{}", watch.text());
+});
+
+on_both!(a_rule_that_somebody_changed_is_put_right, |lab| {
+    let _three = Backend::three();
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    let _watch = Watch::begin(lab);
+    // Of the very same length: the size of the table says nothing.
+    let (chain, wrong) = ("'PG-10.9.0.1:4444/0'", "10.2.0.99:80");
+    let rules = sh(&format!("iptables -t nat -S {chain}"));
+    let at = rules.lines().skip(1).position(|line| line.contains("10.2.0.12:80")).unwrap() + 1;
+    let rule = rules.lines().nth(at).unwrap().splitn(3, ' ').nth(2).unwrap().replace("10.2.0.12:80", wrong);
+    sh(&format!("iptables -t nat -R {chain} {at} {rule}"));
+    assert!(lab.ours().iter().any(|line| line.contains(wrong)), "{:?}", lab.ours());
+    put_right(lab, "a wrong backend");
+    assert!(!lab.ours().iter().any(|line| line.contains(wrong)), "{:?}", lab.ours());
+
+    let rule = sh("iptables -S PARAGLIDER-FWD 1").trim().replace("-j ACCEPT", "-j DROP");
+    sh(&format!("iptables {}", rule.replacen("-A PARAGLIDER-FWD", "-R PARAGLIDER-FWD 1", 1)));
+    put_right(lab, "a rule that drops");
+    assert_eq!(shares(BIND, 30).into_values().collect::<Vec<_>>(), [10, 10, 10]);
+});
+
+on_both!(forwarding_comes_back_and_a_foreign_rule_stays_where_it_is, |lab| {
+    let _three = Backend::three();
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    wrap_restore(lab, "echo >>$DIR/called\nexec $REAL \"$@\"");
+    let watch = Watch::begin(lab);
+    let writes = || fs::read_to_string(lab.path("called")).unwrap_or_default().lines().count();
+    let before = writes();
+    assert!(before > 0);
+    sh("iptables -I FORWARD -p udp -j ACCEPT && iptables -t nat -I PREROUTING -s 198.51.100.1/32 -j RETURN");
+    let rules = lab.saved(false);
+    fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+    let since = Instant::now();
+    let is_on = || fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap() == "1\n";
+    until("forwarding is on again", is_on);
+    assert!(since.elapsed() < PROMISE, "{:?}", since.elapsed());
+    // It has looked by now; a rule before ours may be there for a reason.
+    assert_eq!(lab.saved(false), rules);
+    assert_eq!(writes(), before, "{}", watch.text());
+    assert_eq!(ask_often("client", BIND, 1).len(), answers(&[("", 1)]).len());
+});
+
+on_both!(rules_in_force_are_left_alone, |lab| {
+    let _three = Backend::three();
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    lab.ok("start");
+    wrap_restore(lab, "echo >>$DIR/called\nexec $REAL \"$@\"");
+    let before = lab.saved(false);
+    assert_eq!(ask_often("client", BIND, 1), answers(&[("b1 10.2.0.1", 1)]));
+    let begin = Instant::now();
+    let watch = Watch::begin(lab);
+    watch.hears(begin, "already in force");
+    until("it has looked once", || begin.elapsed() > Duration::from_millis(2500));
+    assert_eq!(lab.saved(false), before);
+    assert!(!lab.path("called").exists(), "{}", watch.text());
+    // So whose turn it is has not changed.
+    assert_eq!(ask_often("client", BIND, 1), answers(&[("b2 10.2.0.1", 1)]));
+});

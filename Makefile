@@ -53,6 +53,7 @@ demo: setup
 test: setup fmt clippy shellcheck
 	cargo test --locked --lib --test cli --test golden
 	cargo build --locked --example demo
+	@tests/promtool
 	cargo test --locked --test netns
 	@$(MAKE) --no-print-directory test-twoboxes
 	@if cross/setup; then $(MAKE) --no-print-directory test-cross test-openwrt board; \

@@ -225,7 +225,7 @@ on_both!(a_drain_refuses_even_where_a_local_service_listens, |lab| {
     assert_eq!(watch.end(Signal::SIGTERM), Some(0));
 });
 
-/// Where `promtool` is: installed, or where tests/setup has put it.
+/// Where `promtool` is: installed, or where tests/promtool has put it.
 fn promtool() -> Option<String> {
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/promtool");
     [own, "/usr/bin/promtool", "/usr/local/bin/promtool"]
@@ -283,6 +283,6 @@ on_both!(prometheus_can_read_the_metrics, |lab| {
     assert!(value("backend_connections", "10.9.0.1:6666", "10.2.0.12:80") == Some(0.0), "{out}");
     assert!(out.contains(&format!("frontend=\"{odd}\"")), "{out}");
     if promtool().is_none() {
-        println!("skipped: the metrics as Prometheus reads them: promtool is missing (tests/setup fetches it)");
+        println!("skipped: the metrics as Prometheus reads them: promtool is missing (tests/promtool fetches it)");
     }
 });

@@ -99,6 +99,20 @@ fn wrong_words_end_with_2_and_a_sentence_on_stderr() {
         assert_eq!((code, out.as_str()), (2, ""), "{words:?}");
         assert!(err.lines().count() == 1 && err.ends_with("; see paraglider --help\n"), "{words:?}: {err}");
     }
+    for (words, said) in [
+        (&["start", "--stop-on-exit"][..], "--stop-on-exit belongs to watch"),
+        (&["stop", "--stop-on-exit"], "--stop-on-exit belongs to watch"),
+        (&["start", "--drop-removed"], "--drop-removed belongs to reload"),
+        (&["watch", "--drop-removed"], "--drop-removed belongs to reload"),
+        (&["check", "--prometheus"], "--prometheus belongs to status"),
+        (&["status", "--json", "--prometheus"], "--json and --prometheus exclude each other"),
+        (&["watch", "--drain", "3"], "--drain belongs to stop"),
+        (&["wach"], "did you mean `watch`?"),
+    ] {
+        let (code, out, err) = paraglider(words);
+        assert_eq!((code, out.as_str()), (2, ""), "{words:?}");
+        assert!(err.contains(said) && err.lines().count() == 1, "{words:?}: {err}");
+    }
     use std::os::unix::ffi::OsStrExt;
     let odd = std::ffi::OsStr::from_bytes(b"st\xffart");
     let output = Command::new(env!("CARGO_BIN_EXE_paraglider")).arg(odd).output().unwrap();
@@ -124,6 +138,35 @@ fn a_full_disk_is_no_success() {
         .status()
         .unwrap();
     assert_eq!(status.code(), Some(1));
+}
+
+/// Whoever is checked has rules like everybody; a backup has none while others live.
+#[test]
+fn checks_change_no_rule_of_the_living() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("glider.yaml");
+    let printed = |config: &str| {
+        fs::write(&path, config).unwrap();
+        let (code, out, err) = print(&path);
+        assert_eq!((code, err.as_str()), (0, ""), "{config}");
+        out
+    };
+    let plain = printed(corpus::GOOD);
+    for health in [
+        "{}",
+        "{type: tcp}",
+        "{interval: 100ms, timeout: 99ms, fall: 1, rise: 255}",
+        "{interval: 3600s, timeout: 1s, port: 65535, on_all_down: reject}",
+        "{type: http, path: '/a?b=c&d', expect: 204, on_all_down: keep}",
+        "{type: http, expect: 200-299}",
+        "{type: http, expect: all is well}",
+    ] {
+        let config = corpus::GOOD.replace("  backends:", &format!("  health: {health}\n  backends:"));
+        assert_eq!(printed(&config), plain, "{health}");
+        let backup = format!("{config}    - {{address: 172.19.0.9:1, backup: true}}\n");
+        assert_eq!(printed(&backup), plain, "{health} with a backup");
+        assert_eq!(printed(&backup.replace("true", "false")).matches("172.19.0.9:1").count(), 1, "{health}");
+    }
 }
 
 #[test]

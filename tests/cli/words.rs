@@ -70,7 +70,9 @@ fn the_options_are_the_same_everywhere() {
     assert_eq!(help, man);
     let readme: Words = options(section(README, "\n## Verbs", "What happens to established"));
     // It leaves out the short ones, and what everybody knows.
-    for option in ["config", "drain", "json", "ipv6", "v", "help", "version"] {
+    for option in
+        ["config", "drain", "drop-removed", "json", "prometheus", "stop-on-exit", "ipv6", "v", "help", "version"]
+    {
         assert!(readme.contains(option) && help.contains(option), "{option}");
     }
 }
@@ -80,6 +82,7 @@ fn the_keys_are_the_same_everywhere() {
     let mut program = told("x: 1", "there are ");
     program.extend(told("frontend: {qqqqqqqq: 1}", "there are "));
     program.extend(told("frontend: {backends: [{qqqqqqqq: 1}]}", "there are "));
+    program.extend(told("frontend: {health: {qqqqqqqq: 1}}", "there are "));
     let man: Words = section(MAN, ".Sh CONFIGURATION", ".Sh ENVIRONMENT")
         .lines()
         .filter_map(|line| line.strip_prefix(".It Ic ").or(line.strip_prefix(".Ic ")))

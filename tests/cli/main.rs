@@ -105,7 +105,7 @@ fn wrong_words_end_with_2_and_a_sentence_on_stderr() {
         (&["start", "--drop-removed"], "--drop-removed belongs to reload"),
         (&["watch", "--drop-removed"], "--drop-removed belongs to reload"),
         (&["check", "--prometheus"], "--prometheus belongs to status"),
-        (&["status", "--json", "--prometheus"], "--json and --prometheus exclude each other"),
+        (&["status", "--json", "--prometheus"], "--json and --prometheus are two answers; ask for one"),
         (&["watch", "--drain", "3"], "--drain belongs to stop"),
         (&["wach"], "did you mean `watch`?"),
     ] {

@@ -19,6 +19,15 @@ pub fn wrap_restore(lab: &Lab, script: &str) {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
+/// Each table is a transaction of its own; here what is between two of them lasts long enough to be seen.
+pub fn pause_between_tables(lab: &Lab) {
+    wrap_restore(
+        lab,
+        "text= pause=0\nwhile IFS= read -r line; do text=\"$text$line\n\"\n\
+         case $line in COMMIT) sleep $pause; printf %s \"$text\" | $REAL \"$@\" || exit; text= pause=0.3;; esac; done",
+    );
+}
+
 /// The real program, given a text into whose section of that table a rule comes that it cannot take. Once.
 fn break_once(lab: &Lab, table: &str) {
     fs::write(lab.path("break"), "").unwrap();

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::backend::{impostor, silence, speak, Backend};
+use crate::failure::pause_between_tables;
 use crate::lab::{ask_often, inside, sh, Held, Lab, Variant};
 use crate::watching::{failed, shares, told, until, Clients, Watch, SLACK};
 use crate::{answers, on_both, BIND};
 
 /// Quick enough for a test, slow enough for a machine that has much else to do.
-pub const QUICK: &str = "interval: 300ms, timeout: 250ms, fall: 2, rise: 2";
+pub const QUICK: &str = "interval: 300ms, timeout: 200ms, fall: 2, rise: 2";
 
 /// Within this time a dead backend leaves the rules, and a living one is back: [`QUICK`] twice.
 pub const WINDOW: Duration = Duration::from_millis(600);
@@ -36,6 +37,13 @@ pub fn hold_three() -> Vec<Held> {
     held
 }
 
+/// Waits until all three are up, or down.
+fn all_turn(lab: &Lab, watch: &Watch, since: Instant, state: &str) {
+    for n in 1..=3 {
+        watch.turns(lab, since, &format!("10.2.0.1{n}:80 of {BIND} is {state}"));
+    }
+}
+
 /// Clients in the client's host and on the balancer itself.
 fn clients_everywhere() -> [Clients; 2] {
     ["client", "balancer"].map(|host| Clients::begin(host, BIND, 2, Duration::from_millis(40)))
@@ -50,7 +58,7 @@ on_both!(a_dead_process_is_out_in_time_and_comes_back, |lab| {
     let clients = Clients::begin("client", BIND, 1, Duration::from_millis(5));
     b2.stop();
     let dead = Instant::now();
-    let took = watch.hears(dead, "10.2.0.12:80 of 10.9.0.1:4444 is down (connection refused)");
+    let took = watch.turns(lab, dead, "10.2.0.12:80 of 10.9.0.1:4444 is down (connection refused)");
     assert!(took < WINDOW + SLACK, "only after {took:?}");
     // A good while longer than a turn of the clients.
     until("some more connections are made", || dead.elapsed() > took + WINDOW);
@@ -74,7 +82,7 @@ on_both!(a_dead_process_is_out_in_time_and_comes_back, |lab| {
 
     b2.start();
     let back = Instant::now();
-    let took = watch.hears(back, "10.2.0.12:80 of 10.9.0.1:4444 is up");
+    let took = watch.turns(lab, back, "10.2.0.12:80 of 10.9.0.1:4444 is up");
     // Two answers are one interval apart.
     assert!(took > WINDOW / 3 && took < WINDOW + SLACK, "after {took:?}");
     assert_eq!(shares(BIND, 30).into_values().collect::<Vec<_>>(), [10, 10, 10]);
@@ -97,8 +105,8 @@ on_both!(clients_of_a_silent_host_are_helped, |lab| {
     let new = [(); 3].map(|()| inside("client", connect));
     let says_something = inside("client", move || (held[0].ask().map_err(|error| error.kind()), dead.elapsed()));
 
-    let took = watch.hears(dead, "10.2.0.11:80 of 10.9.0.1:4444 is down (no answer within 250ms)");
-    assert!(took < WINDOW + Duration::from_millis(250) + SLACK, "only after {took:?}");
+    let took = watch.turns(lab, dead, "10.2.0.11:80 of 10.9.0.1:4444 is down (no answer within 200 ms)");
+    assert!(took < WINDOW + Duration::from_millis(200) + SLACK, "only after {took:?}");
     // One that rests finds out as soon as it speaks again.
     let since = Instant::now();
     assert_eq!(others[0].ask().unwrap_err().kind(), ErrorKind::ConnectionReset);
@@ -115,7 +123,7 @@ on_both!(clients_of_a_silent_host_are_helped, |lab| {
     assert_eq!(shares(BIND, 20).into_keys().collect::<Vec<_>>(), ["b2", "b3"]);
 
     speak("b1");
-    watch.hears(Instant::now(), "10.2.0.11:80 of 10.9.0.1:4444 is up");
+    watch.turns(lab, Instant::now(), "10.2.0.11:80 of 10.9.0.1:4444 is up");
     assert_eq!(shares(BIND, 30).into_values().collect::<Vec<_>>(), [10, 10, 10]);
 });
 
@@ -125,10 +133,10 @@ on_both!(a_backend_that_is_late_is_taken_in_when_it_comes, |lab| {
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let begin = Instant::now();
     let watch = Watch::begin(lab);
-    watch.hears(begin, "10.2.0.13:80 of 10.9.0.1:4444 is down (connection refused)");
+    watch.turns(lab, begin, "10.2.0.13:80 of 10.9.0.1:4444 is down (connection refused)");
     assert_eq!(shares(BIND, 20).into_values().collect::<Vec<_>>(), [10, 10]);
     late.start();
-    watch.hears(begin, "10.2.0.13:80 of 10.9.0.1:4444 is up");
+    watch.turns(lab, begin, "10.2.0.13:80 of 10.9.0.1:4444 is up");
     assert_eq!(shares(BIND, 30).into_values().collect::<Vec<_>>(), [10, 10, 10]);
     // Those that were well all the time are not talked of.
     assert!(!watch.text().contains("10.2.0.11:80 of") && !watch.text().contains("10.2.0.12:80 of"), "{}", watch.text());
@@ -142,6 +150,7 @@ on_both!(all_down_keeps_the_last_set_unless_told_otherwise, |lab| {
     let clients = clients_everywhere();
     let since = Instant::now();
     three.iter_mut().for_each(Backend::stop);
+    all_turn(lab, &watch, since, "down");
     watch.hears(since, "10.9.0.1:4444: all backends are down");
     let kept = lab.ours();
     assert!(kept.iter().any(|line| line.contains("-j DNAT")), "{kept:?}");
@@ -153,8 +162,8 @@ on_both!(all_down_keeps_the_last_set_unless_told_otherwise, |lab| {
     for n in [1, 3] {
         three[n - 1].start();
     }
-    watch.hears(since, "10.2.0.11:80 of 10.9.0.1:4444 is up");
-    watch.hears(since, "10.2.0.13:80 of 10.9.0.1:4444 is up");
+    watch.turns(lab, since, "10.2.0.11:80 of 10.9.0.1:4444 is up");
+    watch.turns(lab, since, "10.2.0.13:80 of 10.9.0.1:4444 is up");
     let attempts = clients.map(Clients::end).concat();
     assert_eq!(shares(BIND, 20), [("b1".to_owned(), 10), ("b3".to_owned(), 10)].into());
     assert!(!attempts.iter().any(|attempt| attempt.answer == Ok("impostor".into())), "a service of the balancer");
@@ -165,11 +174,13 @@ on_both!(all_down_rejects_when_told_so, |lab| {
     impostor(4444);
     lab.config(&checked(&format!("{QUICK}, on_all_down: reject"), &[1, 2, 3]));
     let watch = Watch::begin(lab);
+    pause_between_tables(lab);
     let clients = clients_everywhere();
     let link = |state| (1..=3).for_each(|n| drop(sh(&format!("ip -n b{n} link set eth0 {state}"))));
     let since = Instant::now();
     // No backend can refuse anything now.
     link("down");
+    all_turn(lab, &watch, since, "down");
     watch.hears(since, "10.9.0.1:4444: all backends are down");
     for host in ["client", "balancer"] {
         let since = Instant::now();
@@ -178,9 +189,7 @@ on_both!(all_down_rejects_when_told_so, |lab| {
     }
     assert!(lab.ok("status").contains(BIND), "it is still shown");
     link("up");
-    for n in 1..=3 {
-        watch.hears(since, &format!("10.2.0.1{n}:80 of 10.9.0.1:4444 is up"));
-    }
+    all_turn(lab, &watch, since, "up");
     let attempts = clients.map(Clients::end).concat();
     assert_eq!(shares(BIND, 30).into_values().collect::<Vec<_>>(), [10, 10, 10]);
     assert!(!attempts.iter().any(|attempt| attempt.answer == Ok("impostor".into())), "a service of the balancer");
@@ -195,15 +204,15 @@ on_both!(a_backup_is_used_only_while_no_other_lives, |lab| {
     assert_eq!(used(), ["b1", "b2"]);
     let since = Instant::now();
     b1.stop();
-    watch.hears(since, "10.2.0.11:80 of 10.9.0.1:4444 is down");
+    watch.turns(lab, since, "10.2.0.11:80 of 10.9.0.1:4444 is down");
     assert_eq!(used(), ["b2"]);
     b2.stop();
-    watch.hears(since, "10.2.0.12:80 of 10.9.0.1:4444 is down");
+    watch.turns(lab, since, "10.2.0.12:80 of 10.9.0.1:4444 is down");
     assert_eq!(used(), ["b3"]);
     let held = inside("client", || Held::open(BIND.parse().unwrap()).unwrap()).join().unwrap();
     held.ask().unwrap();
     b1.start();
-    watch.hears(since, "10.2.0.11:80 of 10.9.0.1:4444 is up");
+    watch.turns(lab, since, "10.2.0.11:80 of 10.9.0.1:4444 is up");
     assert_eq!(used(), ["b1"]);
     // It lives, so nobody takes its connections away.
     assert_eq!(held.ask().unwrap().0, "b3");
@@ -226,7 +235,7 @@ on_both!(what_one_frontend_sees_is_not_the_others_business, |lab| {
     let of_web = of_web.into_iter().find(|held| held.ask().unwrap().0 == "b1").unwrap();
     let since = Instant::now();
     doctor.stop();
-    watch.hears(since, "10.2.0.11:80 of 10.9.0.1:4444 is down (connection refused)");
+    watch.turns(lab, since, "10.2.0.11:80 of 10.9.0.1:4444 is down (connection refused)");
     assert_eq!(shares(BIND, 4), [("b2".to_owned(), 4)].into());
     assert_eq!(of_web.ask().unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(shares("10.9.0.1:5555", 4), [("b1".to_owned(), 4)].into());
@@ -247,10 +256,10 @@ on_both!(five_hundred_connections_a_second_while_a_backend_dies_and_returns, |la
     pause(600);
     let dead = Instant::now();
     b2.stop();
-    let window = watch.hears(dead, "10.2.0.12:80 of 10.9.0.1:4444 is down");
+    let window = watch.turns(lab, dead, "10.2.0.12:80 of 10.9.0.1:4444 is down");
     pause(2000);
     b2.start();
-    watch.hears(dead, "10.2.0.12:80 of 10.9.0.1:4444 is up");
+    watch.turns(lab, dead, "10.2.0.12:80 of 10.9.0.1:4444 is up");
     let back = Instant::now();
     until("they use it again", || back.elapsed() > WINDOW);
     let attempts = clients.end();
@@ -284,15 +293,15 @@ on_both!(ipv6_is_checked_as_well, |lab| {
     let since = Instant::now();
     silence("b1");
     b2.stop();
-    watch.hears(since, "[fd02::11]:80 of [fd09::1]:4444 is down (no answer within 250ms)");
-    watch.hears(since, "[fd02::12]:80 of [fd09::1]:4444 is down (connection refused)");
+    watch.turns(lab, since, "[fd02::11]:80 of [fd09::1]:4444 is down (no answer within 200 ms)");
+    watch.turns(lab, since, "[fd02::12]:80 of [fd09::1]:4444 is down (connection refused)");
     assert_eq!(held[0].ask().unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(held[2].ask().unwrap().0, "b3");
     assert_eq!(shares(SIX, 5), [("b3".to_owned(), 5)].into());
     assert!(told(&lab.ok("status --json"), "[fd02::11]:80").contains("\"state\":\"down\""));
     speak("b1");
     b2.start();
-    watch.hears(since, "[fd02::11]:80 of [fd09::1]:4444 is up");
-    watch.hears(since, "[fd02::12]:80 of [fd09::1]:4444 is up");
+    watch.turns(lab, since, "[fd02::11]:80 of [fd09::1]:4444 is up");
+    watch.turns(lab, since, "[fd02::12]:80 of [fd09::1]:4444 is up");
     assert_eq!(shares(SIX, 30).into_values().collect::<Vec<_>>(), [10, 10, 10]);
 });

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::backend::{impostor, Backend};
+use crate::failure::pause_between_tables;
 use crate::health::{checked, hold_three, of_backends, QUICK, WINDOW};
 use crate::lab::{ask_often, inside, sh, Held, Lab, Variant};
-use crate::watching::{failed, shares, told, until, Clients, Watch};
+use crate::watching::{failed, shares, told, until, Clients, Watch, BOUND};
 use crate::{answers, on_both, BIND};
 
 const B2_DOWN: &str = "10.2.0.12:80 of 10.9.0.1:4444 is down";
@@ -28,7 +29,7 @@ on_both!(killed_it_leaves_all_running_and_the_next_one_remembers, |lab| {
     let state = fs::read_to_string("/run/paraglider.watch").unwrap();
     assert_eq!(state.lines().next(), Some(format!("pid {}", watch.process()).as_str()), "{state}");
     b2.stop();
-    watch.hears(begin, B2_DOWN);
+    watch.turns(lab, begin, B2_DOWN);
     let rules = lab.ours();
     let clients = Clients::begin("client", BIND, 2, Duration::from_millis(10));
     assert_eq!(watch.end(Signal::SIGKILL), None);
@@ -42,8 +43,30 @@ on_both!(killed_it_leaves_all_running_and_the_next_one_remembers, |lab| {
     assert!(attempts.len() > 50 && failures.is_empty(), "{} of {}: {failures:?}", failures.len(), attempts.len());
     assert!(told(&lab.ok("status --json"), "10.2.0.12:80").contains("\"state\":\"down\""));
     b2.start();
-    watch.hears(begin, B2_UP);
+    watch.turns(lab, begin, B2_UP);
     assert_eq!(shares(BIND, 30).into_values().collect::<Vec<_>>(), [10, 10, 10]);
+});
+
+on_both!(status_is_right_at_any_time, |lab| {
+    let [_b1, mut b2, mut b3] = Backend::three();
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    let watch = Watch::begin(lab);
+    let begin = Instant::now();
+    // Two that go at about the same time are two changes of the rules, and the one may come while the other is looked at.
+    for _ in 0..2 {
+        [&mut b2, &mut b3].into_iter().for_each(Backend::stop);
+        let since = Instant::now();
+        while watch.lines(since, "is down").len() < 2 {
+            lab.ok("status");
+            assert!(lab.ok("status --prometheus").contains("\nparaglider_in_force 1\n"));
+        }
+        [&mut b2, &mut b3].into_iter().for_each(Backend::start);
+        let since = Instant::now();
+        while watch.lines(since, "is up").len() < 2 {
+            lab.ok("status");
+            assert!(begin.elapsed() < BOUND);
+        }
+    }
 });
 
 on_both!(told_to_end_it_leaves_the_rules_unless_told_otherwise, |lab| {
@@ -75,7 +98,7 @@ on_both!(a_new_config_is_taken_and_a_broken_one_is_not, |lab| {
     let watch = Watch::begin(lab);
     let since = Instant::now();
     b2.stop();
-    watch.hears(since, B2_DOWN);
+    watch.turns(lab, since, B2_DOWN);
     let rules = lab.ours();
     let held = hold_three_of_two();
     lab.config(&checked("interval: 2 hours", &[1]));
@@ -99,7 +122,7 @@ on_both!(a_new_config_is_taken_and_a_broken_one_is_not, |lab| {
     }
     assert_eq!(shares(BIND, 6), [("b3".to_owned(), 6)].into());
     b2.start();
-    watch.hears(since, B2_UP);
+    watch.turns(lab, since, B2_UP);
     assert_eq!(shares(BIND, 6), [("b2".to_owned(), 3), ("b3".to_owned(), 3)].into());
     assert_eq!(watch.end(Signal::SIGTERM), Some(0));
 });
@@ -119,7 +142,7 @@ on_both!(start_leaves_the_dead_out_and_stop_stays_in_force, |lab| {
     let begin = Instant::now();
     let watch = Watch::begin(lab);
     b2.stop();
-    watch.hears(begin, B2_DOWN);
+    watch.turns(lab, begin, B2_DOWN);
     lab.ok("status");
     for verb in ["start", "reload"] {
         let (code, _, err) = lab.paraglider(verb);
@@ -150,11 +173,11 @@ on_both!(start_leaves_the_dead_out_and_stop_stays_in_force, |lab| {
     lab.ok("start");
     without_b2();
     b2.start();
-    watch.hears(since, B2_UP);
+    watch.turns(lab, since, B2_UP);
     assert_eq!(shares(BIND, 30).into_values().collect::<Vec<_>>(), [10, 10, 10]);
     b2.stop();
     let since = Instant::now();
-    watch.hears(since, B2_DOWN);
+    watch.turns(lab, since, B2_DOWN);
     without_b2();
 });
 
@@ -198,6 +221,7 @@ on_both!(a_drain_refuses_even_where_a_local_service_listens, |lab| {
     let watch = Watch::begin(lab);
     let held = inside("client", || Held::open(BIND.parse().unwrap()).unwrap()).join().unwrap();
     let at_first = held.ask().unwrap();
+    pause_between_tables(lab);
     let clients = ["client", "balancer"].map(|host| Clients::begin(host, BIND, 1, Duration::from_millis(10)));
     let mut stop = Watch::spawn(lab, "stop --drain 20");
     until("the rules balance no more", || !lab.ours().iter().any(|line| line.contains("-j DNAT")));
@@ -258,8 +282,8 @@ on_both!(prometheus_can_read_the_metrics, |lab| {
     let begin = Instant::now();
     let watch = Watch::begin(lab);
     b2.stop();
-    watch.hears(begin, B2_DOWN);
-    watch.hears(begin, "10.2.0.12:80 of 10.9.0.1:5555 is down");
+    watch.turns(lab, begin, B2_DOWN);
+    watch.turns(lab, begin, "10.2.0.12:80 of 10.9.0.1:5555 is down");
     shares(BIND, 4);
     let out = metrics(true);
     let value = |name: &str, bind: &str, backend: &str| {

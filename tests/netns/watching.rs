@@ -1,6 +1,7 @@
 //! A `paraglider watch` that runs beside the story, and clients that ask all the time.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
@@ -95,6 +96,19 @@ impl Watch {
             assert!(since.elapsed() < BOUND, "no `{words}` within {BOUND:?}:\n{}", self.text());
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// The same for `BACKEND of BIND is up` or `is down`: waits until the rules have followed as well.
+    pub fn turns(&self, lab: &Lab, since: Instant, words: &str) -> Duration {
+        let took = self.hears(since, words);
+        let mut said = words.split(' ');
+        let mut word = |n| said.nth(n).unwrap_or_else(|| panic!("{words}"));
+        let (backend, bind, state) = (word(0), word(1), word(1));
+        let line = format!("{bind} {backend} {state} ");
+        until(&line, || fs::read_to_string("/run/paraglider.watch").is_ok_and(|text| text.contains(&line)));
+        // Another one may turn meanwhile.
+        until("the rules are right", || lab.paraglider("status").0 == 0);
+        took
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -310,3 +310,29 @@ on_both!(prometheus_can_read_the_metrics, |lab| {
         println!("skipped: the metrics as Prometheus reads them: promtool is missing (tests/promtool fetches it)");
     }
 });
+
+/// Whoever asks for a running watch tries the lock, and may be taken for one by somebody else who asks.
+#[test]
+fn a_file_that_was_left_behind_is_nobody() {
+    crate::in_lab("watch::a_file_that_was_left_behind_is_nobody", Variant::Nft, |lab| {
+        let _three = Backend::three();
+        lab.config(&checked(QUICK, &[1, 2, 3]));
+        lab.ok("start");
+        // The number of a watch that was killed may be anybody's by now.
+        let mut stranger = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        fs::write("/run/paraglider.watch", format!("pid {}\nend\n", stranger.id())).unwrap();
+        let since = Instant::now();
+        std::thread::scope(|scope| {
+            for words in ["start", "status", "status", "status"] {
+                scope.spawn(move || {
+                    while since.elapsed() < Duration::from_secs(3) {
+                        lab.ok(words);
+                    }
+                });
+            }
+        });
+        assert!(stranger.try_wait().unwrap().is_none(), "it got a signal");
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+    });
+}

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Mood};
+use crate::backend::{silence, Backend, Mood};
 use crate::failure::wrap_restore;
 use crate::health::{of_backends, QUICK};
 use crate::lab::{Lab, Variant};
@@ -165,3 +165,22 @@ on_both!(a_backend_that_cannot_make_up_its_mind_changes_the_rules_seldom, |lab| 
     let writes = writes() - before;
     assert!(writes <= out.len() + back.len() + 1, "{writes} transactions\n{}", watch.text());
 });
+
+/// What this host has too little of is no fault of a backend.
+#[test]
+fn few_descriptors_are_no_reason_to_take_out_the_living() {
+    crate::in_lab("answers::few_descriptors_are_no_reason_to_take_out_the_living", Variant::Nft, |lab| {
+        let _living = Backend::at(1, 80);
+        silence("b2");
+        let silent: Vec<String> = (1..=100).map(|port| format!("'10.2.0.12:{port}'")).collect();
+        lab.config(&of_backends(QUICK, &format!("{}, '10.2.0.11:80'", silent.join(", "))));
+        lab.ok("start");
+        // The soft limit, which a program may raise.
+        let begin = Instant::now();
+        let watch = Watch::limited(lab, "ulimit -Sn 60");
+        watch.hears(begin, "10.2.0.12:100 of 10.9.0.1:4444 is down");
+        until("some more checks", || begin.elapsed() > Duration::from_secs(3));
+        assert!(!watch.text().contains("10.2.0.11:80 of"), "{}", watch.text());
+        assert_eq!(shares(BIND, 4).into_keys().collect::<Vec<_>>(), ["b1"]);
+    });
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::SocketAddr;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use crate::lab::{ask, inside, Lab};
+use crate::lab::{ask, inside, program, Lab};
 
 /// How long anything may take on a machine that has much else to do. What is promised to be quicker is measured.
 pub const BOUND: Duration = Duration::from_secs(12);
@@ -60,7 +60,19 @@ impl Watch {
 
     /// Starts one, whatever comes of it.
     pub fn spawn(lab: &Lab, words: &str) -> Self {
-        let mut child = lab.command(words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::of(lab.command(words))
+    }
+
+    /// Starts one by a shell that first sets a limit.
+    pub fn limited(lab: &Lab, limit: &str) -> Self {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &format!("{limit}; exec \"$@\""), "sh"]).arg(program());
+        shell.arg("-config").arg(lab.path("glider.yaml")).arg("watch").stdin(Stdio::null());
+        Self::of(shell)
+    }
+
+    fn of(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = log.clone();

@@ -12,9 +12,14 @@ use crate::{on_both, BIND};
 
 /// Puts a script in the place of `iptables-restore`; `$REAL` is the true one.
 pub fn wrap_restore(lab: &Lab, script: &str) {
-    let path = lab.path("bin/iptables-restore");
+    wrap(lab, "restore", script);
+}
+
+/// The same for `iptables-save` too.
+pub fn wrap(lab: &Lab, verb: &str, script: &str) {
+    let path = lab.path(&format!("bin/iptables-{verb}"));
     fs::remove_file(&path).unwrap();
-    let real = format!("/usr/sbin/iptables-{}-restore", lab.variant.infix());
+    let real = format!("/usr/sbin/iptables-{}-{verb}", lab.variant.infix());
     fs::write(&path, format!("#!/bin/sh\nREAL={real}\nDIR={}\n{script}\n", lab.path("").display())).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
-use crate::failure::wrap_restore;
+use crate::failure::wrap;
 use crate::health::{checked, QUICK};
 use crate::lab::{ask_often, sh, Lab, Variant};
 use crate::watching::{shares, until, Watch};
@@ -13,22 +13,22 @@ use crate::{answers, on_both, BIND};
 /// Within this time it has to be right again.
 const PROMISE: Duration = Duration::from_secs(5);
 
-/// How often the rules were written since [`count_writes`].
-fn writes(lab: &Lab) -> usize {
-    fs::read_to_string(lab.path("called")).unwrap_or_default().lines().count()
+/// How often `iptables-restore` or `iptables-save` was called since [`count_calls`].
+fn calls(lab: &Lab, verb: &str) -> usize {
+    fs::read_to_string(lab.path(verb)).unwrap_or_default().lines().count()
 }
 
-fn count_writes(lab: &Lab) {
-    wrap_restore(lab, "echo >>$DIR/called\nexec $REAL \"$@\"");
+fn count_calls(lab: &Lab, verb: &str) {
+    wrap(lab, verb, &format!("echo >>$DIR/{verb}\nexec $REAL \"$@\""));
 }
 
 /// Does a damage and waits until `status` has nothing to complain about any more.
 fn damage(lab: &Lab, change: &str) {
-    let before = writes(lab);
+    let before = calls(lab, "restore");
     sh(change);
     let took = until(&format!("right again after {change}"), || lab.paraglider("status").0 == 0);
     assert!(took < PROMISE, "{change}: {took:?}");
-    assert!(writes(lab) > before, "{change} did no damage");
+    assert!(calls(lab, "restore") > before, "{change} did no damage");
 }
 
 /// The lines of others.
@@ -43,7 +43,7 @@ on_both!(rules_that_somebody_removed_come_back, |lab| {
     lab.balance(&[1, 2, 3]);
     // Without `health:` there is nothing to check, but it is guarded all the same.
     let watch = Watch::begin(lab);
-    count_writes(lab);
+    count_calls(lab, "restore");
     sh("iptables -t mangle -A FORWARD -p tcp -j ACCEPT && iptables -A INPUT -p udp -m udp --dport 9 -j DROP");
     let others = foreign(lab);
     for change in [
@@ -62,7 +62,7 @@ on_both!(a_rule_that_somebody_changed_is_put_right, |lab| {
     let _three = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let _watch = Watch::begin(lab);
-    count_writes(lab);
+    count_calls(lab, "restore");
     // Of the very same length: the size of the table says nothing.
     let (chain, wrong) = ("'PG-10.9.0.1:4444/0'", "10.2.0.99:80");
     let rules = sh(&format!("iptables -t nat -S {chain}"));
@@ -79,9 +79,9 @@ on_both!(a_rule_that_somebody_changed_is_put_right, |lab| {
 on_both!(forwarding_comes_back_and_a_foreign_rule_stays_where_it_is, |lab| {
     let _three = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
-    count_writes(lab);
+    count_calls(lab, "restore");
     let watch = Watch::begin(lab);
-    let before = writes(lab);
+    let before = calls(lab, "restore");
     assert!(before > 0);
     sh("iptables -I FORWARD -p udp -j ACCEPT && iptables -t nat -I PREROUTING -s 198.51.100.1/32 -j RETURN");
     let rules = lab.saved(false);
@@ -94,7 +94,7 @@ on_both!(forwarding_comes_back_and_a_foreign_rule_stays_where_it_is, |lab| {
     }
     // A rule before ours may be there for a reason.
     assert_eq!(lab.saved(false), rules);
-    assert_eq!(writes(lab), before, "{}", watch.text());
+    assert_eq!(calls(lab, "restore"), before, "{}", watch.text());
     assert_eq!(shares(BIND, 3).len(), 3);
 });
 
@@ -102,14 +102,18 @@ on_both!(rules_in_force_are_left_alone, |lab| {
     let _three = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     lab.ok("start");
-    count_writes(lab);
+    count_calls(lab, "restore");
     let before = lab.saved(false);
     assert_eq!(ask_often("client", BIND, 1), answers(&[("b1 10.2.0.1", 1)]));
     let begin = Instant::now();
     let watch = Watch::begin(lab);
+    count_calls(lab, "save");
     until("it has looked once", || begin.elapsed() > Duration::from_millis(2500));
+    let reads = calls(lab, "save");
+    until("it has looked once more", || begin.elapsed() > Duration::from_millis(4800));
+    assert_eq!(calls(lab, "save"), reads, "a look is a system call, not a program: {}", watch.text());
     assert_eq!(lab.saved(false), before);
-    assert_eq!(writes(lab), 0, "{}", watch.text());
+    assert_eq!(calls(lab, "restore"), 0, "{}", watch.text());
     // So whose turn it is has not changed.
     assert_eq!(ask_often("client", BIND, 1), answers(&[("b2 10.2.0.1", 1)]));
 });

@@ -225,21 +225,23 @@ on_both!(what_one_frontend_sees_is_not_the_others_business, |lab| {
     let _doctor_of_b2 = Backend::at(2, 8080);
     let web = format!("health: {{{QUICK}, port: 8080}}, backends: ['10.2.0.11:80', '10.2.0.12:80']");
     lab.config(&format!(
-        "frontends:\n  - {{name: web, bind: '{BIND}', {web}}}\n  - {{name: api, bind: '10.9.0.1:5555', backends: ['10.2.0.11:80']}}\n"
+        "frontends:\n  - {{name: web, bind: '{BIND}', {web}}}\n  - {{name: api, bind: '10.9.0.1:5555', backends: ['10.2.0.11:80', '10.2.0.13:80']}}\n"
     ));
     let watch = Watch::begin(lab);
     let hold = |to: &'static str| {
-        inside("client", move || [(); 2].map(|()| Held::open(to.parse().unwrap()).unwrap())).join().unwrap()
+        inside("client", move || [(); 6].map(|()| Held::open(to.parse().unwrap()).unwrap())).join().unwrap()
     };
     let (of_web, of_api) = (hold(BIND), hold("10.9.0.1:5555"));
-    let of_web = of_web.into_iter().find(|held| held.ask().unwrap().0 == "b1").unwrap();
+    let names = |held: &[Held]| held.iter().map(|held| held.ask().map(|(name, _)| name).ok()).collect::<Vec<_>>();
+    let (web, api) = (names(&of_web), names(&of_api));
     let since = Instant::now();
     doctor.stop();
     watch.turns(lab, since, "10.2.0.11:80 of 10.9.0.1:4444 is down (connection refused)");
     assert_eq!(shares(BIND, 4), [("b2".to_owned(), 4)].into());
-    assert_eq!(of_web.ask().unwrap_err().kind(), ErrorKind::ConnectionReset);
-    assert_eq!(shares("10.9.0.1:5555", 4), [("b1".to_owned(), 4)].into());
-    assert!(of_api.iter().all(|held| held.ask().is_ok_and(|(name, _)| name == "b1")));
+    assert_eq!(names(&of_web), web.iter().map(|name| name.clone().filter(|name| name != "b1")).collect::<Vec<_>>());
+    // Of those to b1 a packet that belongs to no connection would find its way in one case of two.
+    assert_eq!(names(&of_api), api);
+    assert_eq!(shares("10.9.0.1:5555", 4).into_values().collect::<Vec<_>>(), [2, 2]);
     assert!(!watch.text().contains("of 10.9.0.1:5555"), "{}", watch.text());
     let json = lab.ok("status --json");
     let api = json.split("\"name\":\"api\"").nth(1).unwrap().split("]}").next().unwrap();

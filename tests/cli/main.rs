@@ -155,7 +155,7 @@ fn checks_change_no_rule_of_the_living() {
     for health in [
         "{}",
         "{type: tcp}",
-        "{interval: 100ms, timeout: 99ms, fall: 1, rise: 255}",
+        "{interval: 100ms, timeout: 50ms, fall: 1, rise: 255}",
         "{interval: 3600s, timeout: 1s, port: 65535, on_all_down: reject}",
         "{type: http, path: '/a?b=c&d', expect: 204, on_all_down: keep}",
         "{type: http, expect: 200-299}",

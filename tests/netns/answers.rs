@@ -29,7 +29,7 @@ fn frontends() -> Vec<Frontend> {
             80,
             vec![
                 (Mood::status("200 OK", "fine"), None),
-                (Mood::Mute, Some("no answer within 200 ms")),
+                (Mood::Mute, Some("no answer within 150 ms")),
                 (Mood::status("500 Internal Server Error", "all is well"), Some("status 500")),
                 (says("SSH-2.0-OpenSSH_9.2\r\n"), Some("the answer is no HTTP")),
                 (endless(""), Some("the answer is no HTTP")),

@@ -13,7 +13,7 @@ use crate::watching::{failed, shares, told, until, Clients, Watch, SLACK};
 use crate::{answers, on_both, BIND};
 
 /// Quick enough for a test, slow enough for a machine that has much else to do.
-pub const QUICK: &str = "interval: 300ms, timeout: 200ms, fall: 2, rise: 2";
+pub const QUICK: &str = "interval: 300ms, timeout: 150ms, fall: 2, rise: 2";
 
 /// Within this time a dead backend leaves the rules, and a living one is back: [`QUICK`] twice.
 pub const WINDOW: Duration = Duration::from_millis(600);
@@ -105,8 +105,8 @@ on_both!(clients_of_a_silent_host_are_helped, |lab| {
     let new = [(); 3].map(|()| inside("client", connect));
     let says_something = inside("client", move || (held[0].ask().map_err(|error| error.kind()), dead.elapsed()));
 
-    let took = watch.turns(lab, dead, "10.2.0.11:80 of 10.9.0.1:4444 is down (no answer within 200 ms)");
-    assert!(took < WINDOW + Duration::from_millis(200) + SLACK, "only after {took:?}");
+    let took = watch.turns(lab, dead, "10.2.0.11:80 of 10.9.0.1:4444 is down (no answer within 150 ms)");
+    assert!(took < WINDOW + Duration::from_millis(150) + SLACK, "only after {took:?}");
     // One that rests finds out as soon as it speaks again.
     let since = Instant::now();
     assert_eq!(others[0].ask().unwrap_err().kind(), ErrorKind::ConnectionReset);
@@ -295,7 +295,7 @@ on_both!(ipv6_is_checked_as_well, |lab| {
     let since = Instant::now();
     silence("b1");
     b2.stop();
-    watch.turns(lab, since, "[fd02::11]:80 of [fd09::1]:4444 is down (no answer within 200 ms)");
+    watch.turns(lab, since, "[fd02::11]:80 of [fd09::1]:4444 is down (no answer within 150 ms)");
     watch.turns(lab, since, "[fd02::12]:80 of [fd09::1]:4444 is down (connection refused)");
     assert_eq!(held[0].ask().unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(held[2].ask().unwrap().0, "b3");

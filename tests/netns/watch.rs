@@ -27,7 +27,10 @@ on_both!(killed_it_leaves_all_running_and_the_next_one_remembers, |lab| {
     let begin = Instant::now();
     let watch = Watch::begin(lab);
     let state = fs::read_to_string("/run/paraglider.watch").unwrap();
-    assert_eq!(state.lines().next(), Some(format!("pid {}", watch.process()).as_str()), "{state}");
+    assert_eq!(
+        state.lines().next(),
+        Some(format!("{} {}", watch.process(), lab.path("glider.yaml").display()).as_str())
+    );
     b2.stop();
     watch.turns(lab, begin, B2_DOWN);
     let rules = lab.ours();
@@ -326,7 +329,8 @@ fn a_file_that_was_left_behind_is_nobody() {
         lab.ok("start");
         // The number of a watch that was killed may be anybody's by now.
         let mut stranger = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        fs::write("/run/paraglider.watch", format!("pid {}\nend\n", stranger.id())).unwrap();
+        fs::write("/run/paraglider.watch", format!("{} {}\nend\n", stranger.id(), lab.path("glider.yaml").display()))
+            .unwrap();
         let since = Instant::now();
         std::thread::scope(|scope| {
             for words in ["start", "status", "status", "status"] {

@@ -24,7 +24,7 @@ fn options(text: &str) -> Words {
 fn after(text: &str, before: &str) -> Words {
     let word = |line: &str| {
         let rest = line.strip_prefix(before)?;
-        let word: String = rest.chars().take_while(char::is_ascii_alphanumeric).collect();
+        let word: String = rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
         (!word.is_empty()).then_some(word)
     };
     text.lines().filter_map(word).collect()

@@ -145,7 +145,7 @@ on_both!(a_backend_that_cannot_make_up_its_mind_changes_the_rules_seldom, |lab| 
     let begin = Instant::now();
     let watch = Watch::begin(lab);
     let (rules, before) = (lab.saved(false), writes());
-    until("ten checks", || flapping.requests().len() >= 10);
+    until("eight checks", || flapping.requests().len() >= 8);
     assert!(watch.lines(begin, "is down").is_empty(), "{}", watch.text());
     assert_eq!((lab.saved(false), writes()), (rules, before));
 
@@ -154,7 +154,7 @@ on_both!(a_backend_that_cannot_make_up_its_mind_changes_the_rules_seldom, |lab| 
     watch.signal(nix::sys::signal::Signal::SIGHUP);
     let since = Instant::now();
     watch.turns(lab, since, "10.2.0.11:80 of 10.9.0.1:4444 is down (status 503)");
-    until("twelve intervals are over", || since.elapsed() > INTERVAL * 12);
+    until("ten intervals are over", || since.elapsed() > INTERVAL * 10);
     let (out, back) = (watch.lines(since, "10.2.0.11:80 of 10.9.0.1:4444 is down"), watch.lines(since, "is up"));
     let most = (since.elapsed().as_millis() / INTERVAL.as_millis()) as usize + 1;
     assert!((2..=most).contains(&out.len()), "out {} times in {most} intervals\n{}", out.len(), watch.text());

@@ -170,7 +170,7 @@ on_both!(start_leaves_the_dead_out_and_stop_stays_in_force, |lab| {
     // One check may be under way.
     until("the watch stands by", || stopped.elapsed() > Duration::from_secs(1));
     let checks = b1.connections();
-    until("time passes", || stopped.elapsed() > Duration::from_secs(6));
+    until("time passes", || stopped.elapsed() > Duration::from_millis(5200));
     gone();
     assert_eq!(b1.connections(), checks, "it checks, but nobody wants to know");
     assert_eq!(lab.paraglider("status").0, 3);
@@ -241,7 +241,7 @@ on_both!(a_drain_refuses_even_where_a_local_service_listens, |lab| {
     // Longer than the watch would need to put the rules back.
     until("time passes", || {
         assert_eq!(held.ask().unwrap(), at_first);
-        since.elapsed() > Duration::from_millis(3000)
+        since.elapsed() > Duration::from_millis(2500)
     });
     let attempts = clients.map(Clients::end).concat();
     let late = attempts.iter().filter(|attempt| attempt.begun > since);

@@ -265,15 +265,12 @@ fn watch_needs_little_memory() {
             let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
             line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
         };
-        // User and system time, in hundredths of a second (proc_pid_stat(5)).
-        let ticks = |stat: &str| {
-            let words: Vec<u64> = stat.split_whitespace().skip(13).take(2).map(|word| word.parse().unwrap()).collect();
-            words[0] + words[1]
-        };
-        let before = ticks(&of("stat"));
+        // Time on a processor, in nanoseconds (sched-stats.rst).
+        let time = |stat: &str| stat.split_whitespace().next().unwrap().parse::<f64>().unwrap();
+        let before = time(&of("schedstat"));
         std::thread::sleep(Duration::from_secs(10));
-        let (memory, used) = (kib(&of("status")), ticks(&of("stat")) - before);
-        println!("memory of watch: {memory} KiB; it used {}.{} % of a processor", used / 10, used % 10);
+        let (memory, used) = (kib(&of("status")), time(&of("schedstat")) - before);
+        println!("memory of watch: {memory} KiB; it used {:.2} % of a processor", used / 1e8);
         watch.kill().unwrap();
         watch.wait().unwrap();
         return assert!(memory <= MOST_KIB, "{memory} KiB");

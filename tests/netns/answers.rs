@@ -133,7 +133,6 @@ on_both!(the_port_that_is_checked_may_be_another_than_the_one_that_serves, |lab|
 
 on_both!(a_backend_that_cannot_make_up_its_mind_changes_the_rules_seldom, |lab| {
     const INTERVAL: Duration = Duration::from_millis(200);
-    let health = |rest: &str| format!("type: http, interval: 200ms, timeout: 100ms, {rest}");
     let by_turns = Mood::Alternates(vec![Mood::status("200 OK", ""), Mood::status("503 Busy", "")]);
     let flapping = Backend::at(1, 80).in_mood(by_turns);
     let _two = [2, 3].map(|n| Backend::at(n, 80));
@@ -141,29 +140,30 @@ on_both!(a_backend_that_cannot_make_up_its_mind_changes_the_rules_seldom, |lab| 
     let writes = || std::fs::read_to_string(lab.path("called")).unwrap_or_default().lines().count();
     let backends = "'10.2.0.11:80', '10.2.0.12:80', '10.2.0.13:80'";
 
-    lab.config(&of_backends(&health("fall: 2, rise: 2"), backends));
+    lab.config(&of_backends("type: http, interval: 400ms, fall: 2, rise: 2", backends));
     let begin = Instant::now();
     let watch = Watch::begin(lab);
     let (rules, before) = (lab.saved(false), writes());
-    until("eight checks", || flapping.requests().len() >= 8);
+    until("six checks", || flapping.requests().len() >= 6);
     assert!(watch.lines(begin, "is down").is_empty(), "{}", watch.text());
     assert_eq!((lab.saved(false), writes()), (rules, before));
 
     // One who wants it so gets it so, but whoever is out stays out for an interval.
-    lab.config(&of_backends(&health("fall: 1, rise: 1"), backends));
+    lab.config(&of_backends("type: http, interval: 200ms, fall: 1, rise: 1", backends));
     watch.signal(nix::sys::signal::Signal::SIGHUP);
     let since = Instant::now();
     watch.turns(lab, since, "10.2.0.11:80 of 10.9.0.1:4444 is down (status 503)");
     until("ten intervals are over", || since.elapsed() > INTERVAL * 10);
-    let (out, back) = (watch.lines(since, "10.2.0.11:80 of 10.9.0.1:4444 is down"), watch.lines(since, "is up"));
+    let lines = |state: &str| watch.lines(since, &format!("10.2.0.11:80 of 10.9.0.1:4444 is {state}"));
+    let (out, back) = (lines("down"), lines("up"));
     let most = (since.elapsed().as_millis() / INTERVAL.as_millis()) as usize + 1;
     assert!((2..=most).contains(&out.len()), "out {} times in {most} intervals\n{}", out.len(), watch.text());
     // In the log, which is read a little later.
     let stays = out.iter().zip(&back).map(|((out, _), (back, _))| *back - *out).min().unwrap();
     assert!(stays > INTERVAL * 3 / 4, "back after {stays:?}\n{}", watch.text());
-    // Both tables are written in one run.
-    let writes = writes() - before;
-    assert!(writes <= out.len() + back.len() + 1, "{writes} transactions\n{}", watch.text());
+    // Both tables are written in one run. On a busy machine one of the others may be late once.
+    let (writes, turns) = (writes() - before, watch.lines(since, " of 10.9.0.1:4444 is ").len());
+    assert!(writes <= turns + 1, "{writes} transactions\n{}", watch.text());
 });
 
 /// What this host has too little of is no fault of a backend.

@@ -5,6 +5,9 @@
 # is written to the flash.
 MEANT=/var/run/paraglider.yaml
 
+# The process that checks backends; procd writes it.
+WATCH=/var/run/paraglider.pid
+
 # run WORDS: what paraglider says goes to the caller and into the log (logread -e paraglider).
 run() {
 	local said code
@@ -21,13 +24,55 @@ run() {
 	return "$code"
 }
 
+# Whether a config asks for health checks, and so for a watch that runs.
+is_checked() {
+	grep -q '^[^#]*health[^a-z]*:' "$1" 2>/dev/null
+}
+
+# The copy takes the place of the old one in one step: a watch may read it at any time.
+keep_as_meant() {
+	cp "$1" "$MEANT.$$" && mv "$MEANT.$$" "$MEANT"
+}
+
 # put_in_force CONFIG
 put_in_force() {
-	run -config "$1" start || return
-	if [ "$1" != "$MEANT" ]; then
-		cp "$1" "$MEANT.$$" && mv "$MEANT.$$" "$MEANT" || return
+	local config="$1" code early=
+	# A watch reads $MEANT as soon as start tells it to; so that has to be the new config by then. A wrong one never is.
+	if [ "$1" != "$MEANT" ] && is_checked "$MEANT" && paraglider -config "$1" print >/dev/null 2>&1; then
+		early="$MEANT.old"
+		cp "$MEANT" "$early" && keep_as_meant "$1" || return
+		config="$MEANT"
 	fi
-	let_through_firewall4
+	run -config "$config" start
+	code=$?
+	if [ "$code" = 0 ]; then
+		[ "$config" = "$MEANT" ] || keep_as_meant "$config" || code=$?
+		[ -z "$early" ] || rm -f "$early"
+	elif [ -n "$early" ]; then
+		mv "$early" "$MEANT"
+		tell_watch HUP
+	fi
+	return "$code"
+}
+
+# tell_watch SIGNAL: if there is one.
+tell_watch() {
+	local process
+	process="$(cat "$WATCH" 2>/dev/null)"
+	[ -n "$process" ] && kill -"$1" "$process" 2>/dev/null
+}
+
+# procd has told the watch to end, and would kill it after 5 s. Not every busybox sleeps for less than a second.
+watch_ends() {
+	local tenths=60
+	while tell_watch 0 && [ "$tenths" -gt 0 ]; do
+		if sleep 0.1 2>/dev/null; then
+			tenths=$((tenths - 1))
+		else
+			sleep 1
+			tenths=$((tenths - 10))
+		fi
+	done
 }
 
 take_away() {

@@ -14,6 +14,7 @@ mod lab;
 mod package;
 mod router;
 mod story;
+mod watch;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 

@@ -5,6 +5,11 @@ use std::os::unix::fs::{symlink, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
 
 use crate::lab::{sh, Lab, Variant};
 use crate::{package, HERE, ROOT};
@@ -13,7 +18,7 @@ use crate::{package, HERE, ROOT};
 pub struct Router {
     root: PathBuf,
     variant: Variant,
-    syslog: UnixDatagram,
+    syslog: Receiver<String>,
 }
 
 /// What came of a command on the router.
@@ -28,8 +33,15 @@ impl Router {
     pub fn new(lab: &Lab) -> Self {
         let root = lab.path("router");
         fs::create_dir_all(root.join("dev")).unwrap();
-        let syslog = UnixDatagram::bind(root.join("dev/log")).unwrap();
-        syslog.set_nonblocking(true).unwrap();
+        let socket = UnixDatagram::bind(root.join("dev/log")).unwrap();
+        let (send, syslog) = mpsc::channel();
+        // Somebody has to read all the time: the kernel keeps ten lines, and whoever writes another one then waits.
+        thread::spawn(move || {
+            let mut line = [0; 4096];
+            while let Ok(length) = socket.recv(&mut line) {
+                let _ = send.send(String::from_utf8_lossy(&line[..length]).into_owned());
+            }
+        });
         let router = Router { root, variant: lab.variant, syslog };
         let root = router.root.display();
         for dir in [
@@ -79,6 +91,7 @@ impl Router {
             ("functions.sh", "lib/functions.sh"),
             (firewall, "etc/init.d/firewall"),
             ("uci", "sbin/uci"),
+            ("procd", "sbin/procd"),
         ] {
             fs::copy(format!("{ROOT}/tests/openwrt/system/{file}"), router.root.join(place)).unwrap();
         }
@@ -201,15 +214,29 @@ impl Router {
         self.write("etc/paraglider/glider.yaml", &yaml);
     }
 
+    /// The processes of Paraglider's program, whoever started them, without those that are about to become another's.
+    pub fn processes(&self) -> Vec<u32> {
+        let program = self.root.join("usr/sbin/paraglider");
+        let numbers = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let runs = |n: &u32| {
+            // The kernel adds ` (deleted)` to the name of one that was replaced meanwhile.
+            let exe = fs::read_link(format!("/proc/{n}/exe")).unwrap_or_default();
+            exe.to_string_lossy().starts_with(&*program.to_string_lossy())
+        };
+        let all: Vec<u32> = numbers.filter(runs).collect();
+        let is_child = |n: &u32| {
+            let status = fs::read_to_string(format!("/proc/{n}/status")).unwrap_or_default();
+            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
+            parent.is_some_and(|parent: u32| all.contains(&parent))
+        };
+        all.iter().copied().filter(|n| !is_child(n)).collect()
+    }
+
     /// What the log has got since it was last asked for; each line begins with its priority.
     pub fn log(&self) -> String {
-        let mut text = String::new();
-        let mut line = [0; 4096];
-        while let Ok(length) = self.syslog.recv(&mut line) {
-            text.push_str(&String::from_utf8_lossy(&line[..length]));
-            text.push('\n');
-        }
-        text
+        // What is before it in the queue has been read when this empty line comes out.
+        UnixDatagram::unbound().unwrap().send_to(b"", self.root.join("dev/log")).unwrap();
+        self.syslog.iter().take_while(|line| !line.is_empty()).map(|line| line + "\n").collect()
     }
 
     /// All that is on the flash, without the config: each file with its content.
@@ -227,5 +254,16 @@ impl Router {
     /// Whether a file can be run by its owner.
     pub fn is_executable(&self, file: &str) -> bool {
         Path::metadata(&self.root.join(file)).is_ok_and(|file| file.permissions().mode() & 0o100 != 0)
+    }
+}
+
+impl Drop for Router {
+    /// What procd keeps running would outlive the test.
+    fn drop(&mut self) {
+        let keeper = fs::read_to_string(self.root.join("tmp/run/procd-paraglider/keeper")).unwrap_or_default();
+        let numbers = self.processes().into_iter().chain(keeper.trim().parse());
+        for number in numbers.filter_map(|number| i32::try_from(number).ok()) {
+            let _ = kill(Pid::from_raw(number), Signal::SIGKILL);
+        }
     }
 }

@@ -6,13 +6,13 @@ use crate::lab::{self, ask_often, inside, sh, Held, Lab, Variant};
 use crate::router::Router;
 
 /// Facility daemon with the levels err and info, as syslog(3) writes them.
-const ERROR: &str = "<27>";
+pub const ERROR: &str = "<27>";
 const INFO: &str = "<30>";
 
 const BIND: &str = "10.9.0.1:4444";
 
-/// Runs a story in a laboratory of its own, once for each variant.
-fn tell(name: &str, story: fn(&Lab, &Router)) {
+/// Runs the story of a test in a laboratory of its own, once for each variant.
+pub fn tell(test: &str, story: fn(&Lab, &Router)) {
     if let Ok(variant) = std::env::var("PARAGLIDER_VARIANT") {
         let lab = Lab::new(if variant == "nft" { Variant::Nft } else { Variant::Legacy });
         for backend in ["b1", "b2", "b3"] {
@@ -23,11 +23,10 @@ fn tell(name: &str, story: fn(&Lab, &Router)) {
         return story(&lab, &Router::new(&lab));
     }
     if !cfg!(target_arch = "x86_64") {
-        return println!("skipped: {name}: this machine does not run the x86_64 binary");
+        return println!("skipped: {test}: this machine does not run the x86_64 binary");
     }
     for variant in [Variant::Nft, Variant::Legacy] {
-        let path = format!("story::{name}");
-        let mut command = lab::entrance(&["--exact", &path, "--nocapture", "--test-threads=1"]).unwrap();
+        let mut command = lab::entrance(&["--exact", test, "--nocapture", "--test-threads=1"]).unwrap();
         let output = command.env("PARAGLIDER_VARIANT", variant.infix()).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && text.contains("1 passed"), "{variant:?}:\n{text}");
@@ -35,17 +34,17 @@ fn tell(name: &str, story: fn(&Lab, &Router)) {
 }
 
 /// Who answers `n` connections from a host: the numbers of the backends that did, each with its count.
-fn answers(from: &str, n: usize) -> Vec<(String, usize)> {
+pub fn answers(from: &str, n: usize) -> Vec<(String, usize)> {
     ask_often(from, BIND, n).into_iter().collect()
 }
 
-fn fair(backends: &[u8], each: usize) -> Vec<(String, usize)> {
+pub fn fair(backends: &[u8], each: usize) -> Vec<(String, usize)> {
     backends.iter().map(|n| (format!("b{n} 10.2.0.1"), each)).collect()
 }
 
 #[test]
 fn it_is_installed_and_says_what_it_needs() {
-    tell("it_is_installed_and_says_what_it_needs", |lab, router| {
+    tell("story::it_is_installed_and_says_what_it_needs", |lab, router| {
         router.ok("/etc/init.d/firewall start");
         let installed = router.install(false);
         assert_eq!(installed.code, 0, "{}", installed.err);
@@ -72,7 +71,7 @@ fn it_is_installed_and_says_what_it_needs() {
 
 #[test]
 fn it_lives_through_what_happens_to_a_router() {
-    tell("it_lives_through_what_happens_to_a_router", |lab, router| {
+    tell("story::it_lives_through_what_happens_to_a_router", |lab, router| {
         router.ok("/etc/init.d/firewall start");
         router.install(false);
         router.balance(&[1, 2, 3]);
@@ -175,7 +174,7 @@ fn ssh_session() -> Held {
 
 #[test]
 fn firewall4_lets_through_what_is_balanced_and_nothing_else() {
-    tell("firewall4_lets_through_what_is_balanced_and_nothing_else", |_, router| {
+    tell("story::firewall4_lets_through_what_is_balanced_and_nothing_else", |_, router| {
         if router.variant() == Variant::Legacy {
             // iptables-zz-legacy beside firewall4.
             router.with_firewall4();
@@ -214,7 +213,7 @@ fn firewall4_lets_through_what_is_balanced_and_nothing_else() {
 
 #[test]
 fn an_upgrade_is_not_noticed_and_a_removal_leaves_nothing() {
-    tell("an_upgrade_is_not_noticed_and_a_removal_leaves_nothing", |lab, router| {
+    tell("story::an_upgrade_is_not_noticed_and_a_removal_leaves_nothing", |lab, router| {
         router.ok("/etc/init.d/firewall start");
         let clean = lab.saved(false);
         router.install(false);
@@ -250,7 +249,7 @@ fn an_upgrade_is_not_noticed_and_a_removal_leaves_nothing() {
 /// An image that is built has the links, and nothing was started on the machine that builds it.
 #[test]
 fn an_image_gets_the_links_alone() {
-    tell("an_image_gets_the_links_alone", |lab, router| {
+    tell("story::an_image_gets_the_links_alone", |lab, router| {
         let before = lab.saved(false);
         let image = router.image();
         assert!(image.join("etc/rc.d/S21paraglider").symlink_metadata().is_ok());

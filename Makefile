@@ -81,7 +81,7 @@ test-buildroot: setup
 	@skip=; \
 	if [ ! -x $(BOARD) ]; then \
 		echo "skipped: Buildroot's init script: $(BOARD) is missing (make cross)"; \
-		skip="--skip init::"; \
+		skip="--skip init:: --skip watch::"; \
 	fi; \
 	if ! CARGO_HOME=$(CURDIR)/target/buildroot/dl/br-cargo-home cargo fetch --locked --quiet; then \
 		echo "skipped: Buildroot's build from source: cargo cannot fetch the crates"; \

@@ -10,20 +10,23 @@ use std::process::{Command, Stdio};
 use crate::lab::{self, sh, Held, Lab, Variant};
 use crate::{package, ROOT};
 
-const BIND: &str = "10.9.0.1:4444";
+pub const BIND: &str = "10.9.0.1:4444";
 
 /// The root file system that Buildroot would make, as far as it matters here; its network is the laboratory's.
-struct Board {
-    root: PathBuf,
+pub struct Board {
+    pub root: PathBuf,
 }
 
 impl Board {
     fn new(lab: &Lab) -> Self {
         let root = lab.path("root");
         let at = |path: &str| root.join(path.trim_start_matches('/'));
-        for dir in ["bin", "dev", "etc/init.d", "etc/paraglider", "proc", "run", "usr/bin", "usr/lib", "usr/sbin"] {
+        for dir in
+            ["bin", "dev", "etc/init.d", "etc/paraglider", "proc", "run", "usr/bin", "usr/lib", "usr/sbin", "var"]
+        {
             fs::create_dir_all(at(dir)).unwrap();
         }
+        symlink("../run", at("var/run")).unwrap();
         // The mounts are seen in here only, and end with the laboratory. The libraries are for iptables.
         for dir in ["/dev", "/proc", "/run", "/usr/lib"] {
             sh(&format!("mount --rbind {dir} {}", at(dir).display()));
@@ -54,11 +57,11 @@ impl Board {
         board
     }
 
-    fn config(&self, yaml: &str) {
+    pub fn config(&self, yaml: &str) {
         fs::write(self.root.join("etc/paraglider/glider.yaml"), yaml).unwrap();
     }
 
-    fn balance(&self, backends: &[u8]) {
+    pub fn balance(&self, backends: &[u8]) {
         let list: String = backends.iter().map(|n| format!("    - 10.2.0.1{n}:80\n")).collect();
         self.config(&format!("frontend:\n  bind: {BIND}\n  privateip: 10.2.0.1\n  backends:\n{list}"));
     }
@@ -79,19 +82,19 @@ impl Board {
         assert_eq!(code, 0, "{program} {words:?}\n{said}");
     }
 
-    fn s50(&self, word: &str) -> (i32, String) {
+    pub fn s50(&self, word: &str) -> (i32, String) {
         self.run("/etc/init.d/S50paraglider", &[word])
     }
 
     /// Runs the init script, which must succeed and say OK.
-    fn ok(&self, word: &str, begin: &str) {
+    pub fn ok(&self, word: &str, begin: &str) {
         let (code, said) = self.s50(word);
         let first = said.lines().next().unwrap();
         assert!(code == 0 && first == format!("{begin} paraglider: OK"), "{word}: {code}\n{said}");
     }
 }
 
-fn install(from: &Path, to: &Path) {
+pub fn install(from: &Path, to: &Path) {
     fs::copy(from, to).unwrap();
     fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
 }
@@ -103,37 +106,36 @@ fn binary() -> PathBuf {
     path.into()
 }
 
-/// Tells a story on a board in a laboratory, once with each variant of iptables.
-fn on_board(test: &str, story: fn(&Lab, &Board)) {
-    let name = format!("init::{test}");
+/// Tells the story of a test on a board in a laboratory, once with each variant of iptables.
+pub fn on_board(name: &str, story: fn(&Lab, &Board)) {
     if let Ok(variant) = std::env::var("PARAGLIDER_VARIANT") {
         let lab = Lab::new(if variant == "nft" { Variant::Nft } else { Variant::Legacy });
         let board = Board::new(&lab);
         return story(&lab, &board);
     }
     for variant in [Variant::Nft, Variant::Legacy] {
-        let mut command = lab::entrance(&["--exact", &name, "--nocapture", "--test-threads=1"]).unwrap();
+        let mut command = lab::entrance(&["--exact", name, "--nocapture", "--test-threads=1"]).unwrap();
         let output = command.env("PARAGLIDER_VARIANT", variant.infix()).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && text.contains("1 passed"), "{variant:?}:\n{text}");
     }
 }
 
-fn serve() {
+pub fn serve() {
     for backend in ["b1", "b2", "b3"] {
         lab::serve(backend, 80);
     }
 }
 
 /// Asks so often that each of these backends has its turn three times, and sees that each has.
-fn is_fair(backends: &[u8]) {
+pub fn is_fair(backends: &[u8]) {
     let fair: BTreeMap<String, usize> = backends.iter().map(|n| (format!("b{n} 10.2.0.1"), 3)).collect();
     assert_eq!(lab::ask_often("client", BIND, 3 * backends.len()), fair);
 }
 
 #[test]
 fn it_starts_and_reloads_and_stops() {
-    on_board("it_starts_and_reloads_and_stops", |lab, board| {
+    on_board("init::it_starts_and_reloads_and_stops", |lab, board| {
         serve();
         board.balance(&[1, 2, 3]);
         let (code, said) = board.s50("status");
@@ -177,7 +179,7 @@ fn it_starts_and_reloads_and_stops() {
 
 #[test]
 fn a_broken_config_leaves_the_rules_that_work() {
-    on_board("a_broken_config_leaves_the_rules_that_work", |lab, board| {
+    on_board("init::a_broken_config_leaves_the_rules_that_work", |lab, board| {
         serve();
         board.balance(&[1, 2, 3]);
         board.ok("start", "Starting");
@@ -203,7 +205,7 @@ fn a_broken_config_leaves_the_rules_that_work() {
 
 #[test]
 fn without_a_config_it_says_so_in_a_line() {
-    on_board("without_a_config_it_says_so_in_a_line", |lab, board| {
+    on_board("init::without_a_config_it_says_so_in_a_line", |lab, board| {
         let before = lab.saved(false);
         let (code, said) = board.s50("start");
         let lines: Vec<&str> = said.lines().collect();
@@ -219,7 +221,7 @@ fn without_a_config_it_says_so_in_a_line() {
 /// `S35iptables save` writes all rules into a file, ours too, and at boot it loads them before we start.
 #[test]
 fn it_copes_with_rules_that_were_saved() {
-    on_board("it_copes_with_rules_that_were_saved", |lab, board| {
+    on_board("init::it_copes_with_rules_that_were_saved", |lab, board| {
         serve();
         board.sh("/usr/sbin/iptables", &["-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP"]);
         board.balance(&[1, 2, 3]);
@@ -251,7 +253,7 @@ fn it_copes_with_rules_that_were_saved() {
 /// The exit status is paraglider's, whatever it is, and the only verbs are start, stop and status.
 #[test]
 fn the_exit_status_is_that_of_paraglider() {
-    on_board("the_exit_status_is_that_of_paraglider", |_, board| {
+    on_board("init::the_exit_status_is_that_of_paraglider", |_, board| {
         let fake = board.root.join("usr/bin/paraglider");
         fs::write(&fake, "#!/bin/sh\necho \"$*\" >>/called\nexit $((40 + ${#1}))\n").unwrap();
         for (word, called) in

@@ -16,6 +16,7 @@ mod kconfig;
 mod lab;
 mod recipe;
 mod style;
+mod watch;
 
 /// The checkout.
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");

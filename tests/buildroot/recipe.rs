@@ -241,8 +241,9 @@ fn the_kernel_gets_what_check_asks_for() {
         .filter(|text| text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))
         .collect();
     assert!(options.len() >= 12 && options.contains(&"NETFILTER_XT_MATCH_STATISTIC"), "{options:?}");
-    // NF_CONNTRACK_PROCFS: `status` counts the connections in /proc/net/nf_conntrack.
-    let basis = ["INET", "NETFILTER", "NETFILTER_ADVANCED", "NF_CONNTRACK", "NF_CONNTRACK_PROCFS", "NF_NAT"];
+    // NF_CONNTRACK_PROCFS: `status` counts the connections in /proc/net/nf_conntrack. NF_CT_NETLINK: `watch` ends some.
+    let conntrack = ["NF_CONNTRACK", "NF_CONNTRACK_PROCFS", "NF_CT_NETLINK"];
+    let basis = [&["INET", "NETFILTER", "NETFILTER_ADVANCED", "NF_NAT"][..], &conntrack].concat();
     let legacy = ["NETFILTER_XTABLES_LEGACY", "IP_NF_IPTABLES_LEGACY", "IP6_NF_IPTABLES_LEGACY"];
     for settings in [&[][..], &PREBUILT] {
         let enabled = Build::new(Path::new(ROOT), settings).ok("linux-fixups");

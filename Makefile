@@ -26,6 +26,7 @@ SBIN = $(DESTDIR)$(PREFIX)/sbin
 MAN = $(DESTDIR)$(PREFIX)/share/man/man8
 DOC = $(DESTDIR)$(PREFIX)/share/doc/paraglider
 UNITS = $(DESTDIR)$(PREFIX)/lib/systemd/system
+SYSTEMD = paraglider.service paraglider-watch.service
 
 .PHONY: all demo test test-cross test-openwrt bench cross dist ipk apk size setup fmt clippy shellcheck fuzz test-buildroot install uninstall test-linux test-twoboxes deb board boards
 
@@ -39,11 +40,12 @@ install:
 	install -m 755 "$(BINARY)" "$(SBIN)/paraglider"
 	install -m 644 man/paraglider.8 "$(MAN)/paraglider.8"
 	install -m 644 man/glider.yaml "$(DOC)/glider.yaml"
-	sed 's|/usr/sbin/|$(PREFIX)/sbin/|' contrib/systemd/paraglider.service >"$(UNITS)/paraglider.service"
-	chmod 644 "$(UNITS)/paraglider.service"
+	for unit in $(SYSTEMD); do \
+		sed 's|/usr/sbin/|$(PREFIX)/sbin/|' "contrib/systemd/$$unit" >"$(UNITS)/$$unit" && chmod 644 "$(UNITS)/$$unit" || exit; \
+	done
 
 uninstall:
-	rm -f "$(SBIN)/paraglider" "$(MAN)/paraglider.8" "$(DOC)/glider.yaml" "$(UNITS)/paraglider.service"
+	rm -f "$(SBIN)/paraglider" "$(MAN)/paraglider.8" "$(DOC)/glider.yaml" $(SYSTEMD:%="$(UNITS)/%")
 	-@rmdir "$(DOC)" 2>/dev/null || :
 
 demo: setup

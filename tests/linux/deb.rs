@@ -16,7 +16,8 @@ const ARCHITECTURES: [(&str, &str); 5] = [
 ];
 
 /// What the package puts on the disk; a directory has a `/` at the end.
-const CONTENT: [&str; 19] = [
+const CONTENT: [&str; 20] = [
+    "644 /usr/lib/systemd/system/paraglider-watch.service",
     "644 /usr/lib/systemd/system/paraglider.service",
     "644 /usr/share/doc/paraglider/changelog.gz",
     "644 /usr/share/doc/paraglider/copyright",
@@ -192,8 +193,11 @@ fn it_goes_into_an_image_and_out_again() {
         ))
     };
     dpkg(&format!("-i {}", deb.display()));
-    let wanted = image.join("etc/systemd/system/multi-user.target.wants/paraglider.service");
-    assert!(fs::symlink_metadata(&wanted).is_ok(), "it is not switched on");
+    let wanted = ["multi-user.target.wants/paraglider", "paraglider.service.wants/paraglider-watch"]
+        .map(|link| image.join(format!("etc/systemd/system/{link}.service")));
+    for link in &wanted {
+        assert!(fs::symlink_metadata(link).is_ok(), "{} is not switched on", link.display());
+    }
     assert_eq!(sh(&format!("{}/usr/sbin/paraglider --version", image.display())).trim(), {
         format!("paraglider {}", env!("CARGO_PKG_VERSION"))
     });
@@ -208,7 +212,7 @@ fn it_goes_into_an_image_and_out_again() {
     assert!(!image.join("usr/sbin/paraglider").exists());
     dpkg("-P paraglider");
     assert_eq!(fs::read_to_string(&config).unwrap(), "mine");
-    assert!(fs::symlink_metadata(&wanted).is_err());
+    assert!(wanted.iter().all(|link| fs::symlink_metadata(link).is_err()));
     let left: Vec<_> = files(&image).into_iter().filter(|file| file.contains("paraglider")).collect();
     assert_eq!(left, ["644 /etc/paraglider/glider.yaml", "755 /etc/paraglider/"]);
     assert!(!told.exists(), "{}", fs::read_to_string(told).unwrap());

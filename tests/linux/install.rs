@@ -6,7 +6,8 @@ use std::process::Command;
 
 use crate::{binary, files, make, ROOT};
 
-const INSTALLED: [&str; 4] = [
+const INSTALLED: [&str; 5] = [
+    "644 /lib/systemd/system/paraglider-watch.service",
     "644 /lib/systemd/system/paraglider.service",
     "644 /share/doc/paraglider/glider.yaml",
     "644 /share/man/man8/paraglider.8",
@@ -20,7 +21,7 @@ fn below(dir: &Path, prefix: &str) -> Vec<String> {
 }
 
 #[test]
-fn it_puts_four_files_into_their_places_and_uninstall_takes_them_out() {
+fn it_puts_five_files_into_their_places_and_uninstall_takes_them_out() {
     for prefix in ["/usr/local", "/usr", "/opt/paraglider"] {
         let dir = tempfile::tempdir().unwrap();
         make("install", prefix, dir.path());
@@ -35,6 +36,8 @@ fn it_puts_four_files_into_their_places_and_uninstall_takes_them_out() {
         for verb in ["start", "reload", "stop"] {
             assert!(unit.contains(&format!("={prefix}/sbin/paraglider {verb}\n")), "{unit}");
         }
+        let unit = fs::read_to_string(at("lib/systemd/system/paraglider-watch.service")).unwrap();
+        assert!(unit.contains(&format!("ExecStart={prefix}/sbin/paraglider watch\n")), "{unit}");
 
         // What is not ours stays: the config, and a file of somebody's beside ours.
         let config = dir.path().join("etc/paraglider/glider.yaml");

@@ -16,6 +16,7 @@ mod deb;
 mod install;
 mod machine;
 mod unit;
+mod watch;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -60,9 +61,14 @@ fn collect(top: &Path, dir: &Path, all: &mut Vec<String>) {
     }
 }
 
-/// The values of a key of the unit, as it is in the repository.
+/// A unit, as it is in the repository.
+fn unit(name: &str) -> String {
+    fs::read_to_string(format!("{ROOT}/contrib/systemd/{name}.service")).unwrap()
+}
+
+/// The values of a key of the unit that puts the rules in force.
 fn unit_says(key: &str) -> Vec<String> {
-    let unit = fs::read_to_string(format!("{ROOT}/contrib/systemd/paraglider.service")).unwrap();
+    let unit = unit("paraglider");
     let value = |line: &str| Some(line.strip_prefix(key)?.strip_prefix('=')?.to_owned());
     unit.lines().filter_map(value).collect()
 }

@@ -1,0 +1,156 @@
+//! The unit of the watch: beside a real systemd, it runs while, and only while, the config asks for health checks.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::lab::{ask_often, serve, Lab, Variant};
+use crate::machine::Machine;
+use crate::unit::{config, shares, BIND};
+use crate::{deb, in_lab, unit};
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A backend that nobody listens at: checked, it is down; unchecked, it gets its share all the same.
+const DEAD: &str = "10.2.0.13:81";
+
+/// Both write rules and nothing else.
+#[test]
+fn its_sandbox_is_that_of_the_other_unit() {
+    let sandbox = |name: &str| {
+        let text = unit(name);
+        let (_, rest) = text.split_once("# Rules need CAP_NET_ADMIN").unwrap();
+        rest.split_once("[Install]").unwrap().0.to_owned()
+    };
+    assert_eq!(sandbox("paraglider-watch"), sandbox("paraglider"));
+}
+
+#[test]
+fn nft() {
+    in_lab("watch::nft", Variant::Nft, story);
+}
+
+#[test]
+fn legacy() {
+    in_lab("watch::legacy", Variant::Legacy, story);
+}
+
+fn checked(backends: &[u8]) -> String {
+    let health = "  health: {interval: 200ms, timeout: 100ms, fall: 2, rise: 2}\n";
+    config(backends).replace("  backends:\n", &format!("{health}  backends:\n    - {DEAD}\n"))
+}
+
+fn unchecked(backends: &[u8]) -> String {
+    config(backends).replace("  backends:\n", &format!("  backends:\n    - {DEAD}\n"))
+}
+
+/// Waits until something is so.
+fn until(machine: &Machine, what: &str, is: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !is() {
+        let journal = || machine.sh("journalctl --no-pager --lines=40").1;
+        assert!(since.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}\n{}", journal());
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// The processes of the program that are systemd's, without those that are about to become another program's.
+fn processes(machine: &Machine) -> Vec<String> {
+    machine.sh("pgrep -x -P 1 paraglider").1.split_whitespace().map(str::to_owned).collect()
+}
+
+fn has_dead(lab: &Lab) -> bool {
+    assert!(!lab.ours().is_empty(), "the rules are gone");
+    lab.ours().iter().any(|rule| rule.contains(DEAD))
+}
+
+/// Waits until a watch runs and has taken [`DEAD`] out of the rules; returns its number.
+fn is_at_work(lab: &Lab, machine: &Machine) -> String {
+    until(machine, "the watch takes the dead backend out", || processes(machine).len() == 1 && !has_dead(lab));
+    assert!(machine.sh("systemctl is-active paraglider-watch").0);
+    processes(machine).concat()
+}
+
+/// Waits until there is none.
+fn is_away(machine: &Machine) {
+    until(machine, "the watch ends", || processes(machine).is_empty());
+    until(machine, "that is no failure", || machine.sh("systemctl is-active paraglider-watch").1.trim() == "inactive");
+}
+
+fn story(lab: &Lab) {
+    let mut machine = match Machine::new(lab) {
+        Ok(machine) => machine,
+        Err(why) => return println!("skipped: systemd: {why}"),
+    };
+    let package = deb::build("amd64", &lab.path("tree"));
+    fs::copy(package, machine.path("/var/tmp/p.deb")).unwrap();
+    for backend in ["b1", "b2", "b3"] {
+        serve(backend, 80);
+    }
+    machine.ok("dpkg --no-triggers -i /var/tmp/p.deb");
+    let yaml = machine.path("/etc/paraglider/glider.yaml");
+    let write = |text: &str| fs::write(&yaml, text).unwrap();
+
+    // It comes at boot.
+    write(&checked(&[1, 2]));
+    if let Err(why) = machine.boot() {
+        return println!("skipped: systemd: {why}");
+    }
+    let machine = machine;
+    let first = is_at_work(lab, &machine);
+    assert_eq!(ask_often("client", BIND, 8), shares(&[1, 2], 4));
+    let journal = || machine.sh("journalctl --no-pager --output=cat --unit=paraglider-watch").1;
+    until(&machine, "the journal tells", || journal().contains(&format!("{DEAD} of {BIND} is down")));
+
+    // A reload gives it the new config; a broken one changes nothing.
+    write(&checked(&[2]));
+    machine.ok("systemctl reload paraglider");
+    until(&machine, "the dead one is out again", || !has_dead(lab));
+    assert_eq!(ask_often("client", BIND, 4), shares(&[2], 4));
+    let rules = lab.saved(false);
+    for broken in ["frontend: 1\n", "frontend:\n  health: {intervall: 2s}\n"] {
+        write(broken);
+        assert!(!machine.sh("systemctl reload paraglider").0, "a wrong config was reloaded");
+        assert_eq!(lab.saved(false), rules);
+    }
+    assert_eq!(is_at_work(lab, &machine), first);
+
+    // It is shot, and comes back; the rules are in force meanwhile.
+    write(&checked(&[2]));
+    machine.ok(&format!("kill -9 {first}"));
+    assert_eq!(ask_often("client", BIND, 4), shares(&[2], 4));
+    until(&machine, "systemd starts another one", || matches!(&processes(&machine)[..], [one] if *one != first));
+    is_at_work(lab, &machine);
+
+    // Nobody asks for checks any more: it goes, and the rules stay, with all backends.
+    write(&unchecked(&[2]));
+    machine.ok("systemctl reload paraglider");
+    is_away(&machine);
+    until(&machine, "all backends are back", || has_dead(lab));
+    // And does not come with a restart.
+    machine.ok("systemctl restart paraglider");
+    is_away(&machine);
+    assert!(has_dead(lab));
+
+    // It comes with a reload, unless it was switched off.
+    write(&checked(&[1, 2]));
+    machine.ok("systemctl disable paraglider-watch && systemctl reload paraglider");
+    is_away(&machine);
+    machine.ok("systemctl enable paraglider-watch && systemctl reload paraglider");
+    let old = is_at_work(lab, &machine);
+
+    // An upgrade puts the new version in its place.
+    machine.ok("dpkg --no-triggers -i /var/tmp/p.deb");
+    until(&machine, "the new one runs", || matches!(&processes(&machine)[..], [one] if *one != old));
+    is_at_work(lab, &machine);
+    machine.ok("systemctl restart paraglider");
+    is_at_work(lab, &machine);
+
+    // Neither a process nor a rule is left by a stop; nor by a removal.
+    machine.ok("systemctl stop paraglider");
+    assert!(processes(&machine).is_empty() && lab.ours().is_empty(), "{:?}", lab.ours());
+    machine.ok("systemctl start paraglider");
+    is_at_work(lab, &machine);
+    machine.ok("dpkg --no-triggers -P paraglider");
+    assert!(processes(&machine).is_empty() && lab.ours().is_empty(), "{:?}", lab.ours());
+}

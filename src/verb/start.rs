@@ -9,29 +9,32 @@ use crate::host::{self, Forwarding, Lock};
 use crate::ruleset::{Change, Ruleset};
 use crate::say;
 use crate::service::{Family, Service};
-use crate::watched;
+use crate::watched::{self, Running};
 
 /// Reads the config and puts it in force; with `drop_removed` the connections to backends that are no longer in it end.
 pub fn run(path: &str, drop_removed: bool) -> Result<Exit, Error> {
     let mut services = config::load(path)?;
     let engine = Iptables::find()?;
     let _lock = Lock::take()?;
-    if let Some(watch) = watched::running() {
-        if watch.config != path {
-            let (process, config) = (watch.process, &watch.config);
-            say::warning!("`paraglider watch` (process {process}) goes by {config}, and puts that back in force");
-        }
+    let watch = watched::running();
+    if let Some(watch) = &watch {
         watched::recall(&watch.seen, &mut services);
-        // Before anything changes, lest it be taken for somebody else's doing; it waits for the lock.
-        watch.signal(libc::SIGHUP);
-    } else if services.iter().any(|service| service.health.is_some()) {
-        say::warning!("the backends are not checked until `paraglider watch` runs");
     }
     let before = if drop_removed { engine.read()?.ours.binds() } else { Vec::new() };
     if put_in_force(&engine, &services)? {
         say_who_is_balanced(&engine, &services);
     } else {
         say::info!("already in force");
+    }
+    if let Some(watch) = watch {
+        // It waits for the lock, and so does not take what was changed for somebody else's doing.
+        watch.signal(libc::SIGHUP);
+        if watch.config != path {
+            let Running { process, config, .. } = watch;
+            say::warning!("`paraglider watch` (process {process}) goes by {config}, and puts that back in force");
+        }
+    } else if services.iter().any(|service| service.health.is_some()) {
+        say::info!("the backends are not checked until `paraglider watch` runs");
     }
     if drop_removed {
         let stays = |one: &Connection| services.iter().any(|service| has(service, one));

@@ -19,6 +19,9 @@ use crate::watched::{self, Claim};
 /// How often the rules are looked at, in milliseconds.
 const LOOK: u64 = 2000;
 
+/// In how many parts the backends of a frontend are checked.
+const BURSTS: u64 = 4;
+
 /// Descriptors that are kept for all else: programs, their words, logging.
 const SPARE: usize = 32;
 
@@ -102,8 +105,8 @@ impl Watch<'_> {
             let mut targets = Vec::new();
             if let Some(health) = &service.health {
                 for (at, backend) in (0..).zip(&service.backends) {
-                    // Not all at once.
-                    let due = now + health.pace() * at / service.backends.len() as u64;
+                    // Not all at once, and not each by itself: to wake up costs more than the check.
+                    let due = now + health.pace() * (at % BURSTS) / BURSTS;
                     let mut target = Target { due, ..Target::default() };
                     target.state.since = now;
                     if let Some(known) = watched::of(&seen, service.bind, backend.address) {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -9,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::backend::{impostor, Backend};
 use crate::failure::pause_between_tables;
 use crate::health::{checked, hold_three, of_backends, QUICK, WINDOW};
-use crate::lab::{ask_often, inside, sh, Held, Lab, Variant};
+use crate::lab::{ask_often, inside, program, sh, Held, Lab, Variant};
 use crate::watching::{failed, shares, told, until, Clients, Watch, BOUND};
 use crate::{answers, on_both, BIND};
 
@@ -346,3 +347,31 @@ fn a_file_that_was_left_behind_is_nobody() {
         stranger.wait().unwrap();
     });
 }
+
+on_both!(what_start_refuses_is_not_taken_by_the_watch, |lab| {
+    let _three = Backend::three();
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    let watch = Watch::begin(lab);
+    let rules = lab.ours();
+    let since = Instant::now();
+    // The administrator's own SSH session comes in by the new bind.
+    lab.config(&checked(QUICK, &[1, 2, 3]).replace("10.9.0.1:4444", "10.9.0.1:2222"));
+    let output = lab.command("reload").env("SSH_CONNECTION", "10.1.0.2 50000 10.9.0.1 2222").output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    until("the watch has looked at the rules", || since.elapsed() > Duration::from_millis(2500));
+    assert_eq!(lab.ours(), rules);
+    assert!(watch.lines(since, "read the config anew").is_empty(), "{}", watch.text());
+});
+
+on_both!(a_start_of_another_config_is_told_whose_word_counts, |lab| {
+    let _three = Backend::three();
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    let watch = Watch::begin(lab);
+    let other = lab.path("other.yaml");
+    fs::write(&other, checked(QUICK, &[1, 2])).unwrap();
+    let output = Command::new(program()).arg("-config").arg(&other).arg("start").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains(&format!("(process {}) goes by", watch.process())), "{said}");
+    until("the watch's own config is back", || lab.paraglider("status").0 == 0);
+    assert_eq!(shares(BIND, 6).len(), 3);
+});

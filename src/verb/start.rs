@@ -98,7 +98,8 @@ pub fn put_in_force(engine: &dyn Engine, services: &[Service]) -> Result<bool, E
 /// Says what was put in force.
 pub fn say_who_is_balanced(engine: &dyn Engine, services: &[Service]) {
     for Service { bind, backends, .. } in services {
-        let backends = say::count(backends.len(), "backend");
+        let chosen = backends.iter().filter(|backend| backend.weight > 0).count();
+        let backends = say::count(chosen, "backend");
         say::info!("{bind} is balanced over {backends} by {}", engine.name());
     }
 }

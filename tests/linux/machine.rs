@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::lab::{run, Lab};
-use crate::ROOT;
+use crate::lab::{run, serve, Lab};
+use crate::{deb, ROOT};
 
 const PATH: &str = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -35,6 +35,17 @@ impl Machine {
             return Err(String::from_utf8_lossy(&output.stderr).trim().into());
         }
         Ok(Machine { dir, running: None })
+    }
+
+    /// The same with our package in /var/tmp/p.deb, and backends that serve.
+    pub fn with_package(lab: &Lab) -> Result<Self, String> {
+        let machine = Self::new(lab)?;
+        let package = deb::build("amd64", &lab.path("tree"));
+        fs::copy(package, machine.path("/var/tmp/p.deb")).unwrap();
+        for backend in ["b1", "b2", "b3"] {
+            serve(backend, 80);
+        }
+        Ok(machine)
     }
 
     /// A file of the machine's.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::lab::{self, ask_often, serve, sh, Held, Lab, Variant};
 use crate::machine::Machine;
-use crate::{deb, in_lab, make, unit_says};
+use crate::{in_lab, make, unit_says};
 
 pub const BIND: &str = "10.9.0.1:4444";
 
@@ -132,15 +132,10 @@ mod it_lives_with_systemd {
     }
 
     fn story(lab: &Lab) {
-        let mut machine = match Machine::new(lab) {
+        let mut machine = match Machine::with_package(lab) {
             Ok(machine) => machine,
             Err(why) => return println!("skipped: systemd: {why}"),
         };
-        let package = deb::build("amd64", &lab.path("tree"));
-        fs::copy(package, machine.path("/var/tmp/p.deb")).unwrap();
-        for backend in ["b1", "b2", "b3"] {
-            serve(backend, 80);
-        }
         fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
 
         // Into an image: nothing runs there, and nothing is started.

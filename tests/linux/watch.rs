@@ -4,10 +4,10 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::lab::{ask_often, serve, Lab, Variant};
+use crate::lab::{ask_often, Lab, Variant};
 use crate::machine::Machine;
 use crate::unit::{config, shares, BIND};
-use crate::{deb, in_lab, unit};
+use crate::{in_lab, unit};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -78,15 +78,10 @@ fn is_away(machine: &Machine) {
 }
 
 fn story(lab: &Lab) {
-    let mut machine = match Machine::new(lab) {
+    let mut machine = match Machine::with_package(lab) {
         Ok(machine) => machine,
         Err(why) => return println!("skipped: systemd: {why}"),
     };
-    let package = deb::build("amd64", &lab.path("tree"));
-    fs::copy(package, machine.path("/var/tmp/p.deb")).unwrap();
-    for backend in ["b1", "b2", "b3"] {
-        serve(backend, 80);
-    }
     machine.ok("dpkg --no-triggers -i /var/tmp/p.deb");
     let yaml = machine.path("/etc/paraglider/glider.yaml");
     let write = |text: &str| fs::write(&yaml, text).unwrap();

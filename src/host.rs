@@ -5,15 +5,15 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::time::{Duration, Instant};
 
 use crate::error::{fail, Error};
 use crate::say;
 use crate::service::{Endpoint, Family, Service};
+use crate::signals;
 use crate::socket;
 
-/// How long another run of Paraglider is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long another run of Paraglider is waited for, in milliseconds.
+const PATIENCE: u64 = 10_000;
 
 /// Fails with the name of the capability that this process lacks. The old iptables opens a raw socket on top.
 pub fn may_change_rules(with_raw_socket: bool) -> Result<(), Error> {
@@ -43,13 +43,13 @@ impl Lock {
         // start waits until it has finished.
         let file = open_inherited(&path, libc::O_CREAT | libc::O_WRONLY)
             .map_err(|error| Error::system(format_args!("cannot open the lock {path}: {error}")))?;
-        let since = Instant::now();
+        let until = clock() + PATIENCE;
         while !try_lock(&file, false) {
-            if since.elapsed() > PATIENCE {
-                let seconds = PATIENCE.as_secs();
+            if clock() > until {
+                let seconds = PATIENCE / 1000;
                 return fail!("another paraglider has held {path} for {seconds} seconds; nothing was changed");
             }
-            std::thread::sleep(Duration::from_millis(20));
+            signals::pause(20);
         }
         Ok(Lock(file))
     }

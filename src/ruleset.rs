@@ -237,6 +237,11 @@ impl Ruleset {
         self.families().next().is_none()
     }
 
+    /// Whether new connections are sent anywhere.
+    pub fn balances(&self) -> bool {
+        Family::ALL.iter().any(|family| !self.part(*family, Table::Nat).is_empty())
+    }
+
     /// The families in which something is ours.
     pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
         Family::ALL.into_iter().filter(|family| Table::ALL.iter().any(|table| !self.part(*family, *table).is_empty()))

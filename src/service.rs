@@ -392,7 +392,11 @@ impl Service {
             others |= lives(backend) && !backend.backup;
             backups |= lives(backend) && backend.backup;
         }
-        if !others && !backups && self.health.as_ref().is_some_and(|health| !health.reject) {
+        if !others && !backups && !down.is_empty() && self.health.as_ref().is_some_and(|health| !health.reject) {
+            // Nobody may have been chosen who is still there: then they are as good as each other.
+            if self.backends.iter().all(|backend| backend.weight == 0) {
+                self.choose(&[]);
+            }
             return;
         }
         for backend in &mut self.backends {

@@ -65,6 +65,11 @@ pub fn wait(events: &mut [libc::pollfd], most: u64) {
     unsafe { libc::poll(events.as_mut_ptr(), events.len() as libc::nfds_t, most) };
 }
 
+/// Waits so many milliseconds.
+pub fn pause(milliseconds: u64) {
+    wait(&mut [], milliseconds);
+}
+
 /// How many descriptors this process may have, which are from now on as many as it can get.
 #[allow(unsafe_code)]
 pub fn descriptors() -> usize {

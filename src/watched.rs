@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{Seek, Write};
-use std::time::Duration;
+use std::io::{self, Seek, Write};
 
 use crate::error::{fail, plain, Error};
 use crate::health::state::State;
@@ -21,6 +20,8 @@ pub struct Seen {
     pub chosen: bool,
     /// What its checks tell; times are those of [`host::clock`].
     pub state: State,
+    /// When its next check is due.
+    pub due: u64,
 }
 
 /// The end of the file: a reader that does not find it has come while it was written.
@@ -57,12 +58,12 @@ impl Claim {
         parse(&host::read(&path())).map_or_else(Vec::new, |running| running.seen)
     }
 
-    /// Writes what is known now. If it cannot be written, others see less, and that is all.
-    pub fn tell(&mut self, config: &str, lines: &str) {
+    /// Writes what is known now.
+    pub fn tell(&mut self, config: &str, lines: &str) -> io::Result<()> {
         let text = format!("{} {config}\n{lines}{END}\n", std::process::id());
-        let _ = self.0.rewind();
-        let _ = self.0.write_all(text.as_bytes());
-        let _ = self.0.set_len(text.len() as u64);
+        self.0.rewind()?;
+        self.0.write_all(text.as_bytes())?;
+        self.0.set_len(text.len() as u64)
     }
 }
 
@@ -93,14 +94,7 @@ pub fn running() -> Option<Running> {
     if host::try_lock(&file, true) {
         return None;
     }
-    // It is written in one go, but a reader may come in between.
-    for _ in 0..TRIES {
-        if let Some(running) = parse(&host::read(&path)) {
-            return Some(running);
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    None
+    parse(&host::read(&path))
 }
 
 fn path() -> String {
@@ -123,22 +117,24 @@ fn parse(text: &str) -> Option<Running> {
 
 impl Seen {
     fn parse(line: &str) -> Option<Self> {
-        let mut words = line.splitn(6, ' ');
+        let mut words = line.splitn(8, ' ');
         let mut word = || words.next().unwrap_or("");
         let (bind, backend) = (Endpoint::parse(word()).ok()?, Endpoint::parse(word()).ok()?);
         let (down, chosen) = (word() == "down", word() == "chosen");
-        let state = State::known(down, number(word(), u64::MAX)?, word());
-        Some(Seen { bind, backend, chosen, state })
+        let mut time = || number(word(), u64::MAX);
+        let (since, against, due) = (time()?, time()?, time()?);
+        let state = State { down, since, against, error: word().to_owned() };
+        Some(Seen { bind, backend, chosen, state, due })
     }
 }
 
 /// Appends the line of a backend.
-pub fn line(to: &mut String, bind: Endpoint, backend: &Backend, state: &State) {
+pub fn line(to: &mut String, bind: Endpoint, backend: &Backend, state: &State, due: u64) {
     let Backend { address, weight, .. } = backend;
-    let State { since, error, .. } = state;
+    let State { since, against, error, .. } = state;
     let down = if state.down { "down" } else { "up" };
     let chosen = if *weight > 0 { "chosen" } else { "left" };
-    let _ = writeln!(to, "{bind} {address} {down} {chosen} {since} {error}");
+    let _ = writeln!(to, "{bind} {address} {down} {chosen} {since} {against} {due} {error}");
 }
 
 /// What is known of a backend.
@@ -172,13 +168,13 @@ mod tests {
         let endpoint = |text| Endpoint::parse(text).unwrap();
         let bind = endpoint("[fd00::1]:80");
         let backend = Backend { address: endpoint("10.0.0.1:80"), weight: 0, nominal: 1, backup: false };
-        let state = State::known(true, 17, "connection refused");
+        let state = State { down: true, since: 17, against: 1, error: "connection refused".into() };
         let mut whole = "7 /etc/x y.yaml\n".to_owned();
-        line(&mut whole, bind, &backend, &state);
+        line(&mut whole, bind, &backend, &state, 18);
         whole.push_str("end\n");
         let read = parse(&whole).unwrap();
         assert_eq!((read.process, read.config.as_str()), (7, "/etc/x y.yaml"));
-        assert_eq!(read.seen, [Seen { bind, backend: backend.address, chosen: false, state }]);
+        assert_eq!(read.seen, [Seen { bind, backend: backend.address, chosen: false, state, due: 18 }]);
         for length in 0..whole.len() - 1 {
             assert!(parse(whole.get(..length).unwrap()).is_none(), "{length}");
         }

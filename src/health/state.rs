@@ -12,15 +12,10 @@ pub struct State {
     /// Why its last bad check failed; empty if there was none.
     pub error: String,
     /// How many checks in a row spoke against the state that it is in.
-    against: u64,
+    pub against: u64,
 }
 
 impl State {
-    /// One that is known from before.
-    pub fn known(down: bool, since: u64, error: &str) -> Self {
-        State { down, since, error: error.to_owned(), against: 0 }
-    }
-
     /// A check has ended; tells whether the backend is now up that was down, or the other way round.
     pub fn judge(&mut self, result: Result<(), String>, now: u64, health: &Health) -> bool {
         let good = result.is_ok();

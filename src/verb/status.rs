@@ -96,12 +96,11 @@ fn drift(path: &str, services: &[Service], found: &InForce, watched: bool) -> (E
     let wanted = Ruleset::following(services, &found.ours, false);
     let differs = |family: &&Family| Change::of_family(&found.ours, &wanted, **family).is_some();
     let shut = |family: &&Family| !host::forwards(**family) && !wanted.part(**family, Table::Nat).is_empty();
-    let balances = Family::ALL.iter().any(|family| !found.ours.part(*family, Table::Nat).is_empty());
     let why = if let Some((family, why)) = found.unread.first() {
         format!("cannot read the {family} rules: {why}")
     } else if !found.left_over.is_empty() {
         "rules are left in the other variant of iptables, where they win; `paraglider start` removes them".into()
-    } else if !balances {
+    } else if !found.ours.balances() {
         "`stop --drain` lets connections end, or was broken off; `paraglider start` or `stop` puts it right".into()
     } else if Family::ALL.iter().any(|family| differs(&family)) {
         format!("the rules are not those of {}; `paraglider start` puts them right", path)

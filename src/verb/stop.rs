@@ -1,20 +1,19 @@
 //! `stop`: all that is ours goes, whatever the config says. It is found by name in the kernel.
 
-use std::time::{Duration, Instant};
-
 use crate::conntrack;
 use crate::engine::iptables::Iptables;
 use crate::engine::{Engine, InForce};
 use crate::error::{fail, Error, Exit};
-use crate::host::Lock;
+use crate::host::{clock, Lock};
 use crate::program;
-use crate::ruleset::{Ruleset, Table};
+use crate::ruleset::Ruleset;
 use crate::say;
 use crate::service::{Endpoint, Family};
+use crate::signals;
 use crate::watched;
 
-/// How often the connections are counted while they drain.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often the connections are counted while they drain, in milliseconds.
+const LOOK: u64 = 500;
 
 /// Removes all; with `drain` only after connections had so many seconds to end.
 pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
@@ -38,10 +37,10 @@ pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
     engine.apply(&before, &Ruleset::draining(&before.ours), &Ruleset::draining(&before.left_over))?;
     // While it waits, others may start.
     drop(lock);
-    wait(&binds, Duration::from_secs(seconds.into()));
+    wait(&binds, seconds);
     let _lock = Lock::take()?;
     let now = engine.read()?;
-    if Family::ALL.iter().any(|family| !now.ours.part(*family, Table::Nat).is_empty()) {
+    if now.ours.balances() {
         say::warning!("somebody started Paraglider while connections drained; its rules stay");
         return Ok(Exit::Done);
     }
@@ -56,15 +55,15 @@ fn all_was_seen(found: &InForce) -> Result<Exit, Error> {
     }
 }
 
-fn wait(binds: &[Endpoint], time: Duration) {
-    let since = Instant::now();
-    say::info!("no new connections are taken; waiting at most {} s for the old ones", time.as_secs());
-    while since.elapsed() < time {
+fn wait(binds: &[Endpoint], seconds: u32) {
+    let until = clock() + u64::from(seconds) * 1000;
+    say::info!("no new connections are taken; waiting at most {seconds} s for the old ones");
+    while clock() < until {
         // Where they cannot be counted, they get the whole time.
         if conntrack::connections(binds).is_some_and(|left| left.is_empty()) {
             return;
         }
-        std::thread::sleep(LOOK.min(time.saturating_sub(since.elapsed())));
+        signals::pause(LOOK.min(until.saturating_sub(clock())));
     }
 }
 

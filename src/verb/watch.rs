@@ -83,8 +83,11 @@ pub fn run(path: &str, stop_on_exit: bool) -> Result<Exit, Error> {
         most: signals::descriptors().saturating_sub(SPARE),
     };
     watch.take(services);
-    watch.put_right()?;
-    start::say_who_is_balanced(&engine, &watch.services);
+    // Before a `stop` asks whose the claim is.
+    watch.tell()?;
+    if watch.put_right()? {
+        start::say_who_is_balanced(&engine, &watch.services);
+    }
     watch.work();
     if stop_on_exit {
         return stop::run(None);
@@ -113,6 +116,7 @@ impl Watch<'_> {
                         target.state.clone_from(&known.state);
                         // A file that has outlived the machine tells of another clock.
                         target.state.since = now.min(known.state.since);
+                        target.due = due.min(known.due);
                     }
                     targets.push(target);
                 }
@@ -145,8 +149,12 @@ impl Watch<'_> {
                 match signal {
                     libc::SIGHUP => resting &= !self.reload(),
                     libc::SIGUSR1 => {
-                        say::info!("the rules were stopped; watching goes on when they are started");
-                        resting = true;
+                        // A `start` may have come after it, whose signal has the smaller number and so is read first.
+                        let _lock = Lock::take();
+                        resting = !self.engine.read().is_ok_and(|found| found.ours.balances());
+                        if resting {
+                            say::info!("the rules were stopped; watching goes on when they are started");
+                        }
                     }
                     _ => return,
                 }
@@ -178,6 +186,10 @@ impl Watch<'_> {
         match config::load(self.path) {
             Ok(services) => {
                 say::info!("read the config anew");
+                // What was seen since the file was written.
+                if let Err(error) = self.tell() {
+                    self.complain(&error);
+                }
                 self.take(services);
                 true
             }
@@ -265,9 +277,10 @@ impl Watch<'_> {
         // They were asked for before the rules were read, so no change between the two is missed.
         self.fingerprints = fingerprints;
         if self.pending {
-            self.tell();
             self.pending = false;
+            let told = self.tell();
             self.forget()?;
+            told?;
         }
         self.trouble.clear();
         Ok(true)
@@ -278,7 +291,8 @@ impl Watch<'_> {
         for (service, targets) in self.services.iter().zip(&mut self.targets) {
             let mut gone = Vec::new();
             for (backend, target) in service.backends.iter().zip(targets) {
-                if target.state.down && backend.weight == 0 && !target.forgotten {
+                // One that drains keeps them: it may have stopped listening, and serve them to their end.
+                if target.state.down && backend.weight == 0 && backend.nominal > 0 && !target.forgotten {
                     target.forgotten = true;
                     gone.push(backend.address);
                 }
@@ -291,14 +305,16 @@ impl Watch<'_> {
     }
 
     /// Writes down how the backends do.
-    fn tell(&mut self) {
+    fn tell(&mut self) -> Result<(), Error> {
         let mut lines = String::new();
         for (service, targets) in self.services.iter().zip(&self.targets) {
-            for (backend, Target { state, .. }) in service.backends.iter().zip(targets) {
-                watched::line(&mut lines, service.bind, backend, state);
+            for (backend, Target { state, due, .. }) in service.backends.iter().zip(targets) {
+                watched::line(&mut lines, service.bind, backend, state, *due);
             }
         }
-        self.claim.tell(self.path, &lines);
+        self.claim
+            .tell(self.path, &lines)
+            .map_err(|error| Error::system(format_args!("cannot write into /run: {error}")))
     }
 
     /// Says what went wrong, once.

@@ -101,14 +101,19 @@ impl Backend {
 
     /// As if its process were killed: its port is closed from here on, its connections end.
     pub fn stop(&mut self) {
+        self.close();
+        for stream in self.state.open.lock().unwrap().0.values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// As one does that is about to end: it takes no more connections and serves those that it has.
+    pub fn close(&mut self) {
         let (listener, thread) = self.listening.take().expect("it runs");
         // Which wakes the one that waits for a connection.
         nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
         thread.join().unwrap();
         drop(listener);
-        for stream in self.state.open.lock().unwrap().0.values() {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
     }
 
     /// How many connections there were: those of clients and those of checks.

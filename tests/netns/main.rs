@@ -24,6 +24,7 @@ mod guard;
 mod health;
 mod host;
 mod schedule;
+mod sequence;
 mod watch;
 
 use std::io::Write;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::panic::{self, AssertUnwindSafe};
 
 use crate::board::{make_room, pack, root, Board, Kind, Options};
 use crate::lab::{self, ask_often, Lab, Variant};
@@ -77,7 +78,12 @@ fn balances_and_stops(lab: &Lab, kind: &Kind, variant: &str) {
     assert!(status.contains(&format!("iptables-{variant}")) && status.contains("32 taken"), "{status}");
 
     if kind.has_ssh() {
-        over_ssh(lab);
+        // If its network stands still, which happens to emulated cards, the console still tells what the board does.
+        let stopped = panic::catch_unwind(AssertUnwindSafe(|| over_ssh(lab)));
+        if let Err(why) = stopped {
+            println!("{}", board.run("ps; saved; ip -s link; cat /proc/interrupts /proc/loadavg").out);
+            panic::resume_unwind(why);
+        }
     } else {
         board.ok("/etc/init.d/paraglider stop");
     }

@@ -58,3 +58,9 @@ fn the_date_jumps(lab: &Lab, kind: &Kind, variant: &str) {
 fn the_date_jumps_while_backends_are_checked() {
     tell("clock::the_date_jumps_while_backends_are_checked", "aarch64", the_date_jumps);
 }
+
+/// The same with words of 32 bits, big end first.
+#[test]
+fn the_date_jumps_on_mips() {
+    tell("clock::the_date_jumps_on_mips", "mips", the_date_jumps);
+}

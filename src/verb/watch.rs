@@ -266,7 +266,7 @@ impl Watch<'_> {
             return Ok(true);
         }
         let _lock = Lock::take()?;
-        // Whoever had the lock, a `stop` or a `start`, has told so before it did anything.
+        // Whoever had the lock, a `stop` or a `start`, has told so before it let go of it.
         if self.signals.any() {
             return Ok(false);
         }

@@ -5,8 +5,9 @@ use std::fmt;
 
 use argh::FromArgs;
 
-use crate::error::{one_of, Error, Shown};
-use crate::service::number;
+use crate::error::Error;
+use crate::text::number;
+use crate::text::{one_of, Shown};
 
 /// Where the config is unless told otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/paraglider/glider.yaml";

@@ -1,14 +1,15 @@
 //! Parse, log, run, exit.
 #![no_main]
 
+#[path = "sys/entry.rs"]
 mod entry;
 
 use std::ffi::OsString;
 
-use log::LevelFilter;
+use ::log::LevelFilter;
 use paraglider::cli::{self, Command};
 use paraglider::error::{Error, Exit};
-use paraglider::say;
+use paraglider::sys::log;
 use paraglider::verb;
 
 /// Does what the words say, and tells the exit status.
@@ -16,10 +17,10 @@ fn main(words: Vec<OsString>) -> i32 {
     let command = cli::parse(words);
     let verbose = matches!(command, Ok(Command::Run { verbose: true, .. }));
     let level = if verbose { LevelFilter::Debug } else { LevelFilter::Info };
-    say::to_stderr(level);
+    log::to_stderr(level);
 
     let exit = command.and_then(run).unwrap_or_else(|error| {
-        say::sentence(log::Level::Error, format_args!("{error}"));
+        log::sentence(log::Level::Error, format_args!("{error}"));
         error.exit()
     });
     exit as i32
@@ -39,7 +40,7 @@ fn run(command: Command) -> Result<Exit, Error> {
         Command::Run { verb, config, .. } => verb::run(verb, &config, &mut out)?,
     };
     // A reader that has gone away, as `head` does, is no failure; a full disk is.
-    match say::result(&out) {
+    match log::result(&out) {
         Err(error) if error.raw_os_error() != Some(libc::EPIPE) => {
             Err(Error::system(format_args!("cannot write the result: {error}")))
         }

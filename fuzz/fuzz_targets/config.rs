@@ -3,8 +3,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use paraglider::config;
-use paraglider::ruleset::{is_ours, Change, Ruleset, Table};
-use paraglider::service::Family;
+use paraglider::engine::iptables::change::Change;
+use paraglider::engine::iptables::ruleset::{is_ours, Ruleset, Table};
+use paraglider::net::Family;
 
 fuzz_target!(|bytes: &[u8]| {
     let services = match config::parse(bytes) {

@@ -1,13 +1,11 @@
 //! All that touches the kernel's rules, behind one small trait: tests put a fake in its place, and a second engine
 //! would be a neighbour of [`iptables`].
 
-mod fingerprint;
 pub mod iptables;
-mod save;
 
+use crate::engine::iptables::ruleset::Ruleset;
 use crate::error::Error;
-use crate::ruleset::Ruleset;
-use crate::service::Family;
+use crate::net::Family;
 
 /// What is in force, read once.
 #[derive(Debug, Default)]

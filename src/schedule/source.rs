@@ -4,7 +4,8 @@
 //! since iptables takes masks that are not contiguous (`-s 0.0.0.1/0.0.0.1`); so the buckets are a tree.
 
 use super::{fill, new_chain, Chains, Choice, Then, When};
-use crate::service::{fnv1a, Backend};
+use crate::service::Backend;
+use crate::text::fnv1a;
 
 /// Into how many buckets clients fall.
 pub const BUCKETS: usize = 256;
@@ -112,7 +113,7 @@ fn only(owners: &[usize]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::Endpoint;
+    use crate::net::Endpoint;
 
     fn backends(weights: &[u16]) -> Vec<Backend> {
         let address = |n: usize| Endpoint::parse(&format!("10.2.{}.{}:80", n / 250, n % 250 + 1)).unwrap();

@@ -1,10 +1,11 @@
 //! `print`: the rules that `start` would put in force. Needs no rights and asks no kernel.
 
 use crate::config;
+use crate::engine::iptables::change::Change;
+use crate::engine::iptables::ruleset::Ruleset;
 use crate::error::{Error, Exit};
-use crate::ruleset::{Change, Ruleset};
-use crate::say;
-use crate::service::Family;
+use crate::net::Family;
+use crate::sys::log;
 
 /// Prints one family: IPv4 unless asked otherwise or unless there is none.
 pub fn run(path: &str, ipv6: bool, out: &mut String) -> Result<Exit, Error> {
@@ -13,7 +14,7 @@ pub fn run(path: &str, ipv6: bool, out: &mut String) -> Result<Exit, Error> {
     let text = |family| Change::of_family(&nothing, &wanted, family).map(|change| change.text);
     let (v4, v6) = (text(Family::V4), text(Family::V6));
     if v4.is_some() && v6.is_some() && !ipv6 {
-        say::warning!("these are the rules for iptables-restore; `print --ipv6` shows those for ip6tables-restore");
+        log::warning!("these are the rules for iptables-restore; `print --ipv6` shows those for ip6tables-restore");
     }
     let shown = if ipv6 { v6 } else { v4.or(v6) };
     out.push_str(&shown.ok_or_else(|| Error::usage(format_args!("the config has no IPv6 frontend")))?);

@@ -1,45 +1,45 @@
 //! `start`, `reload`, `restart`: the config's rules in force, in one transaction a table, or all as it was.
 
 use crate::config;
-use crate::conntrack::{self, Connection};
-use crate::engine::iptables::Iptables;
-use crate::engine::{Engine, InForce};
-use crate::error::{fail, Error, Exit};
-use crate::host::{self, Forwarding, Lock};
-use crate::ruleset::{Change, Ruleset};
-use crate::say;
-use crate::service::{Family, Service};
-use crate::watched::{self, Running};
+use crate::engine::iptables::tool::Iptables;
+use crate::engine::Engine;
+use crate::error::{Error, Exit};
+use crate::host::conntrack::{self, Connection};
+use crate::host::lock::Lock;
+use crate::serve;
+use crate::service::Service;
+use crate::sys::log;
+use crate::watch::claim::{self, Running};
 
 /// Reads the config and puts it in force; with `drop_removed` the connections to backends that are no longer in it end.
 pub fn run(path: &str, drop_removed: bool) -> Result<Exit, Error> {
     let mut services = config::load(path)?;
     let engine = Iptables::find()?;
     let _lock = Lock::take()?;
-    let watch = watched::running();
+    let watch = claim::running();
     if let Some(watch) = &watch {
-        watched::recall(&watch.seen, &mut services);
+        claim::recall(&watch.seen, &mut services);
     }
     let before = if drop_removed { engine.read()?.ours.binds() } else { Vec::new() };
-    if put_in_force(&engine, &services)? {
-        say_who_is_balanced(&engine, &services);
+    if serve::put_in_force(&engine, &services)? {
+        serve::say_who_is_balanced(&engine, &services);
     } else {
-        say::info!("already in force");
+        log::info!("already in force");
     }
     if let Some(watch) = watch {
         // It waits for the lock, and so does not take what was changed for somebody else's doing.
         watch.signal(libc::SIGHUP);
         if watch.config != path {
             let Running { process, config, .. } = watch;
-            say::warning!("`paraglider watch` (process {process}) goes by {config}, and puts that back in force");
+            log::warning!("`paraglider watch` (process {process}) goes by {config}, and puts that back in force");
         }
     } else if services.iter().any(|service| service.health.is_some()) {
-        say::info!("the backends are not checked until `paraglider watch` runs");
+        log::info!("the backends are not checked until `paraglider watch` runs");
     }
     if drop_removed {
         let stays = |one: &Connection| services.iter().any(|service| has(service, one));
         let ended = conntrack::forget(&before, &|connection| !stays(connection))?;
-        say::info!("ended {} to what is no longer in the config", say::count(ended, "connection"));
+        log::info!("ended {} to what is no longer in the config", log::count(ended, "connection"));
     }
     Ok(Exit::Done)
 }
@@ -48,142 +48,4 @@ pub fn run(path: &str, drop_removed: bool) -> Result<Exit, Error> {
 fn has(service: &Service, connection: &Connection) -> bool {
     let Connection { bind, backend, .. } = connection;
     service.bind == *bind && service.backends.iter().any(|known| known.address == *backend)
-}
-
-/// Puts `services` in force by means of `engine`; tells whether rules had to change.
-pub fn put_in_force(engine: &dyn Engine, services: &[Service]) -> Result<bool, Error> {
-    let before = engine.read()?;
-    for (family, why) in &before.unread {
-        let needed = services.iter().any(|service| service.bind.family() == *family);
-        let said = format!("cannot read the {family} rules in force: {why}");
-        if needed {
-            return fail!("{said}");
-        }
-        say::warning!("{said}");
-    }
-    let wanted = Ruleset::following(services, &before.ours, engine.restarts_all_counters());
-    let unchanged = Family::ALL.iter().all(|family| Change::of_family(&before.ours, &wanted, *family).is_none());
-    let unchanged = unchanged && before.left_over.is_empty();
-    if !unchanged {
-        keep_ssh(&before, services)?;
-    }
-    // Rules first, forwarding last: a failure of the rules leaves nothing else to undo. (Going back from 1 to 0 would
-    // not be going back: the kernel resets other settings of the interfaces at each change.)
-    let mut switches = Vec::new();
-    for family in Family::ALL {
-        if services.iter().any(|service| service.bind.family() == family) && !host::forwards(family) {
-            switches.push(Forwarding::prepare(family)?);
-        }
-    }
-    if !unchanged {
-        engine.apply(&before, &wanted, &Ruleset::default())?;
-    }
-    for switch in switches {
-        if let Err(error) = switch.switch_on() {
-            let now = engine.read()?;
-            engine.apply(&now, &before.ours, &before.left_over)?;
-            return Err(error.and("the rules are as they were before"));
-        }
-    }
-    if unchanged {
-        return Ok(false);
-    }
-    if !before.left_over.is_empty() {
-        say::info!("removed the rules that were left in the other variant of iptables");
-    }
-    say_who_is_left_alone(&before, services);
-    Ok(true)
-}
-
-/// Says what was put in force.
-pub fn say_who_is_balanced(engine: &dyn Engine, services: &[Service]) {
-    for Service { bind, backends, .. } in services {
-        let chosen = backends.iter().filter(|backend| backend.weight > 0).count();
-        let backends = say::count(chosen, "backend");
-        say::info!("{bind} is balanced over {backends} by {}", engine.name());
-    }
-}
-
-/// Connections of a frontend that is no longer there have lost the rule that let them through.
-fn say_who_is_left_alone(before: &InForce, services: &[Service]) {
-    let mut gone = before.ours.binds();
-    gone.retain(|bind| services.iter().all(|service| service.bind != *bind));
-    let alive = conntrack::connections(&gone).map_or(0, |connections| connections.len());
-    if alive > 0 {
-        let connections = say::count(alive, "established connection");
-        say::warning!("{connections} of frontends that were removed will live only if other rules let them through");
-    }
-}
-
-/// Refuses to take the very address and port by which the administrator is logged in.
-fn keep_ssh(before: &InForce, services: &[Service]) -> Result<(), Error> {
-    let taken = before.ours.binds();
-    match host::own_ssh(services).filter(|bind| !taken.contains(bind)) {
-        Some(bind) => fail!(
-            "bind {bind} is where your SSH session comes in, and you would not get in again; \
-             choose another port, or start it from the console or at boot"
-        ),
-        None => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::cell::RefCell;
-
-    /// A kernel in memory; it refuses to change when told so.
-    #[derive(Default)]
-    struct Fake {
-        rules: RefCell<Ruleset>,
-        writes: RefCell<usize>,
-        refuses: bool,
-    }
-
-    impl Engine for Fake {
-        fn read(&self) -> Result<InForce, Error> {
-            Ok(InForce { ours: self.rules.borrow().clone(), ..InForce::default() })
-        }
-
-        fn apply(&self, _: &InForce, wanted: &Ruleset, _: &Ruleset) -> Result<(), Error> {
-            if self.refuses {
-                return Err(Error::system(format_args!("refused")));
-            }
-            *self.writes.borrow_mut() += 1;
-            *self.rules.borrow_mut() = wanted.clone();
-            Ok(())
-        }
-
-        fn restarts_all_counters(&self) -> bool {
-            false
-        }
-
-        fn fingerprint(&self, _: Family) -> Option<u64> {
-            None
-        }
-
-        fn name(&self) -> &'static str {
-            "fake"
-        }
-    }
-
-    // 127.0.0.1 needs no forwarding in the tests' own network: a config without services switches nothing on.
-    #[test]
-    fn the_same_again_writes_nothing() {
-        let engine = Fake::default();
-        put_in_force(&engine, &[]).unwrap();
-        assert_eq!(*engine.writes.borrow(), 0);
-    }
-
-    #[test]
-    fn what_is_left_over_goes_even_if_nothing_else_changes() {
-        let mut engine = Fake::default();
-        *engine.rules.borrow_mut() =
-            Ruleset::of(&config::parse(b"frontend: {bind: '10.0.0.1:80', backends: ['10.0.1.1:80']}").unwrap());
-        engine.refuses = true;
-        assert_eq!(put_in_force(&engine, &[]).unwrap_err().to_string(), "refused");
-        engine.refuses = false;
-        put_in_force(&engine, &[]).unwrap();
-        assert!(engine.rules.borrow().is_empty());
-    }
 }

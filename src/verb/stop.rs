@@ -1,16 +1,17 @@
 //! `stop`: all that is ours goes, whatever the config says. It is found by name in the kernel.
 
-use crate::conntrack;
-use crate::engine::iptables::Iptables;
+use crate::engine::iptables::ruleset::Ruleset;
+use crate::engine::iptables::tool::Iptables;
 use crate::engine::{Engine, InForce};
 use crate::error::{fail, Error, Exit};
-use crate::host::{clock, Lock};
-use crate::program;
-use crate::ruleset::Ruleset;
-use crate::say;
-use crate::service::{Endpoint, Family};
-use crate::signals;
-use crate::watched;
+use crate::host::conntrack;
+use crate::host::lock::Lock;
+use crate::net::{Endpoint, Family};
+use crate::sys::log;
+use crate::sys::poll;
+use crate::sys::poll::clock;
+use crate::sys::process;
+use crate::watch::claim;
 
 /// How often the connections are counted while they drain, in milliseconds.
 const LOOK: u64 = 500;
@@ -19,13 +20,13 @@ const LOOK: u64 = 500;
 pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
     let engine = Iptables::find()?;
     let lock = Lock::take()?;
-    if let Some(watch) = watched::running() {
+    if let Some(watch) = claim::running() {
         // It would put the rules back.
         watch.signal(libc::SIGUSR1);
     }
     let before = engine.read()?;
     if before.is_empty() {
-        say::info!("nothing of Paraglider is in force");
+        log::info!("nothing of Paraglider is in force");
         return all_was_seen(&before);
     }
     let mut binds = before.ours.binds();
@@ -41,7 +42,7 @@ pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
     let _lock = Lock::take()?;
     let now = engine.read()?;
     if now.ours.balances() {
-        say::warning!("somebody started Paraglider while connections drained; its rules stay");
+        log::warning!("somebody started Paraglider while connections drained; its rules stay");
         return Ok(Exit::Done);
     }
     remove(&engine, &now, &binds)
@@ -57,20 +58,20 @@ fn all_was_seen(found: &InForce) -> Result<Exit, Error> {
 
 fn wait(binds: &[Endpoint], seconds: u32) {
     let until = clock() + u64::from(seconds) * 1000;
-    say::info!("no new connections are taken; waiting at most {seconds} s for the old ones");
+    log::info!("no new connections are taken; waiting at most {seconds} s for the old ones");
     while clock() < until {
         // Where they cannot be counted, they get the whole time.
         if conntrack::connections(binds).is_some_and(|left| left.is_empty()) {
             return;
         }
-        signals::pause(LOOK.min(until.saturating_sub(clock())));
+        poll::pause(LOOK.min(until.saturating_sub(clock())));
     }
 }
 
 fn remove(engine: &dyn Engine, before: &InForce, binds: &[Endpoint]) -> Result<Exit, Error> {
     let alive = conntrack::connections(binds);
     engine.apply(before, &Ruleset::default(), &Ruleset::default())?;
-    say::info!("removed all rules of Paraglider");
+    log::info!("removed all rules of Paraglider");
     // Connections outlive the rules only where something else keeps the kernel tracking them, family by family.
     let tracked = |family| before.others.use_conntrack.contains(&family) || nft_uses_conntrack(family);
     for family in Family::ALL {
@@ -80,13 +81,13 @@ fn remove(engine: &dyn Engine, before: &InForce, binds: &[Endpoint]) -> Result<E
         let alive = alive.as_ref().map(|alive| alive.iter().filter(|one| one.bind.family() == family).count());
         let connections = match alive {
             Some(0) => continue,
-            Some(n) => say::count(n, "established connection"),
+            Some(n) => log::count(n, "established connection"),
             None => format!("established {family} connections, if there are any,"),
         };
         if tracked(family) {
-            say::info!("{connections} will live on: other rules of this host track connections");
+            log::info!("{connections} will live on: other rules of this host track connections");
         } else {
-            say::warning!("{connections} will be cut: nothing else on this host tracks connections");
+            log::warning!("{connections} will be cut: nothing else on this host tracks connections");
         }
     }
     all_was_seen(before)
@@ -94,7 +95,7 @@ fn remove(engine: &dyn Engine, before: &InForce, binds: &[Endpoint]) -> Result<E
 
 /// Whether a rule of nftables itself, outside of iptables, uses connection tracking.
 fn nft_uses_conntrack(family: Family) -> bool {
-    let rules = program::find("nft").and_then(|nft| program::run(&nft, &["list", "ruleset"], "").ok());
+    let rules = process::find("nft").and_then(|nft| process::run(&nft, &["list", "ruleset"], "").ok());
     let own = if family == Family::V4 { "table ip " } else { "table ip6 " };
     let mut counts = false;
     rules.is_some_and(|rules| {

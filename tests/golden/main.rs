@@ -18,8 +18,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use paraglider::config;
-use paraglider::ruleset::{Change, Ruleset};
-use paraglider::service::{Family, Service, Source};
+use paraglider::engine::iptables::change::Change;
+use paraglider::engine::iptables::ruleset::Ruleset;
+use paraglider::net::Family;
+use paraglider::service::{Service, Source};
 use tracer::{End, From, Host, Tracer};
 
 fn configs() -> Vec<PathBuf> {

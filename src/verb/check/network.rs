@@ -3,11 +3,17 @@
 use std::net::IpAddr;
 
 use super::Findings;
-use crate::conntrack;
 use crate::error::plain;
 use crate::host;
-use crate::remedy::{self, System};
-use crate::service::{number, Endpoint, Family, Service, Source};
+use crate::host::conntrack;
+use crate::host::forwarding;
+use crate::host::remedy::{self, System};
+use crate::host::route;
+use crate::host::ssh;
+use crate::net::{Endpoint, Family};
+use crate::service::{Service, Source};
+use crate::sys::file;
+use crate::text::number;
 
 /// Share of the connection table, in percent, from which on it is too full for comfort.
 const FULL: u64 = 80;
@@ -20,7 +26,7 @@ pub fn check(services: &[Service], findings: &mut Findings) {
     }
     // OpenWrt's is written anew at each start from /etc/config/keepalived, or a link to what that names.
     let openwrt = matches!(findings.system, System::Opkg | System::OpenWrtApk);
-    let keepalived = host::read(if openwrt { "/tmp/keepalived.conf" } else { "/etc/keepalived/keepalived.conf" });
+    let keepalived = file::read(if openwrt { "/tmp/keepalived.conf" } else { "/etc/keepalived/keepalived.conf" });
     for service in services {
         bind(service.bind, &keepalived, findings);
         source(service, &keepalived, findings);
@@ -28,7 +34,7 @@ pub fn check(services: &[Service], findings: &mut Findings) {
             reach(backend.address, findings);
         }
     }
-    if let Some(bind) = host::own_ssh(services) {
+    if let Some(bind) = ssh::session().filter(|bind| services.iter().any(|service| service.bind == *bind)) {
         findings.error(format_args!(
             "bind {bind}: your SSH session comes in there, and you would not get in again; choose another port"
         ));
@@ -45,12 +51,12 @@ pub fn check(services: &[Service], findings: &mut Findings) {
 }
 
 fn forwarding(family: Family, findings: &mut Findings) {
-    let name = host::forwarding_name(family);
-    if host::forwards(family) {
+    let name = forwarding::name(family);
+    if forwarding::forwards(family) {
         findings.ok(format_args!("{name}: forwarding is on"));
         return;
     }
-    let writable = host::open(host::forwarding_path(family), libc::O_WRONLY);
+    let writable = file::open(forwarding::path(family), libc::O_WRONLY);
     let remedy = remedy::sysctl(findings.system, &format!("{name}=1"));
     match writable {
         Ok(_) => findings.warning(format_args!("{name}: forwarding is off; `start` switches it on")),
@@ -68,7 +74,7 @@ fn forwarding(family: Family, findings: &mut Findings) {
 
 /// Where an address of ours is, if it is somewhere.
 fn place(ip: IpAddr, keepalived: &str) -> Option<&'static str> {
-    if host::has_address(ip) {
+    if route::has_address(ip) {
         Some("on this host")
     } else {
         moves(keepalived, ip).then_some("held by keepalived")
@@ -162,7 +168,7 @@ fn addresses(first: IpAddr, last: IpAddr) -> Vec<IpAddr> {
 }
 
 fn reach(backend: Endpoint, findings: &mut Findings) {
-    match host::route(backend.ip()) {
+    match route::route(backend.ip()) {
         Err(error) => {
             findings.error(format_args!(
                 "backend {backend}: no route to it ({}); add one (ip route add), or bring up its interface",
@@ -170,7 +176,7 @@ fn reach(backend: Endpoint, findings: &mut Findings) {
             ));
         }
         Ok(_) if backend.ip().is_loopback() => loopback(&format!("backend {backend}"), backend, findings),
-        Ok(_) if host::has_address(backend.ip()) => {
+        Ok(_) if route::has_address(backend.ip()) => {
             findings.warning(format_args!(
                 "backend {backend}: it is this host itself; it will see the clients' own addresses"
             ));
@@ -184,7 +190,7 @@ fn loopback(what: &str, endpoint: Endpoint, findings: &mut Findings) {
     if !endpoint.ip().is_loopback() {
         return;
     }
-    let routed = host::read("/proc/sys/net/ipv4/conf/all/route_localnet") == "1";
+    let routed = file::read("/proc/sys/net/ipv4/conf/all/route_localnet") == "1";
     if endpoint.family() == Family::V4 && !routed {
         let remedy = remedy::sysctl(findings.system, "net.ipv4.conf.all.route_localnet=1");
         findings.error(format_args!("{what}: a loopback address works only with route_localnet; {remedy}"));
@@ -196,7 +202,7 @@ fn loopback(what: &str, endpoint: Endpoint, findings: &mut Findings) {
 /// Whether a program listens on the address and port, or on the port of all addresses.
 fn listens(bind: Endpoint) -> bool {
     for file in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        for line in host::read(file).lines() {
+        for line in file::read(file).lines() {
             let Some((ip, port)) = listener(line) else { continue };
             if port == bind.port() && (ip == bind.ip() || ip.is_unspecified()) {
                 return true;
@@ -231,7 +237,7 @@ fn reverse_path(services: &[Service], findings: &mut Findings) {
     if !services.iter().any(|service| service.bind.family() == Family::V4) {
         return;
     }
-    let value = |name: &str| number(&host::read(&format!("/proc/sys/net/ipv4/conf/{name}/rp_filter")), 9);
+    let value = |name: &str| number(&file::read(&format!("/proc/sys/net/ipv4/conf/{name}/rp_filter")), 9);
     // The larger of the two is in force (ip-sysctl.rst).
     let all = value("all").unwrap_or(0);
     let mut strict = host::interfaces();
@@ -249,8 +255,8 @@ fn reverse_path(services: &[Service], findings: &mut Findings) {
 /// Where bridges hand packets to iptables (br_netfilter, as Docker and Kubernetes want it), a packet that goes back to
 /// the port that it came from is dropped by the bridge before it is routed.
 fn bridges(findings: &mut Findings) {
-    let is_bridge = |name: &String| host::exists(&format!("/sys/class/net/{name}/bridge"));
-    if host::interfaces().iter().any(is_bridge) && host::read("/proc/sys/net/bridge/bridge-nf-call-iptables") == "1" {
+    let is_bridge = |name: &String| file::exists(&format!("/sys/class/net/{name}/bridge"));
+    if host::interfaces().iter().any(is_bridge) && file::read("/proc/sys/net/bridge/bridge-nf-call-iptables") == "1" {
         findings.warning(format_args!(
             "bridge-nf-call-iptables: it is 1, so a backend on a bridge of this host cannot reach itself through bind; \
              if it has to, set hairpin on for its port (bridge link set dev PORT hairpin on)",
@@ -260,7 +266,7 @@ fn bridges(findings: &mut Findings) {
 
 /// Room in the connection table: when it is full, the router drops everybody's new connections.
 fn room(findings: &mut Findings) {
-    let number = |name: &str| number(&host::read(&format!("/proc/sys/net/netfilter/{name}")), 1 << 40);
+    let number = |name: &str| number(&file::read(&format!("/proc/sys/net/netfilter/{name}")), 1 << 40);
     let (Some(count), Some(max)) = (number("nf_conntrack_count"), number("nf_conntrack_max")) else {
         return;
     };

@@ -1,17 +1,19 @@
 //! Can the rules be loaded, and do others' rules let the connections through?
 
 use super::Findings;
-use crate::engine::iptables::Iptables;
+use crate::engine::iptables::rule::{enters, value};
+use crate::engine::iptables::ruleset::{is_ours, Jump, Part, Ruleset, Table, HOOKS};
+use crate::engine::iptables::tool::Iptables;
 use crate::engine::{Engine, InForce};
-use crate::host::Lock;
-use crate::program;
-use crate::remedy::{self, Need};
-use crate::ruleset::{enters, is_ours, value, Jump, Part, Ruleset, Table, HOOKS};
-use crate::say;
-use crate::service::{Backend, Family, Schedule, Service};
+use crate::host::lock::Lock;
+use crate::host::remedy::{self, Need};
+use crate::net::Family;
+use crate::service::{Backend, Schedule, Service};
+use crate::sys::log;
+use crate::sys::process;
 
 pub fn check(services: &[Service], findings: &mut Findings) {
-    if program::find("iptables").is_none() {
+    if process::find("iptables").is_none() {
         let remedy = remedy::iptables(findings.system, Family::V4);
         findings.error(format_args!("iptables: there is none on PATH or in /usr/sbin and /sbin; {remedy}"));
         return;
@@ -204,7 +206,7 @@ fn others(services: &[Service], found: &InForce, findings: &mut Findings) {
         for family in Family::ALL {
             let late = |jump: &&Jump| jump.chain == chain && jump.number > 1;
             if let Some(jump) = found.ours.part(family, table).jumps.iter().find(late) {
-                let before = say::count(jump.number - 1, "rule");
+                let before = log::count(jump.number - 1, "rule");
                 findings.warning(format_args!(
                     "{family} {chain} ({}): {before} of others before ours; what they drop or take does not get to it",
                     table.name()
@@ -250,7 +252,7 @@ fn churn(services: &[Service], found: &InForce, findings: &mut Findings) {
 
 /// Tables outside of iptables with a chain at the forward hook. An ACCEPT in one base chain is no verdict for the next.
 fn foreign_forward_hooks() -> Vec<String> {
-    let chains = program::find("nft").and_then(|nft| program::run(&nft, &["list", "chains"], "").ok());
+    let chains = process::find("nft").and_then(|nft| process::run(&nft, &["list", "chains"], "").ok());
     chains.map(|chains| hooked(&chains.out)).unwrap_or_default()
 }
 

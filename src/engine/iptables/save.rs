@@ -1,0 +1,246 @@
+//! What `iptables-save -c` prints, read with distrust: other programs' chains and comments may look like ours.
+
+use crate::engine::iptables::rule::{enters, Rule};
+use crate::engine::iptables::ruleset::{is_ours, Jump, Ruleset, Table};
+use crate::error::{fail, Error};
+use crate::net::Family;
+use crate::text::{has, number};
+
+use crate::engine::Others;
+
+/// Adds what is ours in `text` to `ours`, and what matters of the rest to `others`. Fails where a table holds rules that
+/// only `nft` can show: ours may be among them.
+pub fn read(text: &str, family: Family, ours: &mut Ruleset, others: &mut Others) -> Result<(), Error> {
+    let mut table = None;
+    // The chain whose rules are being told, one after the other, and how many of them were seen.
+    let (mut current, mut seen) = ("", 0);
+    for line in Lines(text) {
+        if let Some(name) = line.strip_prefix('*') {
+            table = Table::ALL.into_iter().find(|table| table.name() == name.trim_ascii_end());
+            current = "";
+        } else if let Some(name) = incompatible(line) {
+            return fail!(
+                "somebody put rules into table {name} ({family}) that iptables cannot show (`nft list ruleset` does); \
+                 they must move to a table of their own"
+            );
+        } else if let (Some(declared), Some(table)) = (line.strip_prefix(':'), table) {
+            let mut words = declared.split(' ');
+            let (Some(chain), policy) = (words.next(), words.next().unwrap_or("-")) else { continue };
+            if policy == "-" && is_ours(table, chain) {
+                ours.part_mut(family, table).declare(chain);
+            } else if table == Table::Filter && chain == "FORWARD" && policy != "-" {
+                others.forward_policies.push((family, policy.to_owned()));
+            }
+        } else if let Some((chain, rule)) = appended(line) {
+            seen = if chain == current { seen + 1 } else { 1 };
+            current = chain;
+            match table {
+                Some(table) if is_ours(table, chain) => {
+                    ours.part_mut(family, table).push(chain, rule);
+                }
+                Some(table) if enters(&rule.text).is_some_and(|chain| is_ours(table, chain)) => {
+                    let jump = Jump { chain: chain.to_owned(), rule, number: seen };
+                    ours.part_mut(family, table).jumps.push(jump);
+                }
+                _ if uses_conntrack(&rule.text) && !others.use_conntrack.contains(&family) => {
+                    others.use_conntrack.push(family);
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The table's name in ``# Table `nat' is incompatible, use 'nft' tool.``, where it is one of those that we use.
+fn incompatible(line: &str) -> Option<&str> {
+    let (name, rest) = line.strip_prefix("# Table `")?.split_once('\'')?;
+    (rest.starts_with(" is incompatible") && Table::ALL.iter().any(|table| table.name() == name)).then_some(name)
+}
+
+/// `[packets:bytes] -A CHAIN text`; the counters may be missing.
+fn appended(line: &str) -> Option<(&str, Rule)> {
+    let (packets, rest) = match line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((counters, rest)) => (number(counters.split(':').next()?, u64::MAX)?, rest.strip_prefix(' ')?),
+        None => (0, line),
+    };
+    let rest = rest.strip_prefix("-A ")?;
+    let (chain, text) = rest.split_once(' ').unwrap_or((rest, ""));
+    Some((chain, Rule { text: text.trim_ascii_end().to_owned(), packets }))
+}
+
+/// Whether a rule uses connection tracking, so that the kernel keeps it going.
+fn uses_conntrack(rule: &str) -> bool {
+    const MATCHES: [&str; 6] = ["state", "conntrack", "connmark", "connbytes", "connlimit", "helper"];
+    const TARGETS: [&str; 7] = ["MASQUERADE", "SNAT", "DNAT", "REDIRECT", "NETMAP", "CONNMARK", "CT"];
+    let words: Vec<&str> = Words(rule).collect();
+    words.windows(2).any(|pair| match pair {
+        ["-m", name] => MATCHES.contains(name),
+        ["-j", name] => TARGETS.contains(name),
+        _ => false,
+    })
+}
+
+/// How many bytes a quoted string at the beginning of `text` takes; it may contain blanks, line ends and `\"`.
+fn quoted(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return Some(at + 1),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Where the first `end` stands in `text` outside of quoted strings. Only values of long options are quoted (comments,
+/// log prefixes); a quotation mark anywhere else, as in the name of a chain or an interface, is a letter like any other.
+fn end_of(text: &str, end: char) -> usize {
+    let mut at = 0;
+    let mut word = 0;
+    let mut value = false;
+    while let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) {
+        if c == end {
+            return at;
+        }
+        let string = if c == '"' && value && at == word { text.get(at..).and_then(quoted) } else { None };
+        at += string.unwrap_or(c.len_utf8());
+        if c == ' ' {
+            value = text.get(word..at).is_some_and(|word| word.starts_with("--"));
+            word = at;
+        }
+    }
+    text.len()
+}
+
+/// Lines, where a line end inside a quoted comment does not count. Only rules have comments.
+struct Lines<'a>(&'a str);
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let mut end = self.0.find('\n').unwrap_or(self.0.len());
+        let mut line = self.0.get(..end)?;
+        if line.starts_with(['[', '-']) && has(line, '"') {
+            end = end_of(self.0, '\n');
+            line = self.0.get(..end)?;
+        }
+        self.0 = self.0.get(end + 1..).unwrap_or_default();
+        Some(line)
+    }
+}
+
+/// Words, where a quoted string is one.
+struct Words<'a>(&'a str);
+
+impl<'a> Iterator for Words<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        self.0 = self.0.trim_start_matches(' ');
+        let string = if self.0.starts_with('"') { quoted(self.0) } else { None };
+        let end = string.unwrap_or_else(|| self.0.find(' ').unwrap_or(self.0.len()));
+        let word = self.0.get(..end).filter(|word| !word.is_empty());
+        self.0 = self.0.get(end..).unwrap_or_default();
+        word
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> (Ruleset, Others) {
+        let (mut ours, mut others) = (Ruleset::default(), Others::default());
+        read(text, Family::V4, &mut ours, &mut others).unwrap();
+        (ours, others)
+    }
+
+    #[test]
+    fn our_chains_rules_and_jumps_are_found_with_their_counters() {
+        let (ours, others) = parse(
+            "# Warning: iptables-legacy tables present, use iptables-legacy-save to see them\n\
+             # Generated by iptables-nft-save v1.8.9 (nf_tables) on Mon Nov 23 02:40:02 2026\n\
+             *filter\n:FORWARD DROP [3:180]\n:PARAGLIDER-FWD - [0:0]\n\
+             [9:540] -A FORWARD -p tcp -j PARAGLIDER-FWD\n[9:540] -A PARAGLIDER-FWD -p tcp -j ACCEPT\nCOMMIT\n\
+             *nat\n:PREROUTING ACCEPT [0:0]\n:PARAGLIDER - [0:0]\n:PG-web/0 - [0:0]\n\
+             [7:420] -A PREROUTING -p tcp -j PARAGLIDER\n\
+             [5:300] -A PG-web/0 -p tcp -j DNAT --to-destination 10.0.0.1:80\nCOMMIT\n",
+        );
+        let filter = ours.part(Family::V4, Table::Filter);
+        assert_eq!((filter.jumps[0].chain.as_str(), filter.jumps[0].number), ("FORWARD", 1));
+        assert_eq!(filter.rules("PARAGLIDER-FWD").unwrap()[0].text, "-p tcp -j ACCEPT");
+        let nat = ours.part(Family::V4, Table::Nat);
+        assert_eq!(nat.rules("PARAGLIDER").unwrap(), []);
+        assert_eq!(nat.rules("PG-web/0").unwrap()[0].packets, 5);
+        assert_eq!(nat.jumps[0].rule.text, "-p tcp -j PARAGLIDER");
+        assert_eq!(others.forward_policies, [(Family::V4, "DROP".to_owned())]);
+    }
+
+    #[test]
+    fn others_rules_that_look_like_ours_do_not_fool_it() {
+        let (ours, _) = parse(concat!(
+            "*filter\n:FORWARD ACCEPT [0:0]\n:PARAGLIDERS - [0:0]\n:PG-admin - [0:0]\n:odd\"name - [0:0]\n",
+            "-A FORWARD -m comment --comment \"see -j PARAGLIDER-FWD\" -j ACCEPT\n",
+            "-A FORWARD -m comment --comment \"a \\\" -j PARAGLIDER-FWD\" -j DROP\n",
+            "-A FORWARD -m comment --comment \"two\n:PARAGLIDER-FWD - [0:0]\n-A FORWARD -j PARAGLIDER-FWD\nCOMMIT\n\" -j DROP\n",
+            "-A FORWARD -j odd\"name\n",
+            "-A FORWARD -m comment --comment -j -j ACCEPT\n",
+            "-A FORWARD -m comment --comment PARAGLIDER-FWD -j ACCEPT\n",
+            ":PG-web/0 - [0:0]\n:PARAGLIDER - [0:0]\n-A FORWARD -j PG-web/0\n-A PG-web/0 -j DROP\n",
+            "-A FORWARD -j PG-admin\n-A PARAGLIDERS -j ACCEPT\n",
+            "COMMIT\n*mangle\n:PARAGLIDER - [0:0]\n-A PREROUTING -j PARAGLIDER\nCOMMIT\n",
+        ));
+        assert!(ours.is_empty(), "{ours:?}");
+    }
+
+    #[test]
+    fn after_an_odd_name_or_an_open_quotation_mark_the_rest_is_still_read() {
+        for odd in ["-A FORWARD -j odd\"name\n", "-A FORWARD -j \"odd\n", ":x\"y - [0:0]\n"] {
+            let (ours, _) =
+                parse(&format!("*filter\n{odd}:PARAGLIDER-FWD - [0:0]\n-A FORWARD -j PARAGLIDER-FWD\nCOMMIT\n"));
+            let filter = ours.part(Family::V4, Table::Filter);
+            assert_eq!((filter.chains().len(), filter.jumps.len()), (1, 1), "{odd}");
+        }
+    }
+
+    #[test]
+    fn others_use_of_conntrack_is_seen() {
+        for (rule, uses) in [
+            ("-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", true),
+            ("-A INPUT -m state --state ESTABLISHED -j ACCEPT", true),
+            ("-A FORWARD -o eth0 -j MASQUERADE", true),
+            ("-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT", false),
+            ("-A INPUT -m comment --comment \"no -m conntrack\" -j ACCEPT", false),
+            ("-A INPUT -m comment --comment conntrack -j ACCEPT", false),
+            ("-A INPUT -j CT --notrack", true),
+        ] {
+            let (_, others) = parse(&format!("*filter\n{rule}\nCOMMIT\n"));
+            assert_eq!(!others.use_conntrack.is_empty(), uses, "{rule}");
+        }
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_shown_is_an_error_where_ours_may_be_in_it() {
+        let read = |table: &str| {
+            let text = format!("# Table `{table}' is incompatible, use 'nft' tool.\n");
+            read(&text, Family::V4, &mut Ruleset::default(), &mut Others::default())
+        };
+        assert!(read("nat").is_err() && read("filter").is_err() && read("mangle").is_ok());
+    }
+
+    #[test]
+    fn garbage_is_no_panic() {
+        for text in
+            ["", "*", ":", "-A", "[", "[1:2] ", "[x:y] -A a b", "-A X -j", "\"", "*nat\n:\n-A \n", "*nat\n-A PG-x/0"]
+        {
+            parse(text);
+        }
+    }
+}

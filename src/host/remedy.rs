@@ -1,0 +1,144 @@
+//! How to get what is missing, in the words of this system.
+
+use crate::net::Family;
+use crate::sys::file;
+
+/// What kind of system this is, as far as it matters for installing something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum System {
+    /// OpenWrt up to 24.10.
+    Opkg,
+    /// OpenWrt from 25.12 on.
+    OpenWrtApk,
+    /// Alpine.
+    AlpineApk,
+    /// Debian, Ubuntu and their kin.
+    Apt,
+    /// Built with Buildroot: nothing can be installed, the image is built anew.
+    Buildroot,
+    /// Something else.
+    Other,
+}
+
+impl System {
+    /// This one.
+    pub fn here() -> Self {
+        Self::of(&file::read("/etc/os-release"), file::exists)
+    }
+
+    fn of(os_release: &str, exists: impl Fn(&str) -> bool) -> Self {
+        let value = |key: &str| {
+            let line = os_release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            line.unwrap_or_default().trim_matches('"').to_owned()
+        };
+        let ids = format!("{} {}", value("ID"), value("ID_LIKE"));
+        let is = |id: &str| ids.split(' ').any(|word| word == id);
+        if exists("/etc/openwrt_release") || is("openwrt") {
+            if exists("/usr/bin/apk") || exists("/sbin/apk") {
+                System::OpenWrtApk
+            } else {
+                System::Opkg
+            }
+        } else if is("debian") || is("ubuntu") {
+            System::Apt
+        } else if is("alpine") {
+            System::AlpineApk
+        } else if is("buildroot") {
+            System::Buildroot
+        } else {
+            System::Other
+        }
+    }
+}
+
+/// A part of the kernel or of iptables that Paraglider needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Need {
+    /// Its name, for people.
+    pub what: &'static str,
+    /// OpenWrt's package.
+    pub openwrt: &'static str,
+    /// The kernel option without `CONFIG_`, for iptables-legacy and for the part that both variants share.
+    pub option: &'static str,
+    /// The kernel module that the option makes.
+    pub module: &'static str,
+}
+
+impl Need {
+    /// How to get it on `system`.
+    pub fn remedy(&self, system: System) -> String {
+        let Need { openwrt, option, module, .. } = self;
+        match system {
+            System::Opkg => format!("opkg update && opkg install {openwrt}"),
+            System::OpenWrtApk => format!("apk update && apk add {openwrt}"),
+            System::AlpineApk | System::Apt | System::Other => {
+                format!("modprobe {module}, or a kernel with CONFIG_{option}=y; in a container, load it on the host")
+            }
+            System::Buildroot => format!("set CONFIG_{option}=y in the kernel's configuration (make linux-menuconfig)"),
+        }
+    }
+}
+
+/// How to get the iptables programs.
+pub fn iptables(system: System, family: Family) -> &'static str {
+    match (system, family) {
+        (System::Opkg, Family::V4) => {
+            "opkg update && opkg install iptables iptables-mod-ipopt kmod-ipt-nat kmod-ipt-conntrack"
+        }
+        (System::OpenWrtApk, Family::V4) => {
+            "apk update && apk add iptables iptables-mod-ipopt kmod-ipt-nat kmod-ipt-conntrack"
+        }
+        (System::Opkg, Family::V6) => "opkg update && opkg install ip6tables kmod-ipt-nat6",
+        (System::OpenWrtApk, Family::V6) => "apk update && apk add ip6tables kmod-ipt-nat6",
+        (System::AlpineApk, _) => "apk add iptables",
+        (System::Apt, _) => "apt install iptables",
+        (System::Buildroot, _) => "set BR2_PACKAGE_IPTABLES=y and build the image anew",
+        (System::Other, _) => "install the package that brings iptables and iptables-restore",
+    }
+}
+
+/// Sets a sysctl now and for every boot.
+pub fn sysctl(system: System, setting: &str) -> String {
+    match system {
+        System::Opkg | System::OpenWrtApk => format!("echo {setting} >>/etc/sysctl.conf && service sysctl restart"),
+        _ => format!("sysctl -w {setting}, and a file in /etc/sysctl.d for the next boot"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systems_are_told_apart() {
+        let nothing = |_: &str| false;
+        let apk = |path: &str| path == "/usr/bin/apk";
+        assert_eq!(System::of("ID=debian\n", nothing), System::Apt);
+        assert_eq!(System::of("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n", nothing), System::Apt);
+        assert_eq!(System::of("ID=\"openwrt\"\n", nothing), System::Opkg);
+        assert_eq!(System::of("", |path| path == "/etc/openwrt_release"), System::Opkg);
+        assert_eq!(System::of("ID=openwrt\n", apk), System::OpenWrtApk);
+        assert_eq!(System::of("ID=alpine\n", apk), System::AlpineApk);
+        assert_eq!(System::of("NAME=Buildroot\nID=buildroot\n", nothing), System::Buildroot);
+        assert_eq!(System::of("", nothing), System::Other);
+    }
+
+    #[test]
+    fn each_system_gets_its_own_remedy() {
+        let need = Need {
+            what: "x",
+            openwrt: "iptables-mod-ipopt",
+            option: "NETFILTER_XT_MATCH_STATISTIC",
+            module: "xt_statistic",
+        };
+        for (system, word) in [
+            (System::Opkg, "opkg install iptables-mod-ipopt"),
+            (System::OpenWrtApk, "apk add iptables-mod-ipopt"),
+            (System::Apt, "modprobe xt_statistic"),
+            (System::Buildroot, "CONFIG_NETFILTER_XT_MATCH_STATISTIC=y"),
+        ] {
+            assert!(need.remedy(system).contains(word));
+        }
+        assert!(iptables(System::Buildroot, Family::V4).contains("BR2_PACKAGE_IPTABLES"));
+    }
+}

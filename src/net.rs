@@ -1,0 +1,237 @@
+//! Addresses: families, and endpoints of TCP connections.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use crate::error::{refuse, Error};
+use crate::text::{has, number, Shown};
+
+/// The address family, which decides which tool (`iptables` or `ip6tables`) has the rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    /// As socket(2) calls it.
+    pub fn domain(self) -> libc::c_int {
+        match self {
+            Family::V4 => libc::AF_INET,
+            Family::V6 => libc::AF_INET6,
+        }
+    }
+
+    /// The family of an address.
+    pub fn of(ip: IpAddr) -> Self {
+        if ip.is_ipv4() {
+            Family::V4
+        } else {
+            Family::V6
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+        })
+    }
+}
+
+/// A unicast address. Its text is the same in Rust, in iptables and in the config.
+pub(crate) fn unicast(text: &str) -> Result<IpAddr, Error> {
+    let ip: IpAddr = text.parse().or_else(|_| no_address(text))?;
+    let shown = Shown(text);
+    let reserved = match ip {
+        // The kernel never sees a packet to 0.0.0.0 or ::, and one to many hosts is no TCP.
+        _ if ip.is_unspecified() => Some("stands for no address in particular; give the address of one host"),
+        _ if ip.is_multicast() => Some("is a multicast address; give the address of one host"),
+        IpAddr::V4(Ipv4Addr::BROADCAST) => Some("is the broadcast address; give the address of one host"),
+        IpAddr::V6(v6) if v6.to_ipv4().is_some() && !ip.is_loopback() => {
+            Some("is an IPv4 address in IPv6 clothes; write the IPv4 address")
+        }
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("is link-local, and rules cannot say on which link"),
+        _ => None,
+    };
+    match reserved {
+        Some(why) => refuse!("`{shown}` {why}"),
+        None => Ok(ip),
+    }
+}
+
+/// Says why `text` is no IP address, for the one who wrote it.
+fn no_address(text: &str) -> Result<IpAddr, Error> {
+    let shown = Shown(text);
+    let numbers = |t: &str| t.split('.').all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()));
+    let why = if text.is_empty() {
+        return refuse!("the address is missing");
+    } else if has(text, '%') {
+        "names a zone; an address in a rule has none"
+    } else if has(text, '/') {
+        "is a network; give one address"
+    } else if numbers(text) {
+        if text.split('.').any(|part| part.len() > 1 && part.starts_with('0')) {
+            "has a leading zero; write each of the four numbers plainly, as in 192.0.2.1"
+        } else {
+            "is not an IPv4 address: four numbers from 0 to 255, as in 192.0.2.1"
+        }
+    } else if has(text, ':') {
+        "is not an IPv6 address, as in 2001:db8::1"
+    } else if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
+        "is a name; rules hold addresses only, so write its IP address"
+    } else {
+        "is not an IP address"
+    };
+    refuse!("`{shown}` {why}")
+}
+
+/// An address and a port that a TCP connection can go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    ip: IpAddr,
+    port: u16,
+}
+
+impl Endpoint {
+    /// Reads `192.0.2.1:80` or `[2001:db8::1]:80`.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        const FORM: &str = "write address:port, as in 192.0.2.1:80 or \"[2001:db8::1]:80\"";
+        let shown = Shown(text);
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => match rest.split_once(']') {
+                Some((host, "")) => (host, None),
+                Some((host, port)) => match port.strip_prefix(':') {
+                    Some(port) => (host, Some(port)),
+                    None => return refuse!("`{shown}` is not an address and a port; {FORM}"),
+                },
+                None => return refuse!("`{shown}` lacks its `]`; {FORM}"),
+            },
+            None => match text.rsplit_once(':') {
+                Some((host, _)) if has(host, ':') => {
+                    return refuse!("`{shown}`: an IPv6 address stands in brackets; {FORM}");
+                }
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            },
+        };
+        let port = match port {
+            None | Some("") => return refuse!("`{shown}` has no port; {FORM}"),
+            Some(port) => port_number(port)?,
+        };
+        let ip = unicast(host)?;
+        if text.starts_with('[') != ip.is_ipv6() {
+            return refuse!("`{shown}`: brackets are for IPv6 addresses; {FORM}");
+        }
+        Ok(Endpoint { ip, port })
+    }
+
+    /// From an address and a port as other programs print them, each by itself.
+    pub fn of(ip: &str, port: &str) -> Option<Self> {
+        let text = if has(ip, ':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
+        Self::parse(&text).ok()
+    }
+
+    /// The address.
+    pub fn ip(self) -> IpAddr {
+        self.ip
+    }
+
+    /// The port, never 0.
+    pub fn port(self) -> u16 {
+        self.port
+    }
+
+    /// The same address with another port, if one is given (never 0).
+    #[must_use]
+    pub fn with_port(self, port: Option<u16>) -> Self {
+        Endpoint { port: port.unwrap_or(self.port), ..self }
+    }
+
+    /// For the standard library's sockets.
+    pub fn socket(self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port)
+    }
+
+    /// The address family.
+    pub fn family(self) -> Family {
+        Family::of(self.ip)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Endpoint { ip, port } = self;
+        match self.family() {
+            Family::V4 => write!(f, "{ip}:{port}"),
+            Family::V6 => write!(f, "[{ip}]:{port}"),
+        }
+    }
+}
+
+/// Reads a port, 1 to 65535, written plainly.
+pub fn port_number(text: &str) -> Result<u16, Error> {
+    let shown = Shown(text);
+    match number(text, u16::MAX.into()) {
+        _ if text.bytes().any(|b| !b.is_ascii_digit()) => refuse!("port `{shown}` is not a number in 1-65535"),
+        Some(0) | None => refuse!("port {shown} is not in 1-65535"),
+        Some(_) if text.starts_with('0') => refuse!("port {shown} has a leading zero; write it plainly"),
+        Some(port) => Ok(port as u16),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_what_it_was_written_as() {
+        for text in ["166.1.101.2:4444", "127.0.0.1:1", "255.255.255.254:65535", "[2001:db8::1]:80", "[::1]:8080"] {
+            assert_eq!(Endpoint::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_endpoint_is_told_why() {
+        for (text, why) in [
+            ("", "has no port"),
+            ("172.19.0.2", "has no port"),
+            ("172.19.0.2:", "has no port"),
+            ("172.19.0.2:0", "port 0 is not in 1-65535"),
+            ("172.19.0.2:70000", "port 70000 is not in 1-65535"),
+            ("172.19.0.2:99999999999999999999", "is not in 1-65535"),
+            ("172.19.0.2:+80", "is not a number"),
+            ("172.19.0.2:080", "leading zero"),
+            ("172.19.0.2:http", "port `http` is not a number"),
+            ("256.1.1.1:80", "`256.1.1.1` is not an IPv4 address"),
+            ("172.019.0.2:80", "leading zero"),
+            ("1.2.3:80", "is not an IPv4 address"),
+            ("web.example:80", "`web.example` is a name"),
+            (":80", "the address is missing"),
+            ("0.0.0.0:80", "stands for no address"),
+            ("[::]:80", "stands for no address"),
+            ("224.0.0.1:80", "multicast"),
+            ("255.255.255.255:80", "broadcast"),
+            ("[::ffff:1.2.3.4]:80", "IPv4 address in IPv6 clothes"),
+            ("[fe80::1]:80", "link-local"),
+            ("[fe80::1%eth0]:80", "zone"),
+            ("fd00::1:80", "stands in brackets"),
+            ("[fd00::1:80", "lacks its `]`"),
+            ("[fd00::1]80", "is not an address and a port"),
+            ("[fd00::1]", "has no port"),
+            ("[1.2.3.4]:80", "brackets are for IPv6"),
+            ("10.0.0.0/8:80", "is a network"),
+            ("$(reboot):80", "is not an IP address"),
+        ] {
+            let said = Endpoint::parse(text).unwrap_err().to_string();
+            assert!(said.contains(why), "{text}: {said}");
+        }
+    }
+}

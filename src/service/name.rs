@@ -1,0 +1,67 @@
+//! The name of a frontend.
+
+use std::fmt;
+
+use crate::error::{refuse, Error};
+use crate::net::Endpoint;
+use crate::text::{fnv1a, Shown};
+
+/// Longest name of a frontend, in bytes. With `PG-`, a slash and three digits it fills the 28 bytes of a chain name.
+pub const LONGEST_NAME: usize = 21;
+
+/// A frontend's name: the middle of the names of its chains, so that it stays when a neighbour changes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name(String);
+
+impl Name {
+    /// A name that a person gave: letters, digits, `-`, `_` and `.`, beginning with a letter or a digit.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        let begins_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        if begins_well && text.len() <= LONGEST_NAME && text.bytes().all(plain) {
+            return Ok(Name(text.to_owned()));
+        }
+        refuse!(
+            "name `{}` is not 1 to {LONGEST_NAME} letters, digits, `-`, `_` or `.` that begin with a letter or a digit",
+            Shown(text)
+        )
+    }
+
+    /// The name of a frontend without one: its bind, where that is short enough for a chain's name.
+    pub fn of_bind(bind: Endpoint) -> Self {
+        let text = bind.to_string();
+        if text.len() <= LONGEST_NAME {
+            return Name(text);
+        }
+        Name(format!("v6:{:016x}", fnv1a(text.as_bytes())))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_into_chain_names() {
+        assert!(Name::parse("web-1_a.b").is_ok());
+        assert!(Name::parse(&"x".repeat(LONGEST_NAME)).is_ok());
+        for bad in ["", "-x", ".x", "a b", "a/b", "a\nb", "$(x)", "é", &"x".repeat(LONGEST_NAME + 1)] {
+            assert!(Name::parse(bad).is_err(), "{bad:?}");
+        }
+        let longest = Endpoint::parse("[2001:db8:1111:2222:3333:4444:5555:6666]:65535").unwrap();
+        assert!(Name::of_bind(longest).as_str().len() <= LONGEST_NAME);
+        let longest = Endpoint::parse("255.255.255.254:65535").unwrap();
+        assert_eq!(Name::of_bind(longest).as_str(), "255.255.255.254:65535");
+    }
+}

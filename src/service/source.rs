@@ -1,0 +1,106 @@
+//! `privateip`: the source address that backends see.
+
+use std::net::IpAddr;
+
+use crate::error::{refuse, Error};
+use crate::net::{unicast, Endpoint, Family};
+use crate::text::{nearest, Shown};
+
+/// Most addresses that a `privateip` range may name.
+pub const MOST_SOURCES: u128 = 256;
+
+/// The source address that backends see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The address of the interface that the connection leaves by (`privateip` left out, or `auto`).
+    Masquerade,
+    /// One address, or one of a range: first and last, of one family, first ≤ last.
+    Addresses(IpAddr, IpAddr),
+    /// The client's own (`none`): the backends must route back through this host.
+    Client,
+}
+
+impl Source {
+    /// Reads `172.19.0.4`, `172.19.0.4-172.19.0.7`, `auto` or `none`.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let shown = Shown(text);
+        match text {
+            "auto" => return Ok(Source::Masquerade),
+            "none" => return Ok(Source::Client),
+            "" => return refuse!("an address, a range first-last, `auto` or `none` is missing"),
+            _ => {}
+        }
+        // An address never contains a dash.
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let (first, last) = (source_address(first.trim_ascii())?, source_address(last.trim_ascii())?);
+        let size = match (first, last) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => u128::from(u32::from(b)).checked_sub(u32::from(a).into()),
+            (IpAddr::V6(a), IpAddr::V6(b)) => u128::from(b).checked_sub(u128::from(a)),
+            _ => return refuse!("the range `{shown}` mixes IPv4 and IPv6"),
+        };
+        match size {
+            None => refuse!("the range `{shown}` is upside down; write {last}-{first}"),
+            Some(size) if size >= MOST_SOURCES => {
+                refuse!("the range `{shown}` has more than {MOST_SOURCES} addresses")
+            }
+            Some(_) => Ok(Source::Addresses(first, last)),
+        }
+    }
+
+    /// The family of the addresses, where there are any.
+    pub fn family(self) -> Option<Family> {
+        match self {
+            Source::Addresses(first, _) => Some(Family::of(first)),
+            Source::Masquerade | Source::Client => None,
+        }
+    }
+}
+
+fn source_address(text: &str) -> Result<IpAddr, Error> {
+    if Endpoint::parse(text).is_ok() {
+        return refuse!("`{}` has a port; give the address alone", Shown(text));
+    }
+    if let Some(word) = nearest(text, &["auto", "none"]) {
+        return refuse!("there is no privateip `{}`; did you mean `{word}`?", Shown(text));
+    }
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+    match unicast(bare) {
+        Ok(ip) if ip.is_loopback() => {
+            refuse!("`{}` is a loopback address, to which no backend can answer", Shown(text))
+        }
+        Ok(ip) => Ok(ip),
+        Err(why) => refuse!("{why}; or write a range first-last, `auto` or `none`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_an_address_a_range_or_a_word() {
+        let one = |text: &str| Source::Addresses(text.parse().unwrap(), text.parse().unwrap());
+        assert_eq!(Source::parse("172.19.0.4").unwrap(), one("172.19.0.4"));
+        assert_eq!(Source::parse("[fd00::4]").unwrap(), one("fd00::4"));
+        assert_eq!(
+            Source::parse("172.19.0.4-172.19.0.7").unwrap(),
+            Source::Addresses("172.19.0.4".parse().unwrap(), "172.19.0.7".parse().unwrap())
+        );
+        assert_eq!(Source::parse("auto").unwrap(), Source::Masquerade);
+        assert_eq!(Source::parse("none").unwrap(), Source::Client);
+        for (text, why) in [
+            ("", "missing"),
+            ("172.19.0.9-172.19.0.4", "upside down"),
+            ("172.19.0.4-fd00::4", "mixes"),
+            ("10.0.0.1-10.0.1.1", "more than 256"),
+            ("172.19.0.4:80", "has a port"),
+            ("web", "`auto` or `none`"),
+            ("None", "did you mean `none`?"),
+            ("127.0.0.1", "is a loopback address"),
+            ("0.0.0.0", "no address"),
+        ] {
+            let said = Source::parse(text).unwrap_err().to_string();
+            assert!(said.contains(why), "{text}: {said}");
+        }
+    }
+}

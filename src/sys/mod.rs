@@ -1,0 +1,9 @@
+//! The system's calls: the only place with `unsafe`.
+#![allow(unsafe_code)]
+
+pub mod file;
+pub mod log;
+pub mod netlink;
+pub mod poll;
+pub mod process;
+pub mod socket;

@@ -1,0 +1,141 @@
+//! One check of one backend, without waiting: it goes on whenever its socket has something to tell.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
+
+use crate::error::plain;
+use crate::net::Endpoint;
+use crate::service::health::Health;
+use crate::sys::file;
+use crate::sys::socket;
+
+/// How much of an answer is looked at, in bytes.
+const MOST_ANSWER: usize = 16 * 1024;
+
+/// A check that has begun.
+#[derive(Debug)]
+pub struct Probe {
+    socket: File,
+    /// The request has been sent.
+    asked: bool,
+    answer: Vec<u8>,
+}
+
+impl Drop for Probe {
+    /// With an RST, so that no TIME_WAIT is left of each check, neither here nor in the connection table.
+    fn drop(&mut self) {
+        socket::abort(&self.socket);
+    }
+}
+
+/// Nothing yet, good, or why not.
+pub type Verdict = Option<Result<(), String>>;
+
+impl Probe {
+    /// Begins to connect.
+    pub fn begin(to: Endpoint) -> io::Result<Self> {
+        let socket = socket::open(to.family().domain(), libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
+        match socket::connect(&socket, to.ip(), to.port()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+            _ => Ok(Probe { socket, asked: false, answer: Vec::new() }),
+        }
+    }
+
+    /// What poll(2) has to wait for.
+    pub fn events(&self) -> (RawFd, libc::c_short) {
+        (self.socket.as_raw_fd(), if self.asked { libc::POLLIN } else { libc::POLLOUT })
+    }
+
+    /// Goes on after one of [`events`](Self::events).
+    pub fn go_on(&mut self, health: &Health, to: Endpoint) -> Verdict {
+        match self.step(health, to) {
+            Ok(verdict) => verdict,
+            // Connected, and there is nothing to read yet.
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => (!health.http).then_some(Ok(())),
+            Err(error) => Some(Err(sentence(&error))),
+        }
+    }
+
+    fn step(&mut self, health: &Health, to: Endpoint) -> io::Result<Verdict> {
+        if health.http && !self.asked {
+            // A new socket has room for it.
+            let request = format!(
+                "GET {} HTTP/1.0\r\nHost: {to}\r\nUser-Agent: paraglider\r\nConnection: close\r\n\r\n",
+                health.path
+            );
+            self.socket.write_all(request.as_bytes())?;
+            self.asked = true;
+            return Ok(None);
+        }
+        // If it could not connect, this tells why.
+        let more = file::read_on(&mut self.socket, &mut self.answer)?;
+        if !health.http {
+            return Ok(Some(Ok(())));
+        }
+        Ok(judge(&self.answer, !more || self.answer.len() >= MOST_ANSWER, health))
+    }
+}
+
+/// What the system said, as the end of a sentence.
+pub fn sentence(error: &io::Error) -> String {
+    plain(error).to_ascii_lowercase()
+}
+
+/// What the beginning of an answer tells, of which `all` may be there.
+fn judge(answer: &[u8], all: bool, health: &Health) -> Verdict {
+    // "HTTP/1.1 200 ": RFC 9112, section 4.
+    const STATUS: usize = 12;
+    let bad = |why: &str| Some(Err(why.to_owned()));
+    let Some(line) = answer.get(..STATUS) else {
+        return if all { bad("the answer is no HTTP") } else { None };
+    };
+    let status = match line {
+        [b'H', b'T', b'T', b'P', b'/', _, b'.', _, b' ', a, b, c] if [a, b, c].iter().all(|b| b.is_ascii_digit()) => {
+            [a, b, c].iter().fold(0, |status, digit| status * 10 + u64::from(**digit - b'0'))
+        }
+        _ => return bad("the answer is no HTTP"),
+    };
+    if status < health.statuses.0 || status > health.statuses.1 {
+        return Some(Err(format!("status {status}")));
+    }
+    if health.text.is_empty() {
+        return Some(Ok(()));
+    }
+    let body = answer.windows(4).position(|end| end == b"\r\n\r\n").and_then(|head| answer.get(head + 4..));
+    if body.is_some_and(|body| body.windows(health.text.len()).any(|part| part == health.text.as_bytes())) {
+        return Some(Ok(()));
+    }
+    if all {
+        bad("the body lacks the text")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(answer: &str, all: bool, expect: &str) -> Verdict {
+        let mut health = Health { http: true, ..Health::default() };
+        health.take("expect", expect).unwrap();
+        judge(answer.as_bytes(), all, &health)
+    }
+
+    #[test]
+    fn an_answer_is_judged_as_soon_as_it_can_be() {
+        let no = |why: &str| Some(Err(why.to_owned()));
+        assert_eq!(judged("HTTP/1.1 200 OK\r\n", false, "200-399"), Some(Ok(())));
+        assert_eq!(judged("HTTP/1.1 20", false, "200-399"), None);
+        assert_eq!(judged("HTTP/1.1 20", true, "200-399"), no("the answer is no HTTP"));
+        assert_eq!(judged("SSH-2.0-OpenSSH_9.2\r\n", false, "200-399"), no("the answer is no HTTP"));
+        assert_eq!(judged("HTTP/1.0 500 Oh no\r\n", false, "200-399"), no("status 500"));
+        assert_eq!(judged("HTTP/1.0 204 No Content\r\n", false, "204"), Some(Ok(())));
+        assert_eq!(judged("HTTP/1.1 200 ready\r\n\r\nnot yet", false, "ready"), None);
+        assert_eq!(judged("HTTP/1.1 200 ready\r\n\r\nnot yet", true, "ready"), no("the body lacks the text"));
+        assert_eq!(judged("HTTP/1.1 200 OK\r\nx: y\r\n\r\nall is ready", false, "ready"), Some(Ok(())));
+        assert_eq!(judged("HTTP/1.1 503 OK\r\n\r\nready", true, "ready"), no("status 503"));
+        assert_eq!(judged("", true, "200"), no("the answer is no HTTP"));
+    }
+}

@@ -8,6 +8,7 @@ use argh::FromArgs;
 use crate::error::Error;
 use crate::text::number;
 use crate::text::{one_of, Shown};
+use crate::verb::status::Format;
 
 /// Where the config is unless told otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/paraglider/glider.yaml";
@@ -61,7 +62,7 @@ pub enum Verb {
         drain: Option<u32>,
     },
     /// Tell what is in force.
-    Status(Form),
+    Status(Format),
     /// Tell whether the config can work here.
     Check,
     /// Show the rules.
@@ -69,17 +70,6 @@ pub enum Verb {
         /// Those of the IPv6 frontends.
         ipv6: bool,
     },
-}
-
-/// How `status` tells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
-    /// Prometheus' text format.
-    Prometheus,
 }
 
 /// The words, understood.
@@ -173,9 +163,9 @@ pub fn parse(words: Vec<OsString>) -> Result<Command, Error> {
         "watch" => Verb::Watch { stop_on_exit: words.stop_on_exit },
         "stop" => Verb::Stop { drain: words.drain.as_deref().map(seconds).transpose()? },
         "status" => Verb::Status(match (words.json, words.prometheus) {
-            (false, false) => Form::Text,
-            (true, false) => Form::Json,
-            (false, true) => Form::Prometheus,
+            (false, false) => Format::Text,
+            (true, false) => Format::Json,
+            (false, true) => Format::Prometheus,
             (true, true) => return Err(usage(format_args!("--json and --prometheus are two answers; ask for one"))),
         }),
         "check" => Verb::Check,
@@ -261,8 +251,8 @@ mod tests {
     #[test]
     fn verbs_have_their_own_options() {
         assert_eq!(parsed("stop --drain 30"), run(Verb::Stop { drain: Some(30) }, DEFAULT_CONFIG));
-        assert_eq!(parsed("status --json"), run(Verb::Status(Form::Json), DEFAULT_CONFIG));
-        assert_eq!(parsed("status -prometheus"), run(Verb::Status(Form::Prometheus), DEFAULT_CONFIG));
+        assert_eq!(parsed("status --json"), run(Verb::Status(Format::Json), DEFAULT_CONFIG));
+        assert_eq!(parsed("status -prometheus"), run(Verb::Status(Format::Prometheus), DEFAULT_CONFIG));
         assert_eq!(parsed("reload --drop-removed"), run(Verb::Start { drop_removed: true }, DEFAULT_CONFIG));
         assert_eq!(parsed("watch --stop-on-exit"), run(Verb::Watch { stop_on_exit: true }, DEFAULT_CONFIG));
         assert_eq!(parsed("print --ipv6"), run(Verb::Print { ipv6: true }, DEFAULT_CONFIG));

@@ -14,6 +14,8 @@ pub enum Exit {
     Usage = 2,
     /// `status` only: nothing is in force (LSB: "program is not running").
     NotInForce = 3,
+    /// `status` only: it cannot be told (LSB: "program or service status is unknown").
+    Unknown = 4,
 }
 
 /// What went wrong, as a whole sentence without a full stop. (One pointer: it is handed up through many functions.)
@@ -29,6 +31,12 @@ impl Error {
     /// The system refused or failed.
     pub fn system(sentence: fmt::Arguments<'_>) -> Self {
         Error(Box::new((Exit::Failed, sentence.to_string())))
+    }
+
+    /// The same error once more.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Error(self.0.clone())
     }
 
     /// The exit status that tells it to other programs.

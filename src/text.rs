@@ -21,6 +21,13 @@ pub fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, hash)
 }
 
+/// The word after `option` in a line of words.
+pub fn value<'a>(text: &'a str, option: &str) -> Option<&'a str> {
+    let mut words = text.split(' ');
+    words.find(|word| *word == option)?;
+    words.next()
+}
+
 /// A user's text inside a sentence of ours: one line, whatever is in it.
 pub struct Shown<'a>(pub &'a str);
 

@@ -4,7 +4,8 @@
 use libfuzzer_sys::fuzz_target;
 use paraglider::config;
 use paraglider::engine::iptables::change::Change;
-use paraglider::engine::iptables::ruleset::{is_ours, Ruleset, Table};
+use paraglider::engine::iptables::names::{is_ours, Table};
+use paraglider::engine::iptables::ruleset::Ruleset;
 use paraglider::net::Family;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -36,6 +37,6 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
         // What is in force needs no change.
-        assert_eq!(Change::of_family(&wanted, &Ruleset::following(&services, &wanted, true), family), None);
+        assert_eq!(Change::of_family(&wanted, &Ruleset::following(&services, &wanted, &Family::ALL), family), None);
     }
 });

@@ -1,57 +1,162 @@
-//! All that touches the kernel's rules, behind one small trait: tests put a fake in its place, and a second engine
-//! would be a neighbour of [`iptables`].
+//! Where rules of ours can be in the kernel, behind two small traits. The callers say what shall be in force as a
+//! [`Plan`]; how it is written, read back, compared and removed is the engine's alone. [`transaction`] makes changes whole.
 
+#[cfg(test)]
+mod fake;
 pub mod iptables;
+pub mod transaction;
 
-use crate::engine::iptables::ruleset::Ruleset;
 use crate::error::Error;
-use crate::net::Family;
+use crate::net::{Endpoint, Family};
+use crate::service::Service;
 
-/// What is in force, read once.
-#[derive(Debug, Default)]
-pub struct InForce {
-    /// Ours, where the engine writes.
-    pub ours: Ruleset,
-    /// Ours, in the variant of iptables that the engine does not write: left over from before somebody switched.
-    pub left_over: Ruleset,
-    /// What matters about everybody else's rules.
-    pub others: Others,
-    /// Where rules could not be read, though there may be some of ours: family and reason.
-    pub unread: Vec<(Family, Error)>,
+/// What shall be in force.
+#[derive(Debug, Clone, Copy)]
+pub enum Plan<'a> {
+    /// These services are balanced.
+    Serve(&'a [Service]),
+    /// Connections to these binds go on, new ones are refused.
+    Drain(&'a [Endpoint]),
+    /// No rule of ours.
+    Nothing,
 }
 
-impl InForce {
-    /// Nothing of ours is anywhere.
-    pub fn is_empty(&self) -> bool {
-        self.ours.is_empty() && self.left_over.is_empty()
+impl Plan<'_> {
+    /// Whether the plan has rules of this family.
+    pub fn has(&self, family: Family) -> bool {
+        match self {
+            Plan::Serve(services) => services.iter().any(|service| service.bind.family() == family),
+            Plan::Drain(binds) => binds.iter().any(|bind| bind.family() == family),
+            Plan::Nothing => false,
+        }
     }
 }
 
-/// What Paraglider has to know about other programs' rules.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Others {
-    /// The families in which some rule of theirs uses connection tracking, so that the kernel keeps it going without us.
-    pub use_conntrack: Vec<Family>,
-    /// The policies of the FORWARD chains (`ACCEPT`, `DROP`).
-    pub forward_policies: Vec<(Family, String)>,
+/// A frontend as the rules in force tell it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InForce {
+    /// Its name; that of the bind where the rules tell none.
+    pub name: String,
+    /// Where clients connect to.
+    pub bind: Endpoint,
+    /// Established connections go on, new ones are not balanced.
+    pub draining: bool,
+    /// Each backend gets exactly its share of the connections (round robin).
+    pub exact: bool,
+    /// Those that get new connections, sorted by address.
+    pub backends: Vec<Share>,
 }
 
-/// One way to put rules into the kernel.
+/// What a backend gets of a frontend's new connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// The backend.
+    pub address: Endpoint,
+    /// Connections since the rules of its frontend were written.
+    pub taken: u64,
+    /// Its part of the sum of all `slots`, where shares are exact.
+    pub slots: u64,
+}
+
+/// What matters about the rules of other programs.
+#[derive(Debug, Clone, Default)]
+pub struct Foreign {
+    /// Families in which a rule of theirs uses connection tracking, so that the kernel keeps it going without us.
+    pub tracking: Vec<Family>,
+    /// Policies of the chain that forwarded packets pass (`ACCEPT`, `DROP`).
+    pub forward_policies: Vec<(Family, String)>,
+    /// Rules of theirs that a packet passes before it comes to ours.
+    pub before: Vec<Before>,
+}
+
+/// Rules of others before ours.
+#[derive(Debug, Clone)]
+pub struct Before {
+    /// Of these packets.
+    pub family: Family,
+    /// The chain, as an administrator calls it: `FORWARD (filter)`.
+    pub chain: String,
+    /// How many; at least one.
+    pub rules: usize,
+}
+
+/// How bad a [`Finding`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// It works, but not in every case or not for long.
+    Warning,
+    /// It cannot work.
+    Error,
+}
+
+/// One result of `check`.
+#[derive(Debug)]
+pub struct Finding {
+    /// How bad it is.
+    pub level: Level,
+    /// A sentence that names the thing, its state and the remedy.
+    pub text: String,
+}
+
+impl Finding {
+    /// A finding of this level.
+    pub fn new(level: Level, text: std::fmt::Arguments<'_>) -> Self {
+        Finding { level, text: text.to_string() }
+    }
+}
+
+/// One place in the kernel where rules of ours can be.
 pub trait Engine {
-    /// What is in force now.
-    fn read(&self) -> Result<InForce, Error>;
-
-    /// Puts `wanted` in force in the place of `before.ours`, and then `left_over` in the place of `before.left_over`; or
-    /// fails and leaves all as it was.
-    fn apply(&self, before: &InForce, wanted: &Ruleset, left_over: &Ruleset) -> Result<(), Error>;
-
-    /// Whether a change of one frontend's rules starts the counters of all of them anew.
-    fn restarts_all_counters(&self) -> bool;
-
-    /// A number that changes whenever somebody changes the rules of a family, and is cheap to ask for; nothing where the
-    /// kernel does not tell.
-    fn fingerprint(&self, family: Family) -> Option<u64>;
-
-    /// How the engine is called, for people: `iptables-nft`.
+    /// How people call it: `iptables-nft`.
     fn name(&self) -> &'static str;
+
+    /// Reads the rules once. Fails where nothing of them can be read: ours may be there, unseen.
+    fn read(&self) -> Result<Box<dyn View + '_>, Error>;
+
+    /// A number that changes whenever somebody changes rules, for a few system calls; `None` where the kernel does not
+    /// tell.
+    fn stamp(&self) -> Option<u64>;
+
+    /// Whether any change of the rules, whoever makes it, starts the turns of round robin anew.
+    fn any_change_restarts_turns(&self) -> bool;
+}
+
+/// What [`Engine::read`] has read, and the ways on from there.
+pub trait View {
+    /// Our frontends.
+    fn frontends(&self) -> &[InForce];
+
+    /// Whether no rule of ours was seen.
+    fn is_empty(&self) -> bool;
+
+    /// Others' rules.
+    fn foreign(&self) -> &Foreign;
+
+    /// Families whose rules could not be read, though ours may be among them, and why.
+    fn unread(&self) -> &[(Family, Error)];
+
+    /// Whether [`replace`](Self::replace) has anything to write.
+    fn differs(&self, plan: &Plan<'_>) -> bool;
+
+    /// Goes from what was read to the plan. If it fails, a part may have been done, which [`restore`](Self::restore)
+    /// takes back.
+    fn replace(&self, plan: &Plan<'_>) -> Result<(), Error>;
+
+    /// Goes back to what was read, from whatever is there now.
+    fn restore(&self) -> Result<(), Error>;
+
+    /// Removes what is ours, found by name, as much of it as possible; returns all that failed.
+    fn clear(&self) -> Vec<Error>;
+
+    /// Whether the kernel and the tools have all that the plan needs: tried where the rules that were read do not tell.
+    fn lacks(&self, plan: &Plan<'_>) -> Vec<Finding>;
+}
+
+/// The engines of this host; the first one is to be written. Fails where there is none, or where this process may not
+/// change rules.
+pub fn find() -> Result<Vec<Box<dyn Engine>>, Error> {
+    let [main, other] = iptables::find()?;
+    Ok(vec![Box::new(main), Box::new(other)])
 }

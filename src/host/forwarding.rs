@@ -44,7 +44,7 @@ impl Forwarding {
     }
 
     /// Switches forwarding on, and says so.
-    pub fn switch_on(mut self) -> Result<(), Error> {
+    pub fn switch_on(&mut self) -> Result<(), Error> {
         self.switch.write_all(b"1").map_err(cannot_forward(self.family))?;
         log::info!("{} forwarding was off; switched it on ({}=1)", self.family, name(self.family));
         Ok(())

@@ -3,6 +3,7 @@
 pub mod conntrack;
 pub mod forwarding;
 pub mod lock;
+pub mod nft;
 pub mod remedy;
 pub mod route;
 pub mod ssh;

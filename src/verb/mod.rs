@@ -3,7 +3,7 @@
 mod check;
 mod print;
 mod start;
-mod status;
+pub mod status;
 mod stop;
 mod watch;
 
@@ -16,7 +16,7 @@ pub fn run(verb: Verb, config: &str, out: &mut String) -> Result<Exit, Error> {
         Verb::Start { drop_removed } => start::run(config, drop_removed),
         Verb::Watch { stop_on_exit } => watch::run(config, stop_on_exit),
         Verb::Stop { drain } => stop::run(drain),
-        Verb::Status(form) => status::run(config, form, out),
+        Verb::Status(format) => status::run(config, format, out),
         Verb::Check => check::run(config, out),
         Verb::Print { ipv6 } => print::run(config, ipv6, out),
     }

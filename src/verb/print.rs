@@ -1,17 +1,15 @@
 //! `print`: the rules that `start` would put in force. Needs no rights and asks no kernel.
 
 use crate::config;
-use crate::engine::iptables::change::Change;
-use crate::engine::iptables::ruleset::Ruleset;
+use crate::engine::{iptables, Plan};
 use crate::error::{Error, Exit};
 use crate::net::Family;
 use crate::sys::log;
 
 /// Prints one family: IPv4 unless asked otherwise or unless there is none.
 pub fn run(path: &str, ipv6: bool, out: &mut String) -> Result<Exit, Error> {
-    let wanted = Ruleset::of(&config::load(path)?);
-    let nothing = Ruleset::default();
-    let text = |family| Change::of_family(&nothing, &wanted, family).map(|change| change.text);
+    let services = config::load(path)?;
+    let text = |family| iptables::text(&Plan::Serve(&services), family);
     let (v4, v6) = (text(Family::V4), text(Family::V6));
     if v4.is_some() && v6.is_some() && !ipv6 {
         log::warning!("these are the rules for iptables-restore; `print --ipv6` shows those for ip6tables-restore");

@@ -1,59 +1,50 @@
-//! `stop`: all that is ours goes, whatever the config says. It is found by name in the kernel.
+//! `stop`: removes all that is ours, whatever the config says. It is found by name in the kernel.
 
-use crate::engine::iptables::ruleset::Ruleset;
-use crate::engine::iptables::tool::Iptables;
-use crate::engine::{Engine, InForce};
-use crate::error::{fail, Error, Exit};
+use crate::engine::transaction;
+use crate::engine::{self, Engine, View};
+use crate::error::{Error, Exit};
 use crate::host::conntrack;
 use crate::host::lock::Lock;
+use crate::host::nft;
 use crate::net::{Endpoint, Family};
+use crate::serve;
 use crate::sys::log;
-use crate::sys::poll;
-use crate::sys::poll::clock;
-use crate::sys::process;
+use crate::sys::poll::{self, clock};
 use crate::watch::claim;
 
 /// How often the connections are counted while they drain, in milliseconds.
 const LOOK: u64 = 500;
 
+/// What was read of each engine, or why it could not be read.
+type Looked<'a> = Vec<Result<Box<dyn View + 'a>, Error>>;
+
 /// Removes all; with `drain` only after connections had so many seconds to end.
 pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
-    let engine = Iptables::find()?;
+    let engines = engine::find()?;
     let lock = Lock::take()?;
     if let Some(watch) = claim::running() {
         // It would put the rules back.
         watch.signal(libc::SIGUSR1);
     }
-    let before = engine.read()?;
-    if before.is_empty() {
-        log::info!("nothing of Paraglider is in force");
-        return all_was_seen(&before);
-    }
-    let mut binds = before.ours.binds();
-    binds.extend(before.left_over.binds());
     let Some(seconds) = drain else {
-        return remove(&engine, &before, &binds);
+        return remove(&engines);
     };
-
-    engine.apply(&before, &Ruleset::draining(&before.ours), &Ruleset::draining(&before.left_over))?;
-    // While it waits, others may start.
-    drop(lock);
-    wait(&binds, seconds);
-    let _lock = Lock::take()?;
-    let now = engine.read()?;
-    if now.ours.balances() {
-        log::warning!("somebody started Paraglider while connections drained; its rules stay");
-        return Ok(Exit::Done);
+    let views = transaction::read(&engines)?;
+    transaction::drain(&engines, &views)?;
+    let binds: Vec<Endpoint> = serve::in_force(&views).map(|frontend| frontend.bind).collect();
+    if !binds.is_empty() {
+        // While it waits, others may start.
+        drop(lock);
+        wait(&binds, seconds);
+        let _lock = Lock::take()?;
+        let now = transaction::read(&engines)?;
+        if serve::in_force(&now).any(|frontend| !frontend.draining) {
+            log::warning!("somebody started Paraglider while connections drained; its rules stay");
+            return Ok(Exit::Done);
+        }
+        return remove(&engines);
     }
-    remove(&engine, &now, &binds)
-}
-
-/// Nothing found is no success where nothing could be seen.
-fn all_was_seen(found: &InForce) -> Result<Exit, Error> {
-    match found.unread.first() {
-        None => Ok(Exit::Done),
-        Some((family, why)) => fail!("cannot read the {family} rules, so some of Paraglider may be left there: {why}"),
-    }
+    remove(&engines)
 }
 
 fn wait(binds: &[Endpoint], seconds: u32) {
@@ -68,12 +59,26 @@ fn wait(binds: &[Endpoint], seconds: u32) {
     }
 }
 
-fn remove(engine: &dyn Engine, before: &InForce, binds: &[Endpoint]) -> Result<Exit, Error> {
-    let alive = conntrack::connections(binds);
-    engine.apply(before, &Ruleset::default(), &Ruleset::default())?;
-    log::info!("removed all rules of Paraglider");
+fn remove(engines: &[Box<dyn Engine>]) -> Result<Exit, Error> {
+    let looked: Looked<'_> = engines.iter().map(|engine| engine.read()).collect();
+    let views = || looked.iter().flatten();
+    if looked.iter().all(|view| view.as_ref().is_ok_and(|view| view.is_empty() && view.unread().is_empty())) {
+        log::info!("nothing of Paraglider is in force");
+        return Ok(Exit::Done);
+    }
+    let binds: Vec<Endpoint> = views().flat_map(|view| view.frontends()).map(|frontend| frontend.bind).collect();
+    let alive = conntrack::connections(&binds);
+    let failed = transaction::remove(engines, &looked);
+    for error in &failed {
+        log::sentence(log::Level::Error, format_args!("{error}"));
+    }
+    if failed.is_empty() {
+        log::info!("removed all rules of Paraglider");
+    } else {
+        log::warning!("removed the rest of Paraglider's rules");
+    }
     // Connections outlive the rules only where something else keeps the kernel tracking them, family by family.
-    let tracked = |family| before.others.use_conntrack.contains(&family) || nft_uses_conntrack(family);
+    let tracked = |family| views().any(|view| view.foreign().tracking.contains(&family)) || nft::uses_conntrack(family);
     for family in Family::ALL {
         if !binds.iter().any(|bind| bind.family() == family) {
             continue;
@@ -90,23 +95,5 @@ fn remove(engine: &dyn Engine, before: &InForce, binds: &[Endpoint]) -> Result<E
             log::warning!("{connections} will be cut: nothing else on this host tracks connections");
         }
     }
-    all_was_seen(before)
-}
-
-/// Whether a rule of nftables itself, outside of iptables, uses connection tracking.
-fn nft_uses_conntrack(family: Family) -> bool {
-    let rules = process::find("nft").and_then(|nft| process::run(&nft, &["list", "ruleset"], "").ok());
-    let own = if family == Family::V4 { "table ip " } else { "table ip6 " };
-    let mut counts = false;
-    rules.is_some_and(|rules| {
-        rules.out.lines().any(|line| {
-            if line.starts_with("table ") {
-                counts = line.starts_with("table inet ") || line.starts_with(own);
-            }
-            counts
-                && line
-                    .split_ascii_whitespace()
-                    .any(|word| ["ct", "masquerade", "snat", "dnat", "redirect"].contains(&word))
-        })
-    })
+    Ok(if failed.is_empty() { Exit::Done } else { Exit::Failed })
 }

@@ -2,13 +2,12 @@
 //! thread and one poll(2); the rules stay whatever becomes of it.
 
 use crate::config;
-use crate::engine::iptables::tool::Iptables;
-use crate::engine::Engine;
+use crate::engine::{self, transaction, Engine};
 use crate::error::{Error, Exit};
 use crate::host::conntrack;
 use crate::host::forwarding;
 use crate::host::lock::Lock;
-use crate::net::{Endpoint, Family};
+use crate::net::Endpoint;
 use crate::serve;
 use crate::service::health::Health;
 use crate::service::Service;
@@ -47,7 +46,7 @@ struct Target {
 
 struct Watch<'a> {
     path: &'a str,
-    engine: &'a dyn Engine,
+    engines: &'a [Box<dyn Engine>],
     signals: Signals,
     claim: Claim,
     services: Vec<Service>,
@@ -57,8 +56,8 @@ struct Watch<'a> {
     pending: bool,
     /// When the rules are looked at next.
     look: u64,
-    /// Of the rules of each family, when they were last read.
-    fingerprints: [Option<u64>; 2],
+    /// Of the rules, when they were last read.
+    stamp: Option<u64>,
     /// What went wrong last, so that it is said once.
     trouble: String,
     /// So many checks may run at a time.
@@ -68,20 +67,20 @@ struct Watch<'a> {
 /// Watches until a signal ends it.
 pub fn run(path: &str) -> Result<Exit, Error> {
     let services = config::load(path)?;
-    let engine = Iptables::find()?;
+    let engines = engine::find()?;
     // First: to whom the claim tells our number may send signals.
     let signals = Signals::catch().map_err(|error| Error::system(format_args!("cannot wait for signals: {error}")))?;
     let claim = Claim::take()?;
     let mut watch = Watch {
         path,
-        engine: &engine,
+        engines: &engines,
         signals,
         claim,
         services: Vec::new(),
         targets: Vec::new(),
         pending: true,
         look: 0,
-        fingerprints: [None, None],
+        stamp: None,
         trouble: String::new(),
         most: poll::descriptors().saturating_sub(SPARE),
     };
@@ -89,7 +88,7 @@ pub fn run(path: &str) -> Result<Exit, Error> {
     // Before a `stop` asks whose the claim is.
     watch.tell()?;
     if watch.put_right()? {
-        serve::say_who_is_balanced(&engine, &watch.services);
+        serve::say_who_is_balanced(&engines, &watch.services);
     }
     watch.work();
     log::info!("no longer watching; the rules stay as they are");
@@ -151,7 +150,8 @@ impl Watch<'_> {
                     libc::SIGUSR1 => {
                         // A `start` may have come after it, whose signal has the smaller number and so is read first.
                         let _lock = Lock::take();
-                        resting = !self.engine.read().is_ok_and(|found| found.ours.balances());
+                        resting = !transaction::read(self.engines)
+                            .is_ok_and(|views| serve::in_force(&views).any(|frontend| !frontend.draining));
                         if resting {
                             log::info!("the rules were stopped; watching goes on when they are started");
                         }
@@ -254,15 +254,9 @@ impl Watch<'_> {
 
     /// Puts the rules in force, if they are to change or somebody has changed them. It may be that a signal comes first.
     fn put_right(&mut self) -> Result<bool, Error> {
-        let mut fingerprints = [None, None];
-        let mut right = !self.pending;
-        for (family, fingerprint) in Family::ALL.into_iter().zip(&mut fingerprints) {
-            if self.services.iter().any(|service| service.bind.family() == family) {
-                *fingerprint = self.engine.fingerprint(family);
-                right &= fingerprint.is_some() && forwarding::forwards(family);
-            }
-        }
-        if right && fingerprints == self.fingerprints {
+        let stamp = self.engines.first().and_then(|engine| engine.stamp());
+        let forwards = |service: &Service| forwarding::forwards(service.bind.family());
+        if !self.pending && stamp.is_some() && stamp == self.stamp && self.services.iter().all(forwards) {
             return Ok(true);
         }
         let _lock = Lock::take()?;
@@ -270,12 +264,12 @@ impl Watch<'_> {
         if self.signals.any() {
             return Ok(false);
         }
-        let changed = serve::put_in_force(self.engine, &self.services)?;
+        let changed = serve::put_in_force(self.engines, &transaction::read(self.engines)?, &self.services)?;
         if changed && !self.pending {
             log::warning!("somebody changed the rules; put them right");
         }
-        // They were asked for before the rules were read, so no change between the two is missed.
-        self.fingerprints = fingerprints;
+        // It was asked for before the rules were read, so no change between the two is missed.
+        self.stamp = stamp;
         if self.pending {
             self.pending = false;
             let told = self.tell();

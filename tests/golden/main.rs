@@ -18,8 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use paraglider::config;
-use paraglider::engine::iptables::change::Change;
-use paraglider::engine::iptables::ruleset::Ruleset;
+use paraglider::engine::{iptables, Plan};
 use paraglider::net::Family;
 use paraglider::service::{Service, Source};
 use tracer::{End, From, Host, Tracer};
@@ -34,7 +33,7 @@ fn configs() -> Vec<PathBuf> {
 }
 
 fn text(services: &[Service], family: Family) -> String {
-    Change::of_family(&Ruleset::default(), &Ruleset::of(services), family).map(|change| change.text).unwrap_or_default()
+    iptables::text(&Plan::Serve(services), family).unwrap_or_default()
 }
 
 #[test]

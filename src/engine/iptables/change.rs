@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
+use super::names::{self, frontend_of, Table, HOOKS};
 use super::rule::enters;
-use super::ruleset::{self, frontend_of, Chain, Jump, Part, Ruleset, Table, HOOKS};
+use super::ruleset::{Chain, Jump, Ruleset, TableRules};
 use crate::net::Family;
 
 /// The change of one family: one run of `iptables-restore --noflush`.
@@ -17,28 +18,28 @@ pub struct Change {
 impl Change {
     /// What leads from `from` to `to` in one family; nothing where they are equal.
     pub fn of_family(from: &Ruleset, to: &Ruleset, family: Family) -> Option<Change> {
-        let (before, after) = (from.part(family, Table::Filter), to.part(family, Table::Filter));
+        let (before, after) = (from.table(family, Table::Filter), to.table(family, Table::Filter));
         // Connections are let through, or refused, before they are sent elsewhere, and until they no longer are.
         let both = before.and(after);
         let mut text = section(Table::Filter, before, &both);
-        text.push_str(&section(Table::Nat, from.part(family, Table::Nat), to.part(family, Table::Nat)));
+        text.push_str(&section(Table::Nat, from.table(family, Table::Nat), to.table(family, Table::Nat)));
         text.push_str(&section(Table::Filter, &both, after));
         (!text.is_empty()).then_some(Change { text })
     }
 
     /// The section of one table, if it changes.
-    pub fn of_part(from: &Ruleset, to: &Ruleset, family: Family, table: Table) -> Option<String> {
-        let text = section(table, from.part(family, table), to.part(family, table));
+    pub fn of_table(from: &Ruleset, to: &Ruleset, family: Family, table: Table) -> Option<String> {
+        let text = section(table, from.table(family, table), to.table(family, table));
         (!text.is_empty()).then_some(text)
     }
 }
 
-fn section(table: Table, from: &Part, to: &Part) -> String {
+fn section(table: Table, from: &TableRules, to: &TableRules) -> String {
     let stale: Vec<&str> =
-        from.chains.iter().map(|chain| chain.name.as_str()).filter(|name| to.rules(name).is_none()).collect();
+        from.chains().iter().map(|chain| chain.name.as_str()).filter(|name| to.rules(name).is_none()).collect();
     let differs = |chain: &&Chain| from.rules(&chain.name) != Some(&chain.rules);
     // A frontend's chains are written together, so that their counters tell of the same time.
-    let differing = to.chains.iter().filter(differs).map(|chain| chain.name.as_str());
+    let differing = to.chains().iter().filter(differs).map(|chain| chain.name.as_str());
     let mut touched: Vec<&str> = Vec::new();
     for frontend in differing.chain(stale.iter().copied()).filter_map(frontend_of) {
         if let Err(at) = touched.binary_search(&frontend) {
@@ -46,7 +47,7 @@ fn section(table: Table, from: &Part, to: &Part) -> String {
         }
     }
     let is_touched = |name: &str| frontend_of(name).is_some_and(|own| touched.binary_search(&own).is_ok());
-    let changed: Vec<&Chain> = to.chains.iter().filter(|chain| differs(chain) || is_touched(&chain.name)).collect();
+    let changed: Vec<&Chain> = to.chains().iter().filter(|chain| differs(chain) || is_touched(&chain.name)).collect();
     let (added, removed) = jumps(from, to, &stale);
 
     let mut lines = String::new();
@@ -83,7 +84,7 @@ fn section(table: Table, from: &Part, to: &Part) -> String {
 
 /// Jumps to add and jumps to remove, each in the order of the numbers in its chain. A jump that somebody else made into
 /// a chain of ours is left alone as long as that chain stays.
-fn jumps<'a>(from: &'a Part, to: &'a Part, stale: &[&str]) -> (Vec<&'a Jump>, Vec<&'a Jump>) {
+fn jumps<'a>(from: &'a TableRules, to: &'a TableRules, stale: &[&str]) -> (Vec<&'a Jump>, Vec<&'a Jump>) {
     let mut missing: Vec<&Jump> = to.jumps.iter().collect();
     let mut removed = Vec::new();
     for jump in &from.jumps {
@@ -101,7 +102,7 @@ fn jumps<'a>(from: &'a Part, to: &'a Part, stale: &[&str]) -> (Vec<&'a Jump>, Ve
 
 /// Whether a jump is one that we make.
 fn is_hook(table: Table, jump: &Jump) -> bool {
-    HOOKS.iter().any(|(of, chain, ours)| *of == table && *chain == jump.chain && ruleset::jump(ours) == jump.rule.text)
+    HOOKS.iter().any(|(of, chain, ours)| *of == table && *chain == jump.chain && names::jump(ours) == jump.rule.text)
 }
 
 #[cfg(test)]
@@ -109,31 +110,30 @@ mod tests {
     use super::*;
     use crate::engine::iptables::rule::Rule;
 
-    fn part(jumps: &[(&str, &str)], chains: &[(&str, &[&str])]) -> Part {
+    fn table(jumps: &[(&str, &str)], chains: &[(&str, &[&str])]) -> TableRules {
         let rule = |text: &&str| Rule { text: (*text).to_owned(), packets: 0 };
-        Part {
-            jumps: (1..)
-                .zip(jumps)
-                .map(|(number, (chain, text))| Jump { chain: (*chain).to_owned(), rule: rule(text), number })
-                .collect(),
-            chains: chains
-                .iter()
-                .map(|(name, rules)| Chain { name: (*name).to_owned(), rules: rules.iter().map(rule).collect() })
-                .collect(),
+        let mut made = TableRules::default();
+        for (number, (chain, text)) in (1..).zip(jumps) {
+            made.jumps.push(Jump { chain: (*chain).to_owned(), rule: rule(text), number });
         }
+        for (name, rules) in chains {
+            made.declare(name);
+            rules.iter().for_each(|text| made.push(name, rule(text)));
+        }
+        made
     }
 
     #[test]
     fn equal_parts_need_no_change() {
-        let part = part(&[("FORWARD", "-p tcp -j PARAGLIDER-FWD")], &[("PARAGLIDER-FWD", &["-p tcp -j ACCEPT"])]);
-        assert_eq!(section(Table::Filter, &part, &part), "");
+        let rules = table(&[("FORWARD", "-p tcp -j PARAGLIDER-FWD")], &[("PARAGLIDER-FWD", &["-p tcp -j ACCEPT"])]);
+        assert_eq!(section(Table::Filter, &rules, &rules), "");
     }
 
     #[test]
     fn only_what_differs_is_written() {
         let hook = ("PREROUTING", "-p tcp -j PARAGLIDER");
-        let from = part(&[hook], &[("PARAGLIDER", &["a", "b"]), ("PG-x/0", &["x"]), ("PG-y/0", &["y"])]);
-        let to = part(&[hook], &[("PARAGLIDER", &["a"]), ("PG-x/0", &["x"])]);
+        let from = table(&[hook], &[("PARAGLIDER", &["a", "b"]), ("PG-x/0", &["x"]), ("PG-y/0", &["y"])]);
+        let to = table(&[hook], &[("PARAGLIDER", &["a"]), ("PG-x/0", &["x"])]);
         assert_eq!(
             section(Table::Nat, &from, &to),
             "*nat\n:PARAGLIDER - [0:0]\n:PG-y/0 - [0:0]\n-A PARAGLIDER a\n-X PG-y/0\nCOMMIT\n"
@@ -142,8 +142,8 @@ mod tests {
 
     #[test]
     fn the_chains_of_a_frontend_are_written_together() {
-        let from = part(&[], &[("PG-x/0", &["a"]), ("PG-x/1", &["same"]), ("PG-y/0", &["same"])]);
-        let to = part(&[], &[("PG-x/0", &["b"]), ("PG-x/1", &["same"]), ("PG-y/0", &["same"])]);
+        let from = table(&[], &[("PG-x/0", &["a"]), ("PG-x/1", &["same"]), ("PG-y/0", &["same"])]);
+        let to = table(&[], &[("PG-x/0", &["b"]), ("PG-x/1", &["same"]), ("PG-y/0", &["same"])]);
         assert_eq!(
             section(Table::Nat, &from, &to),
             "*nat\n:PG-x/0 - [0:0]\n:PG-x/1 - [0:0]\n-A PG-x/0 b\n-A PG-x/1 same\nCOMMIT\n"
@@ -153,8 +153,8 @@ mod tests {
     #[test]
     fn a_doubled_jump_is_made_single() {
         let hook = ("PREROUTING", "-p tcp -j PARAGLIDER");
-        let from = part(&[hook, hook], &[("PARAGLIDER", &["a"])]);
-        let to = part(&[hook], &[("PARAGLIDER", &["a"])]);
+        let from = table(&[hook, hook], &[("PARAGLIDER", &["a"])]);
+        let to = table(&[hook], &[("PARAGLIDER", &["a"])]);
         assert_eq!(section(Table::Nat, &from, &to), "*nat\n-D PREROUTING -p tcp -j PARAGLIDER\nCOMMIT\n");
     }
 
@@ -162,11 +162,11 @@ mod tests {
     fn somebody_elses_jump_into_our_chain_goes_only_with_the_chain() {
         let theirs = ("DOCKER-USER", "-s 10.0.0.0/8 -j PARAGLIDER-FWD");
         let hook = ("FORWARD", "-p tcp -j PARAGLIDER-FWD");
-        let from = part(&[theirs, hook], &[("PARAGLIDER-FWD", &["a"])]);
-        let to = part(&[hook], &[("PARAGLIDER-FWD", &["a"])]);
+        let from = table(&[theirs, hook], &[("PARAGLIDER-FWD", &["a"])]);
+        let to = table(&[hook], &[("PARAGLIDER-FWD", &["a"])]);
         assert_eq!(section(Table::Filter, &from, &to), "");
         assert_eq!(
-            section(Table::Filter, &from, &Part::default()),
+            section(Table::Filter, &from, &TableRules::default()),
             "*filter\n:PARAGLIDER-FWD - [0:0]\n-D DOCKER-USER 1\n\
              -D FORWARD -p tcp -j PARAGLIDER-FWD\n-X PARAGLIDER-FWD\nCOMMIT\n"
         );

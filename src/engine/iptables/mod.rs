@@ -1,8 +1,329 @@
-//! The engine that writes with `iptables-restore`, whichever variant `iptables` is.
+//! The engine that lets iptables write: the plain `iptables` of this host, or the variant that it is not.
 
 pub mod change;
-pub mod rule;
+pub mod names;
+mod probe;
+mod render;
+mod rule;
 pub mod ruleset;
 mod save;
 mod stamp;
-pub mod tool;
+mod tool;
+
+use self::change::Change;
+use self::names::{is_ours, Table, HOOKS};
+use self::ruleset::Ruleset;
+use self::save::Listing;
+use self::tool::{main_variant, missing, Said, Tools, Variant};
+use super::{Engine, Finding, Foreign, InForce, Plan, View};
+use crate::error::{fail, Error};
+use crate::host;
+use crate::net::Family;
+use crate::sys::file;
+use crate::sys::log;
+use crate::sys::netlink::{self, Netlink};
+use crate::sys::process::{Output, Running};
+
+/// The iptables of this host, or the other variant of each family.
+#[derive(Debug)]
+pub struct Iptables {
+    /// In the order of [`Family::ALL`]. Debian's alternatives of `iptables` and `ip6tables` are set one by one, so the
+    /// variants of the families may differ.
+    tools: [Tools; 2],
+}
+
+/// The plain iptables of this host, and the variant that it is not, where rules may be left over. Fails where there is no
+/// iptables, or where this process may not change rules.
+pub fn find() -> Result<[Iptables; 2], Error> {
+    let v4 = main_variant(Family::V4)?.ok_or_else(|| missing("iptables"))?;
+    let v6 = main_variant(Family::V6)?.unwrap_or(v4);
+    log::detail!("iptables is {}, ip6tables is {}", v4.name(), v6.name());
+    host::may_change_rules(v4 == Variant::Legacy || v6 == Variant::Legacy)?;
+    let engine = |main, v4, v6| Iptables {
+        tools: [Tools { family: Family::V4, variant: v4, main }, Tools { family: Family::V6, variant: v6, main }],
+    };
+    Ok([engine(true, v4, v6), engine(false, v4.other(), v6.other())])
+}
+
+/// Whether there is an iptables at all.
+pub fn is_installed() -> bool {
+    crate::sys::process::find("iptables").is_some()
+}
+
+/// The rules of a plan for one family, as `iptables-restore --noflush` reads them; `None` where there are none.
+pub fn text(plan: &Plan<'_>, family: Family) -> Option<String> {
+    Change::of_family(&Ruleset::default(), &wanted(plan, &Ruleset::default(), &[]), family).map(|change| change.text)
+}
+
+/// The rules of a plan, given those in force and the families in which any change starts all counters anew.
+fn wanted(plan: &Plan<'_>, in_force: &Ruleset, all_restart: &[Family]) -> Ruleset {
+    match plan {
+        Plan::Serve(services) => Ruleset::following(services, in_force, all_restart),
+        Plan::Drain(binds) => Ruleset::draining(binds),
+        Plan::Nothing => Ruleset::default(),
+    }
+}
+
+/// One run of `iptables-save`, and the tables that it has to show.
+struct Dump<'a> {
+    tools: &'a Tools,
+    /// One table, where not all can be read at once.
+    table: Option<Table>,
+    expected: Vec<Table>,
+}
+
+impl Iptables {
+    fn tools(&self, family: Family) -> &Tools {
+        let [v4, v6] = &self.tools;
+        match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        }
+    }
+
+    fn is(&self, family: Family, variant: Variant) -> bool {
+        self.tools(family).variant == variant
+    }
+
+    /// The families in which any change starts the counters of `nth` anew: the old interface loads whole tables
+    /// (xt_statistic.c).
+    fn all_restart(&self) -> Vec<Family> {
+        Family::ALL.into_iter().filter(|family| self.is(*family, Variant::Legacy)).collect()
+    }
+
+    /// Reads our rules and what matters of others'.
+    fn look(&self) -> Look<'_> {
+        let mut look = Look { engine: self, list: Listing::default(), frontends: Vec::new(), unread: Vec::new() };
+        // All programs at once: on a slow board most of the time goes into starting them.
+        let mut started: Vec<(Dump<'_>, Result<Running, Error>)> = Vec::new();
+        for tools in &self.tools {
+            for dump in dumps(tools) {
+                let child = tools.list(dump.table);
+                started.push((dump, child));
+            }
+        }
+        for (Dump { tools: Tools { family, main, .. }, expected, .. }, child) in started {
+            let read = child.and_then(|child| {
+                let output = child.wait().map_err(|error| Error::system(format_args!("{error}")))?;
+                match output {
+                    Output { code: Some(0), out, .. } => save::read(&out, *family, &expected, &mut look.list),
+                    Output { err, .. } => fail!("{}", Said(&err)),
+                }
+            });
+            match read {
+                Ok(()) => {}
+                // A kernel without the family or the interface has no rules there.
+                Err(why) if expected.is_empty() && (!main || !host::knows(*family)) => log::detail!("not read: {why}"),
+                Err(why) => look.unread.push((*family, why)),
+            }
+        }
+        look.frontends = look.list.ours.frontends();
+        look
+    }
+}
+
+/// What has to be read to know all rules of a family in a variant: nothing where there can be none.
+fn dumps(tools: &Tools) -> Vec<Dump<'_>> {
+    let dump = |table, expected| Dump { tools, table, expected };
+    let ours = |names: &[String]| -> Vec<Table> {
+        Table::ALL.into_iter().filter(|table| names.iter().any(|name| name == table.name())).collect()
+    };
+    match (tools.variant, kernel_tables(tools)) {
+        (_, Tables::Known(names)) if names.is_empty() => vec![],
+        (_, Tables::Known(names)) => vec![dump(None, ours(&names))],
+        // Without a tool of its own the variant was not used here.
+        (Variant::Nft, Tables::Unknown)
+            if tools.find("save").is_none() && (!tools.main || tools.family == Family::V6) =>
+        {
+            vec![]
+        }
+        (Variant::Nft, Tables::Unknown) => vec![dump(None, vec![])],
+        (Variant::Legacy, Tables::Unknown) if tools.main => {
+            Table::ALL.map(|table| dump(Some(table), vec![table])).into_iter().collect()
+        }
+        (Variant::Legacy, Tables::Unknown) => vec![],
+    }
+}
+
+/// The tables of one interface that this network namespace has.
+enum Tables {
+    Known(Vec<String>),
+    /// The kernel does not tell: it has no nf_tables, or the namespace was made together with its user namespace.
+    Unknown,
+}
+
+fn kernel_tables(tools: &Tools) -> Tables {
+    if tools.variant == Variant::Nft {
+        let mut names = Vec::new();
+        // NFTA_TABLE_NAME
+        let listed = Netlink::open().and_then(|mut netlink| {
+            netlink.list(netlink::TABLES, tools.family.domain(), &mut |table| {
+                names.extend(netlink::text_of(table, 1).map(str::to_owned));
+            })
+        });
+        return if listed.is_ok() { Tables::Known(names) } else { Tables::Unknown };
+    }
+    let path = match tools.family {
+        Family::V4 => "/proc/net/ip_tables_names",
+        Family::V6 => "/proc/net/ip6_tables_names",
+    };
+    match file::open(path, libc::O_RDONLY) {
+        Ok(_) => Tables::Known(file::read(path).lines().map(str::to_owned).collect()),
+        Err(_) if file::exists(path) => Tables::Unknown,
+        Err(_) => Tables::Known(Vec::new()),
+    }
+}
+
+impl Engine for Iptables {
+    fn name(&self) -> &'static str {
+        self.tools(Family::V4).variant.name()
+    }
+
+    fn read(&self) -> Result<Box<dyn View + '_>, Error> {
+        Ok(Box::new(self.look()))
+    }
+
+    fn stamp(&self) -> Option<u64> {
+        let mut both = 0;
+        for tools in &self.tools {
+            let stamp = match tools.variant {
+                Variant::Nft => stamp::nft()?,
+                // To ask for a table makes it, where it is not there yet.
+                Variant::Legacy if matches!(kernel_tables(tools), Tables::Known(names) if names.is_empty()) => 0,
+                Variant::Legacy => stamp::legacy(tools.family)?,
+            };
+            both = stamp::mix(both, stamp);
+        }
+        Some(both)
+    }
+
+    fn any_change_restarts_turns(&self) -> bool {
+        !self.all_restart().is_empty()
+    }
+}
+
+/// What was read of both families.
+struct Look<'a> {
+    engine: &'a Iptables,
+    list: Listing,
+    frontends: Vec<InForce>,
+    unread: Vec<(Family, Error)>,
+}
+
+impl Look<'_> {
+    /// The change of a family that a plan needs.
+    fn change(&self, wanted: &Ruleset, family: Family) -> Option<Change> {
+        Change::of_family(&self.list.ours, wanted, family)
+    }
+
+    fn wanted(&self, plan: &Plan<'_>) -> Ruleset {
+        wanted(plan, &self.list.ours, &self.engine.all_restart())
+    }
+
+    /// Goes to `wanted`, family by family.
+    fn write(&self, wanted: &Ruleset) -> Result<(), Error> {
+        for family in Family::ALL {
+            if let Some(change) = self.change(wanted, family) {
+                self.engine.tools(family).restore(&change.text)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is ours in a table that cannot be listed, by what the kernel tells of it: the names of its chains. Our
+    /// jumps are removed by their text.
+    fn clear_unseen(&self, family: Family, table: Table) -> Result<(), Error> {
+        let tools = self.engine.tools(family);
+        let mut chains: Vec<String> = Vec::new();
+        let listed = Netlink::open().and_then(|mut netlink| {
+            netlink.list(netlink::CHAINS, family.domain(), &mut |chain| {
+                // NFTA_CHAIN_TABLE and NFTA_CHAIN_NAME
+                if netlink::text_of(chain, 1) == Some(table.name()) {
+                    chains.extend(netlink::text_of(chain, 3).filter(|name| is_ours(table, name)).map(str::to_owned));
+                }
+            })
+        });
+        listed.map_err(|error| Error::system(format_args!("{error}")))?;
+        if chains.is_empty() {
+            return Ok(());
+        }
+        let run = |lines: &str| tools.restore(&format!("*{}\n{lines}COMMIT\n", table.name()));
+        for (_, chain, ours) in HOOKS.iter().filter(|(of, ..)| *of == table) {
+            // It fails where there is none (any more); a damaged host may have several.
+            let remove = format!("-D {chain} {}\n", names::jump(ours));
+            (0..8).take_while(|_| run(&remove).is_ok()).count();
+        }
+        let mut lines = String::new();
+        chains.iter().for_each(|chain| lines.push_str(&format!(":{chain} - [0:0]\n")));
+        chains.iter().for_each(|chain| lines.push_str(&format!("-X {chain}\n")));
+        run(&lines)
+    }
+}
+
+impl View for Look<'_> {
+    fn frontends(&self) -> &[InForce] {
+        &self.frontends
+    }
+
+    fn is_empty(&self) -> bool {
+        self.list.ours.is_empty()
+    }
+
+    fn foreign(&self) -> &Foreign {
+        &self.list.foreign
+    }
+
+    fn unread(&self) -> &[(Family, Error)] {
+        &self.unread
+    }
+
+    fn differs(&self, plan: &Plan<'_>) -> bool {
+        let wanted = self.wanted(plan);
+        Family::ALL.into_iter().any(|family| self.change(&wanted, family).is_some())
+    }
+
+    fn replace(&self, plan: &Plan<'_>) -> Result<(), Error> {
+        self.write(&self.wanted(plan))
+    }
+
+    fn restore(&self) -> Result<(), Error> {
+        let now = self.engine.look();
+        if let Some((family, why)) =
+            now.unread.iter().find(|(family, _)| self.unread.iter().all(|(of, _)| of != family))
+        {
+            return fail!("cannot read the {family} rules: {why}");
+        }
+        now.write(&self.list.ours)
+    }
+
+    fn clear(&self) -> Vec<Error> {
+        let mut failed = Vec::new();
+        for family in Family::ALL {
+            if let Some((_, why)) = self.unread.iter().find(|(of, _)| *of == family) {
+                let unseen = self.engine.is(family, Variant::Legacy);
+                let cleared = |table: &Table| !unseen && self.clear_unseen(family, *table).is_ok();
+                // nat first: what sends connections goes before what lets them through.
+                if !Table::ALL.iter().rev().all(cleared) {
+                    failed.push(Error::system(format_args!(
+                        "cannot read the {family} rules of {}, so some of Paraglider may be left there: {why}",
+                        self.engine.name()
+                    )));
+                }
+                continue;
+            }
+            let Some(change) = self.change(&Ruleset::default(), family) else { continue };
+            let tools = self.engine.tools(family);
+            let Err(error) = tools.restore(&change.text) else { continue };
+            // One table may go where another does not.
+            let each = |table: &Table| Change::of_table(&self.list.ours, &Ruleset::default(), family, *table);
+            let gone = Table::ALL.iter().rev().filter_map(each).filter(|text| tools.restore(text).is_ok()).count();
+            log::detail!("{gone} tables of {family} were removed one by one");
+            failed.push(error);
+        }
+        failed
+    }
+
+    fn lacks(&self, plan: &Plan<'_>) -> Vec<Finding> {
+        probe::lacks(self, plan)
+    }
+}

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::ruleset::frontend_of;
+use super::names::frontend_of;
 use crate::net::{Endpoint, Family};
+use crate::text::value;
 
 /// One condition of a rule.
 #[derive(Debug, Clone, Copy)]
@@ -134,13 +135,6 @@ pub fn share(parts: u32, of: u32) -> u32 {
     u32::try_from(scaled / u64::from(of.max(1))).unwrap_or(1 << 31)
 }
 
-/// The word after `option` in a rule, or in another line of words.
-pub fn value<'a>(text: &'a str, option: &str) -> Option<&'a str> {
-    let mut words = text.split(' ');
-    words.find(|word| *word == option)?;
-    words.next()
-}
-
 /// The backend that a DNAT rule of ours sends to.
 pub fn destination(rule: &Rule) -> Option<Endpoint> {
     Endpoint::parse(value(&rule.text, "--to-destination")?).ok()
@@ -179,7 +173,7 @@ mod tests {
         for bind in ["10.0.0.1:80", "[fd00::1]:80"] {
             let bind = Endpoint::parse(bind).unwrap();
             let rule =
-                rule(Some(Match::To(bind)), &Target::Jump(super::super::ruleset::chain_name(&Name::of_bind(bind), 0)));
+                rule(Some(Match::To(bind)), &Target::Jump(super::super::names::chain_name(&Name::of_bind(bind), 0)));
             assert_eq!(dispatched(&rule), Some((bind, Name::of_bind(bind).as_str())));
         }
     }

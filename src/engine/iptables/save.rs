@@ -1,55 +1,89 @@
 //! What `iptables-save -c` prints, read with distrust: other programs' chains and comments may look like ours.
 
-use crate::engine::iptables::rule::{enters, Rule};
-use crate::engine::iptables::ruleset::{is_ours, Jump, Ruleset, Table};
+use super::names::{is_ours, Table, HOOKS};
+use super::rule::{enters, Rule};
+use super::ruleset::{Jump, Ruleset};
+use crate::engine::{Before, Foreign};
 use crate::error::{fail, Error};
 use crate::net::Family;
 use crate::text::{has, number};
 
-use crate::engine::Others;
+/// What the listings of one engine tell.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Our rules.
+    pub ours: Ruleset,
+    /// What matters about the rules of others.
+    pub foreign: Foreign,
+    /// Tables in which a rule of others counts: in the old variant any change of the table starts it anew.
+    pub counting: Vec<(Family, Table)>,
+}
 
-/// Adds what is ours in `text` to `ours`, and what matters of the rest to `others`. Fails where a table holds rules that
-/// only `nft` can show: ours may be among them.
-pub fn read(text: &str, family: Family, ours: &mut Ruleset, others: &mut Others) -> Result<(), Error> {
-    let mut table = None;
+/// Adds what `text` tells of a family to `to`. Fails where the text is not whole: a table of `expected` is missing or does
+/// not end, or holds rules that only `nft` can show. Rules of ours may be in it, unseen.
+pub fn read(text: &str, family: Family, expected: &[Table], to: &mut Listing) -> Result<(), Error> {
+    let Listing { ours, foreign, counting } = to;
+    let mut missing = expected.to_vec();
+    // The table whose rules are being told; the last word of each is COMMIT.
+    let (mut table, mut open) = (None, None);
     // The chain whose rules are being told, one after the other, and how many of them were seen.
     let (mut current, mut seen) = ("", 0);
     for line in Lines(text) {
         if let Some(name) = line.strip_prefix('*') {
+            open = Some(name);
             table = Table::ALL.into_iter().find(|table| table.name() == name.trim_ascii_end());
             current = "";
+        } else if line.trim_ascii_end() == "COMMIT" {
+            missing.retain(|expected| Some(*expected) != table);
+            open = None;
         } else if let Some(name) = incompatible(line) {
             return fail!(
-                "somebody put rules into table {name} ({family}) that iptables cannot show (`nft list ruleset` does); \
-                 they must move to a table of their own"
+                "table {name} ({family}) has rules that iptables cannot show (`nft list ruleset` does); \
+                 move them to a table of their own"
             );
         } else if let (Some(declared), Some(table)) = (line.strip_prefix(':'), table) {
             let mut words = declared.split(' ');
             let (Some(chain), policy) = (words.next(), words.next().unwrap_or("-")) else { continue };
             if policy == "-" && is_ours(table, chain) {
-                ours.part_mut(family, table).declare(chain);
+                ours.table_mut(family, table).declare(chain);
             } else if table == Table::Filter && chain == "FORWARD" && policy != "-" {
-                others.forward_policies.push((family, policy.to_owned()));
+                foreign.forward_policies.push((family, policy.to_owned()));
             }
         } else if let Some((chain, rule)) = appended(line) {
             seen = if chain == current { seen + 1 } else { 1 };
             current = chain;
             match table {
-                Some(table) if is_ours(table, chain) => {
-                    ours.part_mut(family, table).push(chain, rule);
-                }
+                Some(table) if is_ours(table, chain) => ours.table_mut(family, table).push(chain, rule),
                 Some(table) if enters(&rule.text).is_some_and(|chain| is_ours(table, chain)) => {
                     let jump = Jump { chain: chain.to_owned(), rule, number: seen };
-                    ours.part_mut(family, table).jumps.push(jump);
+                    foreign.before.extend(before(family, table, &jump));
+                    ours.table_mut(family, table).jumps.push(jump);
                 }
-                _ if uses_conntrack(&rule.text) && !others.use_conntrack.contains(&family) => {
-                    others.use_conntrack.push(family);
+                _ => {
+                    if uses(&rule.text, &TRACK_MATCHES, &TRACK_TARGETS) && !foreign.tracking.contains(&family) {
+                        foreign.tracking.push(family);
+                    }
+                    if let Some(table) = table.filter(|_| uses(&rule.text, &COUNT_MATCHES, &[])) {
+                        counting.push((family, table));
+                    }
                 }
-                _ => {}
             }
         }
     }
-    Ok(())
+    match (open, missing.first()) {
+        (Some(name), _) => {
+            fail!("the list of the {family} rules ends in the middle of table {}", name.trim_ascii_end())
+        }
+        (_, Some(table)) => fail!("the list of the {family} rules lacks table {}, which the kernel has", table.name()),
+        (None, None) => Ok(()),
+    }
+}
+
+/// The rules of others that stand before one of our jumps, if there are any.
+fn before(family: Family, table: Table, jump: &Jump) -> Option<Before> {
+    let hooked = HOOKS.iter().any(|(of, chain, _)| *of == table && *chain == jump.chain);
+    let chain = format!("{} ({})", jump.chain, table.name());
+    (hooked && jump.number > 1).then(|| Before { family, chain, rules: jump.number - 1 })
 }
 
 /// The table's name in ``# Table `nat' is incompatible, use 'nft' tool.``, where it is one of those that we use.
@@ -69,14 +103,19 @@ fn appended(line: &str) -> Option<(&str, Rule)> {
     Some((chain, Rule { text: text.trim_ascii_end().to_owned(), packets }))
 }
 
-/// Whether a rule uses connection tracking, so that the kernel keeps it going.
-fn uses_conntrack(rule: &str) -> bool {
-    const MATCHES: [&str; 6] = ["state", "conntrack", "connmark", "connbytes", "connlimit", "helper"];
-    const TARGETS: [&str; 7] = ["MASQUERADE", "SNAT", "DNAT", "REDIRECT", "NETMAP", "CONNMARK", "CT"];
+/// Matches and targets that use connection tracking, so that the kernel keeps it going.
+const TRACK_MATCHES: [&str; 6] = ["state", "conntrack", "connmark", "connbytes", "connlimit", "helper"];
+const TRACK_TARGETS: [&str; 7] = ["MASQUERADE", "SNAT", "DNAT", "REDIRECT", "NETMAP", "CONNMARK", "CT"];
+
+/// Matches that count packets from the moment when their table was loaded.
+const COUNT_MATCHES: [&str; 3] = ["limit", "quota", "statistic"];
+
+/// Whether a rule uses one of these matches or targets.
+fn uses(rule: &str, matches: &[&str], targets: &[&str]) -> bool {
     let words: Vec<&str> = Words(rule).collect();
     words.windows(2).any(|pair| match pair {
-        ["-m", name] => MATCHES.contains(name),
-        ["-j", name] => TARGETS.contains(name),
+        ["-m", name] => matches.contains(name),
+        ["-j", name] => targets.contains(name),
         _ => false,
     })
 }
@@ -156,15 +195,15 @@ impl<'a> Iterator for Words<'a> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> (Ruleset, Others) {
-        let (mut ours, mut others) = (Ruleset::default(), Others::default());
-        read(text, Family::V4, &mut ours, &mut others).unwrap();
-        (ours, others)
+    fn parse(text: &str) -> (Ruleset, Foreign) {
+        let mut listing = Listing::default();
+        read(text, Family::V4, &[], &mut listing).unwrap();
+        (listing.ours, listing.foreign)
     }
 
     #[test]
     fn our_chains_rules_and_jumps_are_found_with_their_counters() {
-        let (ours, others) = parse(
+        let (ours, foreign) = parse(
             "# Warning: iptables-legacy tables present, use iptables-legacy-save to see them\n\
              # Generated by iptables-nft-save v1.8.9 (nf_tables) on Mon Nov 23 02:40:02 2026\n\
              *filter\n:FORWARD DROP [3:180]\n:PARAGLIDER-FWD - [0:0]\n\
@@ -173,14 +212,14 @@ mod tests {
              [7:420] -A PREROUTING -p tcp -j PARAGLIDER\n\
              [5:300] -A PG-web/0 -p tcp -j DNAT --to-destination 10.0.0.1:80\nCOMMIT\n",
         );
-        let filter = ours.part(Family::V4, Table::Filter);
+        let filter = ours.table(Family::V4, Table::Filter);
         assert_eq!((filter.jumps[0].chain.as_str(), filter.jumps[0].number), ("FORWARD", 1));
         assert_eq!(filter.rules("PARAGLIDER-FWD").unwrap()[0].text, "-p tcp -j ACCEPT");
-        let nat = ours.part(Family::V4, Table::Nat);
+        let nat = ours.table(Family::V4, Table::Nat);
         assert_eq!(nat.rules("PARAGLIDER").unwrap(), []);
         assert_eq!(nat.rules("PG-web/0").unwrap()[0].packets, 5);
         assert_eq!(nat.jumps[0].rule.text, "-p tcp -j PARAGLIDER");
-        assert_eq!(others.forward_policies, [(Family::V4, "DROP".to_owned())]);
+        assert_eq!(foreign.forward_policies, [(Family::V4, "DROP".to_owned())]);
     }
 
     #[test]
@@ -205,7 +244,7 @@ mod tests {
         for odd in ["-A FORWARD -j odd\"name\n", "-A FORWARD -j \"odd\n", ":x\"y - [0:0]\n"] {
             let (ours, _) =
                 parse(&format!("*filter\n{odd}:PARAGLIDER-FWD - [0:0]\n-A FORWARD -j PARAGLIDER-FWD\nCOMMIT\n"));
-            let filter = ours.part(Family::V4, Table::Filter);
+            let filter = ours.table(Family::V4, Table::Filter);
             assert_eq!((filter.chains().len(), filter.jumps.len()), (1, 1), "{odd}");
         }
     }
@@ -221,8 +260,8 @@ mod tests {
             ("-A INPUT -m comment --comment conntrack -j ACCEPT", false),
             ("-A INPUT -j CT --notrack", true),
         ] {
-            let (_, others) = parse(&format!("*filter\n{rule}\nCOMMIT\n"));
-            assert_eq!(!others.use_conntrack.is_empty(), uses, "{rule}");
+            let (_, foreign) = parse(&format!("*filter\n{rule}\nCOMMIT\n"));
+            assert_eq!(!foreign.tracking.is_empty(), uses, "{rule}");
         }
     }
 
@@ -230,9 +269,36 @@ mod tests {
     fn a_table_that_cannot_be_shown_is_an_error_where_ours_may_be_in_it() {
         let read = |table: &str| {
             let text = format!("# Table `{table}' is incompatible, use 'nft' tool.\n");
-            read(&text, Family::V4, &mut Ruleset::default(), &mut Others::default())
+            read(&text, Family::V4, &[], &mut Listing::default())
         };
         assert!(read("nat").is_err() && read("filter").is_err() && read("mangle").is_ok());
+    }
+
+    #[test]
+    fn what_is_not_whole_is_an_error() {
+        let whole = "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n";
+        let said = |text: &str, expected: &[Table]| {
+            read(text, Family::V4, expected, &mut Listing::default()).map_err(|error| error.to_string())
+        };
+        assert_eq!(said(whole, &Table::ALL), Ok(()));
+        assert_eq!(said("", &[]), Ok(()));
+        for text in ["", "garbage\n", "*filter\nCOMMIT\n"] {
+            let why = said(text, &Table::ALL).unwrap_err();
+            assert!(why.contains("lacks table"), "{text}: {why}");
+        }
+        for length in 1..whole.len() - 1 {
+            assert!(said(whole.get(..length).unwrap(), &Table::ALL).is_err(), "{length}");
+        }
+        assert!(said("*raw\n-A PREROUTING -j NOTRACK\n", &[]).unwrap_err().contains("in the middle of table raw"));
+    }
+
+    #[test]
+    fn others_that_count_are_seen() {
+        let text = "*filter\n-A INPUT -m limit --limit 1/s -j ACCEPT\n-A PARAGLIDER-FWD -m quota --quota 1 -j DROP\n\
+                    COMMIT\n*nat\n-A PG-x/0 -p tcp -m statistic --mode nth --every 2 --packet 0 -j RETURN\nCOMMIT\n";
+        let mut listing = Listing::default();
+        read(text, Family::V4, &[], &mut listing).unwrap();
+        assert_eq!(listing.counting, [(Family::V4, Table::Filter)]);
     }
 
     #[test]
@@ -240,7 +306,7 @@ mod tests {
         for text in
             ["", "*", ":", "-A", "[", "[1:2] ", "[x:y] -A a b", "-A X -j", "\"", "*nat\n:\n-A \n", "*nat\n-A PG-x/0"]
         {
-            parse(text);
+            let _ = read(text, Family::V4, &[], &mut Listing::default());
         }
     }
 }

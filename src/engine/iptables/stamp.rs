@@ -1,7 +1,7 @@
 //! A number that changes when somebody changes a rule, for a system call or two: whoever guards rules need not run a
 //! program every few seconds.
 
-use crate::engine::iptables::ruleset::Table;
+use super::names::Table;
 use crate::net::Family;
 use crate::sys::netlink::{Netlink, GENERATION};
 use crate::sys::socket;
@@ -11,6 +11,11 @@ use crate::text::fnv1a;
 pub fn nft() -> Option<u64> {
     let answer = Netlink::open().ok()?.ask(GENERATION, libc::AF_UNSPEC, &[]).ok()?;
     Some(u32::from_be_bytes(answer.get(4..8)?.try_into().ok()?).into())
+}
+
+/// One number of two.
+pub fn mix(one: u64, other: u64) -> u64 {
+    fnv1a(&[one.to_ne_bytes(), other.to_ne_bytes()].concat())
 }
 
 /// A hash of the tables of the old interface, without what the kernel counts.

@@ -6,20 +6,10 @@ mod rules;
 use std::fmt::{self, Write};
 
 use crate::config;
+use crate::engine::Level;
 use crate::error::{Error, Exit};
 use crate::host::remedy::System;
 use crate::sys::log;
-
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Level {
-    /// As it should be.
-    Ok,
-    /// It can work, but not as one may think, or not for long.
-    Warning,
-    /// It cannot work.
-    Error,
-}
 
 /// All findings so far.
 struct Findings<'a> {

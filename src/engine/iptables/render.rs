@@ -1,0 +1,202 @@
+//! A plan → rules. Pure.
+
+use super::change::Change;
+use super::names::{chain_name, jump, Table, DISPATCH, FORWARD, HOOKS, REJECT, SNAT};
+use super::rule::{destination, enters, rule, share, Match, Rule, Target};
+use super::ruleset::{Jump, Ruleset};
+use crate::net::{Endpoint, Family};
+use crate::schedule::{self, Then, When};
+use crate::service::{Schedule, Service, Source};
+
+impl Ruleset {
+    /// The rules of `services` from their first backend on.
+    pub fn of(services: &[Service]) -> Self {
+        Self::starting(services, &[])
+    }
+
+    /// The rules that let connections to `binds` end: they refuse new ones, let the old ones through and keep the kernel
+    /// tracking them.
+    pub fn draining(binds: &[Endpoint]) -> Self {
+        let mut ruleset = Self::default();
+        for bind in binds {
+            ruleset.admit(*bind, true);
+        }
+        ruleset.hook();
+        ruleset
+    }
+
+    /// The rules of `services`, given what is in force: the very same where that is right already, so that counters
+    /// go on; else rules that start at another backend than those in force, since a rewrite starts counters anew: those
+    /// of the whole table in the families of `all_restart`, else those of the frontends that change.
+    pub fn following(services: &[Service], in_force: &Ruleset, all_restart: &[Family]) -> Self {
+        let starts: Vec<Option<usize>> = services.iter().map(|service| in_force.start(service)).collect();
+        let same = Self::starting(services, &starts);
+        let mut next = starts.clone();
+        for (service, start) in services.iter().zip(&mut next) {
+            let (family, name) = (service.bind.family(), service.name.as_str());
+            let (now, then) = (in_force.table(family, Table::Nat), same.table(family, Table::Nat));
+            let restarts = match all_restart.contains(&family) {
+                true => Change::of_table(in_force, &same, family, Table::Nat).is_some(),
+                false => now.of_frontend(name).ne(then.of_frontend(name)),
+            };
+            // What was not there before has no start to move on from.
+            *start = start.map(|at| if restarts { next_alive(service, at) } else { at });
+        }
+        if next == starts {
+            return same;
+        }
+        Self::starting(services, &next)
+    }
+
+    /// The index of the backend that the first connection of a service went to.
+    fn start(&self, service: &Service) -> Option<usize> {
+        let first = self.first_backend(service)?;
+        service.backends.iter().position(|backend| backend.address == first)
+    }
+
+    /// The backend that the first connection went to: the first DNAT rule of the entrance, or of what it enters first.
+    fn first_backend(&self, service: &Service) -> Option<Endpoint> {
+        if service.schedule != Schedule::RoundRobin {
+            return None;
+        }
+        let nat = self.table(service.bind.family(), Table::Nat);
+        let mut name = chain_name(&service.name, 0);
+        // Each step goes down one chain; a loop, which only somebody else can have made, ends with the chains.
+        for _ in 0..=nat.chains().len() {
+            let rule = nat.rules(&name)?.first()?;
+            if let Some(backend) = destination(rule) {
+                return Some(backend);
+            }
+            name = enters(&rule.text)?.to_owned();
+        }
+        None
+    }
+
+    /// The rules of `services`, each from the backend of its index in `starts` on.
+    fn starting(services: &[Service], starts: &[Option<usize>]) -> Self {
+        let mut ruleset = Self::default();
+        for (at, service) in services.iter().enumerate() {
+            ruleset.add(service, starts.get(at).copied().flatten().unwrap_or(0));
+        }
+        ruleset.hook();
+        ruleset
+    }
+
+    /// Adds the jumps into the chains that are there.
+    fn hook(&mut self) {
+        for (table, chain, ours) in HOOKS {
+            for family in Family::ALL {
+                if self.table(family, table).rules(ours).is_some() {
+                    let rule = Rule { text: jump(ours), packets: 0 };
+                    // First in its chain, before anybody else's rule decides.
+                    let jump = Jump { chain: chain.to_owned(), rule, number: 1 };
+                    self.table_mut(family, table).jumps.push(jump);
+                }
+            }
+        }
+    }
+
+    /// Lets the connections to `bind` through that were balanced, and refuses new ones if nobody takes them: else they
+    /// would get to a service of this host itself, or of whoever has the address.
+    fn admit(&mut self, bind: Endpoint, refuse: bool) {
+        let filter = self.table_mut(bind.family(), Table::Filter);
+        filter.push(FORWARD, rule(Some(Match::Balanced(bind)), &Target::Accept));
+        if refuse {
+            filter.push(FORWARD, rule(Some(Match::FirstTo(bind)), &Target::Reject));
+            filter.push(REJECT, rule(Some(Match::FirstTo(bind)), &Target::Reject));
+        }
+    }
+
+    fn add(&mut self, service: &Service, start: usize) {
+        let Service { name, bind, source, backends, .. } = service;
+        let family = bind.family();
+
+        self.admit(*bind, backends.iter().all(|backend| backend.weight == 0));
+        let nat = self.table_mut(family, Table::Nat);
+        nat.push(DISPATCH, rule(Some(Match::To(*bind)), &Target::Jump(chain_name(name, 0))));
+        let snat = match *source {
+            Source::Masquerade => Some(Target::Masquerade),
+            Source::Addresses(first, last) => Some(Target::Snat(first, last)),
+            Source::Client => None,
+        };
+        // The chain is there in any case: it is hooked, and an empty one does no harm.
+        nat.declare(SNAT);
+        if let Some(target) = snat {
+            nat.push(SNAT, rule(Some(Match::Balanced(*bind)), &target));
+        }
+
+        for (node, choices) in schedule::chains(service, start).iter().enumerate() {
+            let chain = chain_name(name, node);
+            nat.declare(&chain);
+            for choice in choices {
+                let condition = match choice.when {
+                    When::Always => None,
+                    When::Every(n) => Some(Match::Every(n)),
+                    When::Share(parts, of) => Some(Match::Random(share(parts, of))),
+                    When::SourceBit(bit) => Some(Match::SourceBit(family, bit)),
+                };
+                let target = match choice.then {
+                    Then::Backend(index) => match backends.get(index) {
+                        Some(backend) => Target::Dnat(backend.address),
+                        None => continue,
+                    },
+                    Then::Chain(node) => Target::Jump(chain_name(name, node)),
+                };
+                nat.push(&chain, rule(condition, &target));
+            }
+        }
+    }
+}
+
+/// The next backend that takes connections, after the one of index `at`, going round.
+fn next_alive(service: &Service, at: usize) -> usize {
+    let backends = service.backends.len();
+    let round = (1..=backends).map(|step| (at + step) % backends);
+    let alive = |index: &usize| service.backends.get(*index).is_some_and(|backend| backend.weight > 0);
+    round.into_iter().find(alive).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(yaml: &str) -> Vec<Service> {
+        crate::config::parse(yaml.as_bytes()).unwrap()
+    }
+
+    fn three() -> Vec<Service> {
+        service("frontend: {bind: '10.0.0.1:80', backends: ['10.0.1.1:80', '10.0.1.2:80', '10.0.1.3:80']}")
+    }
+
+    #[test]
+    fn only_the_frontend_that_changes_starts_elsewhere_unless_all_counters_restart() {
+        let yaml = |last: &str| {
+            format!(
+                "frontends:\n  - {{name: a, bind: '10.0.0.1:80', backends: ['10.0.1.1:80', '10.0.1.2:80']}}\n  \
+                 - {{name: b, bind: '10.0.0.1:81', backends: ['10.0.1.1:80', '10.0.1.2:80', '10.0.1.{last}:80']}}\n"
+            )
+        };
+        let before = Ruleset::of(&service(&yaml("3")));
+        let after = service(&yaml("4"));
+        let firsts = |all_restart: &[Family]| {
+            let wanted = Ruleset::following(&after, &before, all_restart);
+            after.iter().map(|one| wanted.first_backend(one).unwrap().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(firsts(&[]), ["10.0.1.1:80", "10.0.1.2:80"]);
+        assert_eq!(firsts(&Family::ALL), ["10.0.1.2:80", "10.0.1.2:80"]);
+    }
+
+    #[test]
+    fn what_is_right_stays_and_what_is_rewritten_starts_elsewhere() {
+        let first = Ruleset::of(&three());
+        let name = &three()[0];
+        assert_eq!(first.first_backend(name).unwrap().to_string(), "10.0.1.1:80");
+        let same = Ruleset::following(&three(), &first, &Family::ALL);
+        assert_eq!(same.first_backend(name).unwrap().to_string(), "10.0.1.1:80");
+
+        let mut drifted = first.clone();
+        drifted.table_mut(Family::V4, Table::Nat).jumps.clear();
+        let again = Ruleset::following(&three(), &drifted, &Family::ALL);
+        assert_eq!(again.first_backend(name).unwrap().to_string(), "10.0.1.2:80");
+    }
+}

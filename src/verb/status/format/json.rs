@@ -1,0 +1,60 @@
+//! JSON. Fields are added, never renamed or removed.
+
+use std::fmt::Write;
+
+use super::{number, state};
+use crate::verb::status::report::{Backend, BackendHealth, Frontend, Report};
+
+/// One object on one line.
+pub fn write(out: &mut String, report: &Report<'_>) {
+    let reason = report.why.map_or_else(|| "null".to_owned(), quoted);
+    let (state, engine) = (state(report), report.engine);
+    let _ = write!(out, "{{\"state\":\"{state}\",\"reason\":{reason},\"engine\":\"{engine}\",\"frontends\":[");
+    let mut comma = "";
+    for Frontend { name, bind, backends } in report.frontends {
+        let _ = write!(out, "{comma}{{\"name\":{},\"bind\":\"{bind}\",\"backends\":[", quoted(name));
+        comma = "";
+        for Backend { address, taken, active, health } in backends {
+            let active = number(*active, "null");
+            let _ = write!(out, "{comma}{{\"address\":\"{address}\",\"taken\":{taken},\"active\":{active}");
+            match health {
+                Some(BackendHealth { up, since, error }) => {
+                    let state = if *up { "up" } else { "down" };
+                    let error = if error.is_empty() { "null".to_owned() } else { quoted(error) };
+                    let _ = write!(out, ",\"state\":\"{state}\",\"since\":{since},\"error\":{error}}}");
+                }
+                None => out.push_str(",\"state\":\"unchecked\",\"since\":null,\"error\":null}"),
+            }
+            comma = ",";
+        }
+        out.push_str("]}");
+        comma = ",";
+    }
+    out.push_str("]}\n");
+}
+
+/// A JSON string (RFC 8259, section 7).
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => {
+                let _ = write!(quoted, "\\u{:04x}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_are_json_whatever_is_in_them() {
+        assert_eq!(quoted("a\"b\\c\nd"), "\"a\\\"b\\\\c\\u000ad\"");
+    }
+}

@@ -1,17 +1,17 @@
-//! Where the C library enters the program. This is the part of the standard library's runtime that a program of one
-//! thread needs; all of it (a handler for stack overflows, buffers for stdout) would take 4 KiB of the binary.
+//! Where the C library enters the program. Of the standard library's runtime a program of one thread needs only this; all
+//! of it (a handler for stack overflows, buffers for stdout) would take 4 KiB of the binary.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 
-/// The words after the program's name, and what `crate::main` makes of them.
+use paraglider::sys::signal;
+
+/// Calls `crate::main` with the arguments, without the program's name.
 #[no_mangle]
 extern "C" fn main(count: libc::c_int, words: *const *const libc::c_char) -> libc::c_int {
     open_what_is_closed();
-    // A reader that has gone away shall be an error, not the end in the middle of a change.
-    // SAFETY: no handler of ours is installed.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    signal::reset();
     let mut given = Vec::new();
     for at in 1..usize::try_from(count).unwrap_or(0) {
         // SAFETY: the C library hands over `count` C strings, which live as long as the program.
@@ -20,15 +20,18 @@ extern "C" fn main(count: libc::c_int, words: *const *const libc::c_char) -> lib
     crate::main(given)
 }
 
-/// Whoever started the program with stdin, stdout or stderr closed would find his words in the first file that it opens.
+/// If we are started with fd 0, 1 or 2 closed, the first file that we open would get that number and receive our output.
 fn open_what_is_closed() {
-    // SAFETY: the path is a C string, and no memory is touched.
-    unsafe {
+    // Where there is no /dev/null, a directory will do: writing to it is an error.
+    for (path, how) in [(c"/dev/null", libc::O_RDWR), (c"/", libc::O_RDONLY)] {
         loop {
-            match libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) {
+            // SAFETY: the path is a C string, and no other memory is touched.
+            match unsafe { libc::open(path.as_ptr(), how) } {
+                -1 => break,
                 libc::STDIN_FILENO | libc::STDOUT_FILENO | libc::STDERR_FILENO => {}
                 file => {
-                    libc::close(file);
+                    // SAFETY: nobody else knows this descriptor.
+                    unsafe { libc::close(file) };
                     return;
                 }
             }

@@ -1,15 +1,30 @@
-//! What is told to people goes through `log` under the program's name, not under that of the module that says it.
+//! Sentences for people: through `log`, under the program's name instead of the module's.
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{self, Seek};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use log::Level;
 use log::{LevelFilter, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
 
+use crate::sys::file;
+use crate::sys::poll;
 use crate::sys::process::memory;
+
+/// How long stderr may refuse to take anything before a sentence is dropped, in milliseconds. A serial console of 9600
+/// baud takes 256 bytes in 270 ms.
+const PATIENCE: u64 = 400;
+
+/// How many bytes are written at a time. A pipe that poll(2) calls writable takes PIPE_BUF bytes without blocking
+/// (pipe(7)), and a serial line, whose buffer has 4096, takes what is left beyond 256 (n_tty.c).
+const PIPE: usize = 4096;
+const TERMINAL: usize = 256;
+
+/// Nobody reads stderr: do not wait for that again.
+static STUCK: AtomicBool = AtomicBool::new(false);
 
 /// Sends what is said to stderr.
 pub fn to_stderr(level: LevelFilter) {
@@ -18,8 +33,9 @@ pub fn to_stderr(level: LevelFilter) {
     let _ = log::set_boxed_logger(Box::new(Steady(SimpleLogger::new().with_level(level))));
 }
 
-/// simple_logger, which panics when stderr cannot be written, because the disk is full or the reader has gone away. That
-/// must not happen between two steps of a change; so it writes into memory, and what then cannot be written is lost.
+/// simple_logger, but it never panics and never blocks. By itself it does both, when stderr is a full disk or a pipe that
+/// nobody reads; in the middle of a change, with the lock held, it may do neither. So it writes into memory, and what
+/// stderr then does not take is lost.
 struct Steady(SimpleLogger);
 
 impl Log for Steady {
@@ -28,44 +44,94 @@ impl Log for Steady {
     }
 
     fn log(&self, record: &Record) {
-        if let Some((mut stderr, mut memory)) = diverted(|| self.0.log(record)) {
-            let text = memory.rewind().and_then(|()| crate::sys::file::content(memory, usize::MAX));
-            let _ = text.and_then(|text| stderr.write_all(&text));
-        }
+        // What simple_logger makes of a record. It is needed where there is no memory or no descriptor for its own.
+        let plain = format!("{:<5} [paraglider] {}\n", record.level(), record.args());
+        let text = diverted(plain.len(), || self.0.log(record)).unwrap_or(plain.into_bytes());
+        let most = if STUCK.load(Ordering::Relaxed) { 0 } else { PATIENCE };
+        let written = write(libc::STDERR_FILENO, &text, most);
+        STUCK.store(written.is_err_and(|error| error.raw_os_error() == Some(libc::ETIMEDOUT)), Ordering::Relaxed);
     }
 
     fn flush(&self) {}
 }
 
-/// Does something while stderr is a file in memory; returns the true stderr and that file.
-fn diverted(say: impl FnOnce()) -> Option<(File, File)> {
-    let memory = memory().ok()?;
-    let stderr = duplicate(libc::STDERR_FILENO).ok()?;
-    // SAFETY: both are open. There is one thread that speaks.
-    unsafe { libc::dup2(memory.as_raw_fd(), libc::STDERR_FILENO) };
+/// What is written to stderr meanwhile, at most so many bytes.
+fn diverted(length: usize, say: impl FnOnce()) -> io::Result<Vec<u8>> {
+    let mut memory = memory()?;
+    // Without space for it (`ulimit -f`, a full memory cgroup) simple_logger would panic.
+    file::reserve(&memory, length as u32)?;
+    let stderr = duplicate(libc::STDERR_FILENO)?;
+    replace_stderr(&memory)?;
     say();
-    // SAFETY: as before.
-    unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) };
-    Some((stderr, memory))
+    let back = replace_stderr(&stderr);
+    let written = memory.stream_position()? as usize;
+    memory.rewind()?;
+    back.and_then(|()| file::content(memory, written))
 }
 
-/// Another descriptor for an open file.
+/// Makes stderr another descriptor of an open file (dup2(2)).
+fn replace_stderr(by: &File) -> io::Result<()> {
+    loop {
+        // SAFETY: no memory is touched. No other thread speaks meanwhile: there is none.
+        match unsafe { libc::dup2(by.as_raw_fd(), libc::STDERR_FILENO) } {
+            -1 => match io::Error::last_os_error() {
+                error if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY)) => {}
+                error => return Err(error),
+            },
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Another descriptor for an open file (dup(2)). Programs that we start do not inherit it.
 fn duplicate(fd: RawFd) -> io::Result<File> {
-    // SAFETY: no memory is touched; the descriptor is new, checked, and the File's alone.
+    let above: libc::c_long = 3;
+    // SAFETY: no memory is touched; the descriptor is new, checked, and owned by the File alone.
     unsafe {
-        match libc::dup(fd) {
+        match libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, above) {
             -1 => Err(io::Error::last_os_error()),
             new => Ok(File::from_raw_fd(new)),
         }
     }
 }
 
-/// Writes a result to stdout. (The standard library's way has a buffer that ends with each line, and 1 KiB of the binary.)
+/// Writes a result to stdout. Waits for a reader without a limit: a pager reads when its user does, and no lock is held.
 pub fn result(text: &str) -> io::Result<()> {
-    duplicate(libc::STDOUT_FILENO)?.write_all(text.as_bytes())
+    write(libc::STDOUT_FILENO, text.as_bytes(), u64::MAX)
 }
 
-/// Says a sentence. The macros of `log` would write this out at every place.
+/// Writes all, or fails with ETIMEDOUT when the descriptor takes nothing for so many milliseconds. It is not switched to
+/// O_NONBLOCK for this: the other processes that have this open file would get EAGAIN.
+fn write(fd: RawFd, mut bytes: &[u8], patience: u64) -> io::Result<()> {
+    // SAFETY: no memory is touched.
+    let most = if unsafe { libc::isatty(fd) } == 1 { TERMINAL } else { PIPE };
+    let mut since = poll::clock();
+    while !bytes.is_empty() {
+        let mut events = [poll::pollfd(fd, libc::POLLOUT)];
+        poll::wait(&mut events, patience);
+        let (part, _) = bytes.split_at(bytes.len().min(most));
+        if events.iter().any(|event| event.revents != 0) {
+            // SAFETY: the kernel reads `part.len()` bytes.
+            let written = unsafe { libc::write(fd, part.as_ptr().cast(), part.len()) };
+            if let Ok(written @ 1..) = usize::try_from(written) {
+                (bytes, since) = (bytes.get(written..).unwrap_or_default(), poll::clock());
+                continue;
+            }
+            let error = io::Error::last_os_error();
+            if written < 0 && !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) {
+                return Err(error);
+            }
+            // Somebody else made it O_NONBLOCK, and has just filled it.
+            poll::pause(1);
+        }
+        if poll::clock() - since >= patience {
+            return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
+        }
+    }
+    Ok(())
+}
+
+/// Says a sentence. The macros of `log` would put this code at every place.
 pub fn sentence(level: Level, what: fmt::Arguments<'_>) {
     log::log!(target: "paraglider", level, "{what}");
 }

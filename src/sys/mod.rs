@@ -1,4 +1,4 @@
-//! The system's calls: the only place with `unsafe`.
+//! System calls: the only place with `unsafe`.
 #![allow(unsafe_code)]
 
 pub mod file;
@@ -6,4 +6,6 @@ pub mod log;
 pub mod netlink;
 pub mod poll;
 pub mod process;
+pub mod signal;
 pub mod socket;
+mod spawn;

@@ -1,65 +1,20 @@
-//! Waiting: for sockets (poll(2)), and for signals beside them (signalfd(2)).
+//! Waiting (poll(2)), the clock for it, and how many descriptors there may be.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::RawFd;
+use std::ptr;
 
-/// Those that `watch` answers to.
-const SIGNALS: [libc::c_int; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGUSR1];
+pub use crate::sys::signal::Signals;
 
-/// The signals that have come.
-#[derive(Debug)]
-pub struct Signals(File);
-
-impl Signals {
-    /// From now on they are no longer the end of the program.
-    pub fn catch() -> io::Result<Self> {
-        // SAFETY: the set is made before it is used; the descriptor is new, checked, and the File's alone.
-        unsafe {
-            let mut set = std::mem::zeroed();
-            libc::sigemptyset(&mut set);
-            for signal in SIGNALS {
-                libc::sigaddset(&mut set, signal);
-            }
-            libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
-            match libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
-                -1 => Err(io::Error::last_os_error()),
-                file => Ok(Signals(File::from_raw_fd(file))),
-            }
-        }
-    }
-
-    /// For poll(2).
-    pub fn descriptor(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-
-    /// The next one that has come, if any.
-    pub fn next(&self) -> Option<libc::c_int> {
-        // The number is the first word of signalfd_siginfo.
-        let mut info = [0; 128];
-        (&self.0).read_exact(&mut info).ok()?;
-        let [a, b, c, d, ..] = info;
-        Some(libc::c_int::from_ne_bytes([a, b, c, d]))
-    }
-
-    /// Whether one has come.
-    pub fn any(&self) -> bool {
-        let mut events = [pollfd(self.descriptor(), libc::POLLIN)];
-        wait(&mut events, 0);
-        events.iter().any(|event| event.revents != 0)
-    }
-}
-
-/// What is waited for.
+/// An entry for [`wait`].
 pub fn pollfd(fd: RawFd, events: libc::c_short) -> libc::pollfd {
     libc::pollfd { fd, events, revents: 0 }
 }
 
-/// Waits at most so many milliseconds for one of `events`. A wait that fails is one that was short.
+/// Waits for one of `events`, at most so many milliseconds. A failed poll (EINTR, ENOMEM) is treated as an early wake-up
+/// without events.
 pub fn wait(events: &mut [libc::pollfd], most: u64) {
     let most = i32::try_from(most).unwrap_or(i32::MAX);
-    // SAFETY: the kernel writes into as many entries as there are.
+    // SAFETY: the kernel writes into `events.len()` entries.
     unsafe { libc::poll(events.as_mut_ptr(), events.len() as libc::nfds_t, most) };
 }
 
@@ -68,24 +23,26 @@ pub fn pause(milliseconds: u64) {
     wait(&mut [], milliseconds);
 }
 
-/// How many descriptors this process may have, which are from now on as many as it can get.
+/// Raises the soft limit of open descriptors to the hard one; returns that limit, or 256 if the kernel does not tell it.
 pub fn descriptors() -> usize {
-    // Soft and hard limit; those 256 are a guess that is small enough. Not by setrlimit: musl's is 1 KiB for threads.
+    // Soft and hard limit. Not by setrlimit: musl's is 1 KiB for threads.
     let mut limit = [256_u64; 2];
-    // SAFETY: the kernel writes and reads one rlimit64, which are two words of 64 bits.
+    let [us, what] = [0, libc::RLIMIT_NOFILE as libc::c_long];
+    // SAFETY: the kernel writes and reads one rlimit64, which are two words of 64 bits. All arguments are as wide as a
+    // register, as syscall(2) needs them.
     unsafe {
-        let none = std::ptr::null_mut::<u64>();
-        libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, none, limit.as_mut_ptr());
+        let none = ptr::null_mut::<u64>();
+        libc::syscall(libc::SYS_prlimit64, us, what, none, limit.as_mut_ptr());
         limit[0] = limit[1];
-        libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, limit.as_mut_ptr(), none);
+        libc::syscall(libc::SYS_prlimit64, us, what, limit.as_mut_ptr(), none);
     }
     usize::try_from(limit[0]).unwrap_or(usize::MAX)
 }
 
-/// Milliseconds since the machine was started. Only this clock is good for waiting: a board without a clock of its own
-/// jumps by years when it learns the date.
+/// Milliseconds since the machine was started (CLOCK_MONOTONIC). The clock of the day is no good for waiting: on a board
+/// without a battery it jumps by years when the board learns the date.
 pub fn clock() -> u64 {
-    // SAFETY: `time` is ours for the time of the call, which cannot fail: the clock exists.
+    // SAFETY: all-zero bytes are a valid `timespec`, and the kernel writes one. The call cannot fail: the clock exists.
     let time = unsafe {
         let mut time: libc::timespec = std::mem::zeroed();
         libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time);

@@ -1,18 +1,36 @@
 //! Other programs: finding one, running it, and what it said.
 //!
-//! The standard library's `Command` would take 25 KiB of the binary for what this does: it reads two pipes at once and
-//! needs a thread to feed a third. Here all three ends are files in memory, so nobody waits for anybody.
+//! The standard library's `Command` would take 25 KiB of the binary: it reads two pipes at once and needs a thread to
+//! feed a third. Here all three are files in memory, so neither side waits for the other.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
+use std::fmt::{self, Write as _};
 use std::fs::File;
-use std::io::{self, Seek, Write};
-use std::os::fd::{AsRawFd, FromRawFd};
-use std::ptr;
+use std::io::{self, Seek, Write as _};
+use std::os::fd::FromRawFd;
 
-use crate::sys::file;
-use crate::sys::log;
+use crate::error::{fail, plain, Error};
+use crate::sys::poll::clock;
+use crate::sys::signal::{self, Deaths};
+pub use crate::sys::spawn::variable;
+use crate::sys::{file, log, spawn};
 
-/// Finds a program on PATH, and where system programs are when PATH does not say so (a bare `su`, some cron daemons).
+/// How long a program may run, in milliseconds. `iptables-restore` waits 10 s for the xtables lock; on the slowest board
+/// the largest config takes it less than 10 s more.
+const PATIENCE: u64 = 60_000;
+
+/// How long a program may run on after SIGTERM or SIGINT has come, in milliseconds: a change that is under way ends.
+const GRACE: u64 = 3_000;
+
+/// How long a killed program is waited for, in milliseconds. One that the kernel holds in an uninterruptible call cannot
+/// be killed until that call returns.
+const BURIAL: u64 = 1_000;
+
+/// How many characters of a program's words are shown.
+const SHOWN: usize = 200;
+
+/// Finds a program on PATH, and in the directories of system programs, which PATH may lack (a bare `su`, some cron
+/// daemons).
 pub fn find(name: &str) -> Option<String> {
     let path = variable(c"PATH").unwrap_or_default();
     for dir in path.split(':').chain(["/usr/sbin", "/sbin", "/usr/local/sbin"]) {
@@ -24,31 +42,92 @@ pub fn find(name: &str) -> Option<String> {
     None
 }
 
+/// How a program has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// With this exit status.
+    Status(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
 /// What a program has left behind.
 #[derive(Debug)]
 pub struct Output {
-    /// The exit status; nothing if a signal ended it.
-    pub code: Option<i32>,
+    /// How it has ended.
+    pub end: End,
     /// What it wrote to stdout.
     pub out: String,
     /// What it wrote to stderr.
     pub err: String,
 }
 
-/// A program that was started.
+impl Output {
+    /// Whether it ended with status 0.
+    pub fn succeeded(&self) -> bool {
+        self.end == End::Status(0)
+    }
+
+    /// Why it failed, by its own words: stderr on one line, without control characters, of at most 200 characters.
+    pub fn said(&self) -> Said<'_> {
+        Said(self)
+    }
+}
+
+/// See [`Output::said`].
+pub struct Said<'a>(&'a Output);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Output { end, err, .. } = self.0;
+        let lines = err.lines().map(str::trim_ascii).filter(|line| !line.is_empty() && !line.starts_with("Try `"));
+        let mut room = SHOWN;
+        for line in lines {
+            if room < SHOWN {
+                f.write_str("; ")?;
+            }
+            for c in line.chars() {
+                if room == 0 {
+                    return f.write_char('…');
+                }
+                room -= 1;
+                match c {
+                    // They are no danger, and iptables uses them all the time.
+                    '\'' | '"' | '\\' => f.write_char(c)?,
+                    _ => c.escape_debug().try_for_each(|c| f.write_char(c))?,
+                }
+            }
+        }
+        match end {
+            End::Signal(signal) if room < SHOWN => write!(f, "; ended by signal {signal}"),
+            End::Signal(signal) => write!(f, "it was ended by signal {signal}"),
+            End::Status(_) if room < SHOWN => Ok(()),
+            End::Status(_) => f.write_str("it said nothing"),
+        }
+    }
+}
+
+/// A program that was started. If it is dropped before it has ended, it is killed.
 #[derive(Debug)]
-pub struct Running {
+pub struct Child {
+    path: String,
+    /// 0 when it has ended and its status was read.
     process: libc::pid_t,
     out: File,
     err: File,
 }
 
-/// Starts a program with `input` on its stdin. It speaks English, whatever the user speaks: its words are looked into.
-pub fn start(path: &str, arguments: &[&str], input: &str) -> io::Result<Running> {
+/// Starts a program with `input` on its stdin. It speaks English, whatever the user's language is, since we look for
+/// words in what it says.
+pub fn start(path: &str, arguments: &[&str], input: &str) -> Result<Child, Error> {
     log::detail!("run {path} {}", arguments.join(" "));
     if !input.is_empty() {
         log::detail!("with\n{input}");
     }
+    started(path, arguments, input).map_err(|error| Error::system(format_args!("cannot run {path}: {}", plain(&error))))
+}
+
+fn started(path: &str, arguments: &[&str], input: &str) -> io::Result<Child> {
     let (mut stdin, out, err) = (memory()?, memory()?, memory()?);
     stdin.write_all(input.as_bytes())?;
     stdin.rewind()?;
@@ -56,39 +135,92 @@ pub fn start(path: &str, arguments: &[&str], input: &str) -> io::Result<Running>
     for word in arguments {
         words.push(CString::new(*word)?);
     }
-    let process = spawn(&words, [&stdin, &out, &err])?;
-    Ok(Running { process, out, err })
+    let process = spawn::spawn(&words, [&stdin, &out, &err])?;
+    Ok(Child { path: path.to_owned(), process, out, err })
 }
 
 /// Starts a program and waits for its end.
-pub fn run(path: &str, arguments: &[&str], input: &str) -> io::Result<Output> {
+pub fn run(path: &str, arguments: &[&str], input: &str) -> Result<Output, Error> {
     start(path, arguments, input)?.wait()
 }
 
-impl Running {
-    /// Waits for its end.
-    pub fn wait(self) -> io::Result<Output> {
-        let mut status = 0;
-        // SAFETY: `status` is ours for the time of the call.
-        while unsafe { libc::waitpid(self.process, &mut status, 0) } < 0 {
-            let error = io::Error::last_os_error();
-            if error.raw_os_error() != Some(libc::EINTR) {
-                return Err(error);
+impl Child {
+    /// Waits for its end, at most 60 s; then kills it, which is an error. If [`signal::ending`] tells that we are to
+    /// end, it gets 3 s more.
+    pub fn wait(mut self) -> Result<Output, Error> {
+        let begun = clock();
+        let end = self.end(PATIENCE, signal::ending());
+        let path = &self.path;
+        match end {
+            Ok(Some(end)) => {
+                let text = |file: &mut File| text(file).map_err(|error| cannot_read(path, &error));
+                Ok(Output { end, out: text(&mut self.out)?, err: text(&mut self.err)? })
+            }
+            Ok(None) if clock() - begun < PATIENCE => fail!("{path} was killed, since this program was told to end"),
+            Ok(None) => fail!("{path} did not end within {} s and was killed", PATIENCE / 1000),
+            Err(error) => Err(cannot_read(path, &error)),
+        }
+    }
+
+    /// How it has ended; `None` after so many milliseconds, or [`GRACE`] after `ending` became readable.
+    fn end(&mut self, most: u64, mut ending: std::os::fd::RawFd) -> io::Result<Option<End>> {
+        let deaths = Deaths::new();
+        let mut until = clock() + most;
+        loop {
+            let mut status = 0;
+            // SAFETY: the kernel writes one integer.
+            match unsafe { libc::waitpid(self.process, &mut status, libc::WNOHANG) } {
+                0 => {}
+                -1 => match io::Error::last_os_error() {
+                    error if error.raw_os_error() == Some(libc::EINTR) => {}
+                    error => {
+                        self.process = 0;
+                        return Err(error);
+                    }
+                },
+                _ => {
+                    self.process = 0;
+                    return Ok(Some(match libc::WIFSIGNALED(status) {
+                        true => End::Signal(libc::WTERMSIG(status)),
+                        false => End::Status(libc::WEXITSTATUS(status)),
+                    }));
+                }
+            }
+            let now = clock();
+            if now >= until {
+                return Ok(None);
+            }
+            if deaths.wait(ending, until - now) {
+                ending = -1;
+                until = until.min(clock() + GRACE);
             }
         }
-        let code = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
-        Ok(Output { code, out: text(self.out)?, err: text(self.err)? })
     }
 }
 
-/// From the beginning to the end; what is not UTF-8 is replaced.
-fn text(mut file: File) -> io::Result<String> {
+impl Drop for Child {
+    /// Without this a zombie would be left, and a program that nobody waits for would run on.
+    fn drop(&mut self) {
+        if self.process > 0 {
+            signal(self.process as u32, libc::SIGKILL);
+            let _ = self.end(BURIAL, -1);
+        }
+    }
+}
+
+fn cannot_read(path: &str, error: &io::Error) -> Error {
+    Error::system(format_args!("cannot read what {path} says: {}", plain(error)))
+}
+
+/// The whole file; what is not UTF-8 is replaced.
+fn text(file: &mut File) -> io::Result<String> {
     file.rewind()?;
-    let bytes = file::content(file, usize::MAX)?;
+    let mut bytes = Vec::new();
+    while file::read_on(file, &mut bytes)? {}
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// An empty file in memory; no program that we start inherits it.
+/// An empty file in memory (memfd_create(2)). Programs that we start do not inherit it.
 pub fn memory() -> io::Result<File> {
     // SAFETY: the name is a C string; the descriptor is new, checked, and owned by the File alone.
     unsafe {
@@ -99,79 +231,37 @@ pub fn memory() -> io::Result<File> {
     }
 }
 
-/// Starts `words` (the first is the path) with these three files as stdin, stdout and stderr.
-fn spawn(words: &[CString], files: [&File; 3]) -> io::Result<libc::pid_t> {
-    extern "C" {
-        /// environ(7)
-        static environ: *const *mut libc::c_char;
-    }
-    let path = words.first().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut pointers: Vec<*mut libc::c_char> = words.iter().map(|word| word.as_ptr().cast_mut()).collect();
-    pointers.push(ptr::null_mut());
-    // The first of a name is the one that counts (getenv(3)).
-    let mut environment = vec![c"LC_ALL=C".as_ptr().cast_mut()];
-    let mut process = 0;
-    // SAFETY: `environ`, `pointers` and `environment` are lists of C strings that end with a null, live until the call is
-    // over and are not written to; `actions` is made before it is used and freed after; nobody else changes the
-    // environment: there is one thread.
-    let error = unsafe {
-        let mut next = environ;
-        while !(*next).is_null() {
-            environment.push(*next);
-            next = next.add(1);
-        }
-        environment.push(ptr::null_mut());
-        let mut actions = std::mem::zeroed();
-        let mut error = libc::posix_spawn_file_actions_init(&mut actions);
-        for (number, file) in (0..).zip(files) {
-            if error == 0 {
-                error = libc::posix_spawn_file_actions_adddup2(&mut actions, file.as_raw_fd(), number);
-            }
-        }
-        if error == 0 {
-            error = libc::posix_spawn(
-                &mut process,
-                path.as_ptr(),
-                &actions,
-                ptr::null(),
-                pointers.as_ptr(),
-                environment.as_ptr(),
-            );
-        }
-        libc::posix_spawn_file_actions_destroy(&mut actions);
-        error
-    };
-    match error {
-        0 => Ok(process),
-        error => Err(io::Error::from_raw_os_error(error)),
-    }
-}
-
-/// Sends a signal to a process (kill(2)); if it has ended, nothing happens.
+/// Sends a signal to one process (kill(2)); if it has ended, nothing happens. 0 and what is negative as a `pid_t` would
+/// be a group of processes, or all of them: then nothing happens either.
 pub fn signal(process: u32, signal: libc::c_int) {
-    // SAFETY: no memory is touched.
-    unsafe { libc::kill(process as libc::pid_t, signal) };
+    if let Ok(process @ 1..) = libc::pid_t::try_from(process) {
+        // SAFETY: no memory is touched.
+        unsafe { libc::kill(process, signal) };
+    }
 }
 
-/// An environment variable; what is not UTF-8 in it is replaced.
-pub fn variable(name: &CStr) -> Option<String> {
-    // SAFETY: both are C strings, and nobody changes the environment: there is one thread.
-    unsafe {
-        let value = libc::getenv(name.as_ptr());
-        (!value.is_null()).then(|| CStr::from_ptr(value).to_string_lossy().into_owned())
-    }
+/// Whether we run as root (geteuid(2)).
+pub fn is_root() -> bool {
+    // SAFETY: no memory is touched.
+    unsafe { libc::geteuid() == 0 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
+
+    fn sh(script: &str) -> Output {
+        run(&find("sh").unwrap(), &["-c", script], "").unwrap()
+    }
 
     #[test]
     fn a_program_gets_its_input_and_leaves_its_words_and_its_status() {
-        let sh = find("sh").unwrap();
-        let Output { code, out, err } = run(&sh, &["-c", "cat; echo $0 >&2; exit 3", "a b"], "x\ny\n").unwrap();
-        assert_eq!((code, out.as_str(), err.as_str()), (Some(3), "x\ny\n", "a b\n"));
-        assert_eq!(run(&sh, &["-c", "kill -9 $$"], "").unwrap().code, None);
+        let Output { end, out, err } =
+            run(&find("sh").unwrap(), &["-c", "cat; echo $0 >&2; exit 3", "a b"], "x\ny\n").unwrap();
+        assert_eq!((end, out.as_str(), err.as_str()), (End::Status(3), "x\ny\n", "a b\n"));
+        assert_eq!(sh("kill -9 $$").end, End::Signal(9));
+        assert!(sh("exit 0").succeeded() && !sh("exit 1").succeeded());
     }
 
     #[test]
@@ -184,9 +274,73 @@ mod tests {
     #[test]
     fn what_cannot_be_run_is_an_error() {
         for path in ["/nowhere", "/etc", "/etc/hostname"] {
-            assert!(run(path, &[], "").is_err(), "{path}");
+            let error = run(path, &[], "").unwrap_err().to_string();
+            assert!(error.starts_with(&format!("cannot run {path}: ")), "{error}");
         }
         assert!(run("/bin/sh", &["a\0b"], "").is_err());
         assert_eq!(find("no such program"), None);
+    }
+
+    #[test]
+    fn what_a_program_said_is_one_short_line_without_control_characters() {
+        let said = |end, err: &str| Output { end, out: String::new(), err: err.to_owned() }.said().to_string();
+        let failed = End::Status(1);
+        assert_eq!(said(failed, ""), "it said nothing");
+        assert_eq!(said(failed, "can't\n\n  `x'\nTry `x -h' for more\n"), "can't; `x'");
+        assert_eq!(said(failed, "\u{1b}[2J\u{202e}\t\r\u{7f}é"), "\\u{1b}[2J\\u{202e}\\t\\r\\u{7f}é");
+        assert_eq!(said(failed, &"é".repeat(300)), format!("{}…", "é".repeat(200)));
+        assert_eq!(said(failed, &"x\n".repeat(300)).chars().filter(|c| *c == 'x').count(), 200);
+        assert_eq!(said(End::Signal(9), ""), "it was ended by signal 9");
+        assert_eq!(said(End::Signal(11), "hm"), "hm; ended by signal 11");
+    }
+
+    /// The state of a process, as in /proc/PID/stat; nothing if there is none.
+    fn state(process: libc::pid_t) -> Option<String> {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        Some(stat.rsplit_once(") ")?.1.get(..1)?.to_owned())
+    }
+
+    #[test]
+    fn a_child_that_nobody_waits_for_is_no_zombie() {
+        for script in ["sleep 60", "exit 0"] {
+            let child = start(&find("sh").unwrap(), &["-c", script], "").unwrap();
+            let process = child.process;
+            assert!(state(process).is_some());
+            drop(child);
+            assert_eq!(state(process), None, "{script}");
+        }
+    }
+
+    #[test]
+    fn a_child_is_killed_when_its_time_is_over() {
+        let mut child = start(&find("sleep").unwrap(), &["60"], "").unwrap();
+        let since = Instant::now();
+        assert_eq!(child.end(200, -1).unwrap(), None);
+        assert!((200..2000).contains(&since.elapsed().as_millis()), "{:?}", since.elapsed());
+        // Told to end, we leave it a moment.
+        let mut child = start(&find("sleep").unwrap(), &["0.5"], "").unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(writer);
+        let end = child.end(60_000, std::os::fd::AsRawFd::as_raw_fd(&reader));
+        assert_eq!(end.unwrap(), Some(End::Status(0)));
+    }
+
+    #[test]
+    fn waiting_costs_no_time() {
+        let program = find("true").unwrap();
+        let since = Instant::now();
+        for _ in 0..50 {
+            run(&program, &[], "").unwrap();
+        }
+        // With another thread that takes SIGCHLD each of them may take 100 ms.
+        assert!(since.elapsed() < Duration::from_secs(6), "{:?}", since.elapsed());
+    }
+
+    #[test]
+    fn no_number_is_a_group_of_processes() {
+        // Signal 0 would do no harm if this went wrong.
+        for process in [0, u32::MAX, u32::MAX - 1, 1 << 31] {
+            signal(process, 0);
+        }
     }
 }

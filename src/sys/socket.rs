@@ -7,12 +7,12 @@ use std::os::fd::{AsRawFd, FromRawFd};
 
 use crate::net::Family;
 
-/// sockaddr_in or sockaddr_in6 (ip(7), ipv6(7)); the kernel takes that of IPv4 with more behind it.
+/// sockaddr_in or sockaddr_in6 (ip(7), ipv6(7)). Of the former the kernel ignores what is longer.
 type Address = [u8; 28];
 
-/// A socket(2) that no program that we start inherits.
+/// Opens a socket (socket(2)). Programs that we start do not inherit it.
 pub fn open(domain: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<File> {
-    // SAFETY: no memory is touched; the descriptor is new, checked, and the File's alone.
+    // SAFETY: no memory is touched; the descriptor is new, checked, and owned by the File alone.
     unsafe {
         match libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) {
             -1 => Err(io::Error::last_os_error()),
@@ -21,7 +21,7 @@ pub fn open(domain: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io
     }
 }
 
-/// Family, port, (flow label,) address, (scope).
+/// An address as the kernel reads it: family, port, address; IPv6 with a flow label before it and a scope after it.
 fn address(ip: IpAddr, port: u16) -> Address {
     let mut address = [0; 28];
     let mut put = |at: usize, bytes: &[u8]| {
@@ -47,27 +47,29 @@ fn checked(result: libc::c_int) -> io::Result<()> {
     }
 }
 
-/// Connects, or begins to.
+/// Connects (connect(2)). A non-blocking socket only begins to: EINPROGRESS.
 pub fn connect(socket: &File, ip: IpAddr, port: u16) -> io::Result<()> {
     let to = address(ip, port);
     // SAFETY: the kernel reads `LENGTH` bytes.
     checked(unsafe { libc::connect(socket.as_raw_fd(), to.as_ptr().cast(), LENGTH) })
 }
 
-/// Ends a TCP connection with an RST (connect(2), AF_UNSPEC).
+/// Ends a TCP connection with an RST (connect(2) with AF_UNSPEC; tcp_disconnect in net/ipv4/tcp.c). If there is none,
+/// nothing happens.
 pub fn abort(socket: &File) {
     let nowhere: Address = [0; 28];
-    // SAFETY: the kernel reads `LENGTH` bytes. If it was not connected, nothing is lost.
+    // SAFETY: the kernel reads `LENGTH` bytes.
     unsafe { libc::connect(socket.as_raw_fd(), nowhere.as_ptr().cast(), LENGTH) };
 }
 
-/// The address of packets from `from` to `to`, where `from` may leave it open; none is sent.
+/// The source address that the kernel gives to packets to `to`, if we ask for `from` (0.0.0.0 or :: leaves it to the
+/// routes). No packet is sent: a UDP socket is connected.
 pub fn source(from: IpAddr, to: IpAddr) -> io::Result<IpAddr> {
     let socket = open(Family::of(to).domain(), libc::SOCK_DGRAM, 0)?;
     let mut name = address(from, 0);
     // SAFETY: the kernel reads `LENGTH` bytes.
     checked(unsafe { libc::bind(socket.as_raw_fd(), name.as_ptr().cast(), LENGTH) })?;
-    // Which port does not matter.
+    // Any port will do; 9 is discard.
     connect(&socket, to, 9)?;
     let mut length = LENGTH;
     // SAFETY: the kernel writes at most `length` bytes.
@@ -79,15 +81,14 @@ pub fn source(from: IpAddr, to: IpAddr) -> io::Result<IpAddr> {
     })
 }
 
-/// Asks for an option of a socket, of as many bytes as `answer` has (getsockopt(2)).
+/// Reads an option of a socket (getsockopt(2)), at most `answer.len()` bytes of it.
 pub fn option(socket: &File, level: libc::c_int, name: libc::c_int, answer: &mut [u8]) -> Option<()> {
     let mut length = answer.len() as libc::socklen_t;
-    // Not by getsockopt: musl's is 400 bytes for options that tell times.
-    // SAFETY: the kernel writes at most `length` bytes, which are those of `answer`.
-    let got = unsafe {
-        let length = &raw mut length;
-        libc::syscall(libc::SYS_getsockopt, socket.as_raw_fd(), level, name, answer.as_mut_ptr(), length)
-    };
+    let [fd, level, name] = [socket.as_raw_fd(), level, name].map(libc::c_long::from);
+    // Not by getsockopt: musl's has 400 bytes for options that tell times.
+    // SAFETY: the kernel writes at most `length` bytes, which are those of `answer`. All arguments are as wide as a
+    // register, as syscall(2) needs them.
+    let got = unsafe { libc::syscall(libc::SYS_getsockopt, fd, level, name, answer.as_mut_ptr(), &raw mut length) };
     (got == 0).then_some(())
 }
 

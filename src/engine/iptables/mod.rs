@@ -14,7 +14,7 @@ use self::change::Change;
 use self::names::{is_ours, Table, HOOKS};
 use self::ruleset::Ruleset;
 use self::save::Listing;
-use self::tool::{main_variant, missing, Said, Tools, Variant};
+use self::tool::{main_variant, missing, Tools, Variant};
 use super::{Engine, Finding, Foreign, InForce, Plan, View};
 use crate::error::{fail, Error};
 use crate::host;
@@ -22,7 +22,7 @@ use crate::net::Family;
 use crate::sys::file;
 use crate::sys::log;
 use crate::sys::netlink::{self, Netlink};
-use crate::sys::process::{Output, Running};
+use crate::sys::process::Child;
 
 /// The iptables of this host, or the other variant of each family.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Iptables {
     fn look(&self) -> Look<'_> {
         let mut look = Look { engine: self, list: Listing::default(), frontends: Vec::new(), unread: Vec::new() };
         // All programs at once: on a slow board most of the time goes into starting them.
-        let mut started: Vec<(Dump<'_>, Result<Running, Error>)> = Vec::new();
+        let mut started: Vec<(Dump<'_>, Result<Child, Error>)> = Vec::new();
         for tools in &self.tools {
             for dump in dumps(tools) {
                 let child = tools.list(dump.table);
@@ -104,11 +104,11 @@ impl Iptables {
         }
         for (Dump { tools: Tools { family, main, .. }, expected, .. }, child) in started {
             let read = child.and_then(|child| {
-                let output = child.wait().map_err(|error| Error::system(format_args!("{error}")))?;
-                match output {
-                    Output { code: Some(0), out, .. } => save::read(&out, *family, &expected, &mut look.list),
-                    Output { err, .. } => fail!("{}", Said(&err)),
+                let output = child.wait()?;
+                if !output.succeeded() {
+                    return fail!("{}", output.said());
                 }
+                save::read(&output.out, *family, &expected, &mut look.list)
             });
             match read {
                 Ok(()) => {}

@@ -1,13 +1,11 @@
 //! The programs of iptables: where they are, which variant they are, how they are run and what they say.
 
-use std::fmt;
-
 use super::names::Table;
 use crate::error::{fail, Error};
 use crate::net::Family;
 use crate::sys::file;
 use crate::sys::log;
-use crate::sys::process::{self, Output, Running};
+use crate::sys::process::{self, Child, End, Output};
 use crate::text::number;
 
 /// How long a held xtables lock is waited for, in seconds.
@@ -74,24 +72,22 @@ impl Tools {
     }
 
     /// Starts to list the rules of all tables, or of one, with counters.
-    pub fn list(&self, table: Option<Table>) -> Result<Running, Error> {
+    pub fn list(&self, table: Option<Table>) -> Result<Child, Error> {
         let Some(path) = self.find("save") else {
             return fail!("there is no {}-save", base(self.family));
         };
-        let started = match table {
+        match table {
             Some(table) => process::start(&path, &["-c", "-t", table.name()], ""),
             None => process::start(&path, &["-c"], ""),
-        };
-        started.map_err(|error| cannot_run(&path, &error))
+        }
     }
 
     /// Runs `iptables-restore --noflush`: each table of `text` changes as a whole or not at all.
     pub fn restore(&self, text: &str) -> Result<(), Error> {
         let plain = format!("{}-restore", base(self.family));
         let path = self.find("restore").ok_or_else(|| missing(&plain))?;
-        let run = process::run(&path, &["--noflush", "-w", WAIT], text);
-        let output = run.map_err(|error| cannot_run(&path, &error))?;
-        if output.code == Some(0) {
+        let output = process::run(&path, &["--noflush", "-w", WAIT], text)?;
+        if output.succeeded() {
             return Ok(());
         }
         Err(refusal(&plain, text, &output))
@@ -103,10 +99,6 @@ pub fn missing(program: &str) -> Error {
     Error::system(format_args!(
         "there is no {program} on PATH or in /usr/sbin and /sbin; `paraglider check` tells what to install"
     ))
-}
-
-fn cannot_run(path: &str, error: &std::io::Error) -> Error {
-    Error::system(format_args!("cannot run {path}: {error}"))
 }
 
 /// The variant of a program that is a link to one of the two.
@@ -134,28 +126,16 @@ pub fn main_variant(family: Family) -> Result<Option<Variant>, Error> {
     if let Some(variant) = restore.as_deref().and_then(linked_variant).or_else(|| linked_variant(&path)) {
         return Ok(Some(variant));
     }
-    let output = process::run(&path, &["--version"], "").map_err(|error| cannot_run(&path, &error))?;
+    let output = process::run(&path, &["--version"], "")?;
     let nft = output.out.trim_ascii_end().ends_with("(nf_tables)");
     log::detail!("{path} says {}", output.out.trim_ascii_end());
     Ok(Some(if nft { Variant::Nft } else { Variant::Legacy }))
 }
 
-/// What a program said, on one line.
-pub struct Said<'a>(pub &'a str);
-
-impl fmt::Display for Said<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut lines =
-            self.0.lines().map(str::trim_ascii).filter(|line| !line.is_empty() && !line.starts_with("Try `"));
-        f.write_str(lines.next().unwrap_or("it said nothing"))?;
-        lines.try_for_each(|line| write!(f, "; {line}"))
-    }
-}
-
 /// What iptables-restore meant, with the rule that it is about.
 fn refusal(program: &str, text: &str, output: &Output) -> Error {
     let mut words = output.err.split(|c: char| !c.is_ascii_alphanumeric());
-    if output.code == Some(BUSY) && words.clone().any(|word| word == "lock") {
+    if output.end == End::Status(BUSY) && words.clone().any(|word| word == "lock") {
         return Error::system(format_args!("another program has held the xtables lock for {WAIT} seconds"));
     }
     // "line 5 failed", "Error occurred at line: 5"; the number of COMMIT's line names no rule.
@@ -164,8 +144,14 @@ fn refusal(program: &str, text: &str, output: &Output) -> Error {
     let line =
         failed.and_then(|failed| text.lines().nth((failed as usize).checked_sub(1)?)).filter(|line| *line != "COMMIT");
     let at = line.map(|line| format!(" at `{line}`")).unwrap_or_default();
-    let said = Said(&output.err);
-    Error::system(format_args!("{program} refused{at}: {said}; `paraglider check` tells what this host lacks"))
+    let said = output.said();
+    match output.end {
+        End::Status(_) => {
+            Error::system(format_args!("{program} refused{at}: {said}; `paraglider check` tells what this host lacks"))
+        }
+        // It was no decision, and nothing that the kernel lacks is the cause.
+        End::Signal(_) => Error::system(format_args!("{program} failed: {said}")),
+    }
 }
 
 #[cfg(test)]
@@ -173,7 +159,11 @@ mod tests {
     use super::*;
 
     fn refused(code: i32, stderr: &str) -> String {
-        let output = Output { code: Some(code), out: String::new(), err: stderr.into() };
+        ended(End::Status(code), stderr)
+    }
+
+    fn ended(end: End, stderr: &str) -> String {
+        let output = Output { end, out: String::new(), err: stderr.into() };
         refusal("iptables-restore", "*nat\n-A X -j Y\nCOMMIT\n", &output).to_string()
     }
 
@@ -188,6 +178,11 @@ mod tests {
         let said = refused(1, "iptables-restore: line 3 failed\n");
         assert!(said.contains("refused: iptables-restore: line 3 failed"), "{said}");
         assert!(refused(1, "").contains("it said nothing"));
+    }
+
+    #[test]
+    fn one_that_was_killed_has_not_refused() {
+        assert_eq!(ended(End::Signal(9), ""), "iptables-restore failed: it was ended by signal 9");
     }
 
     #[test]

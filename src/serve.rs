@@ -1,14 +1,32 @@
 //! Services in force on this host: their rules, and the forwarding that they need.
 
+use crate::config::{self, MOST_BYTES};
 use crate::engine::transaction::{self, Views};
 use crate::engine::{Engine, InForce, Plan};
-use crate::error::{fail, Error};
+use crate::error::{fail, plain, Error};
 use crate::host::conntrack;
 use crate::host::forwarding::{self, Forwarding};
 use crate::host::ssh;
 use crate::net::{Endpoint, Family};
 use crate::service::Service;
+use crate::sys::file;
 use crate::sys::log;
+
+/// A config as text and as what it means.
+pub type Config = (Vec<u8>, Vec<Service>);
+
+/// Reads the config file and judges it.
+pub fn load(path: &str) -> Result<Config, Error> {
+    let text = file::open(path, libc::O_RDONLY).and_then(|file| file::content(file, MOST_BYTES + 1));
+    let text = text.map_err(|error| Error::usage(format_args!("{path}: cannot read the config: {}", plain(&error))))?;
+    judged(path, text)
+}
+
+/// Judges the text of a config; `place` begins the sentence about a mistake.
+pub fn judged(place: &str, text: Vec<u8>) -> Result<Config, Error> {
+    let services = config::parse(&text).map_err(|mistake| Error::usage(format_args!("{place}:{mistake}")))?;
+    Ok((text, services))
+}
 
 /// Puts `services` in force, given what was read; tells whether rules had to change. If it fails, nothing is changed.
 pub fn put_in_force(engines: &[Box<dyn Engine>], views: &Views<'_>, services: &[Service]) -> Result<bool, Error> {
@@ -53,6 +71,12 @@ pub fn say_who_is_balanced(engines: &[Box<dyn Engine>], services: &[Service]) {
 /// The frontends of all engines.
 pub fn in_force<'a>(views: &'a Views<'_>) -> impl Iterator<Item = &'a InForce> {
     views.iter().flat_map(|view| view.frontends())
+}
+
+/// The frontends in force that are balanced, each with its backends that get new connections.
+pub fn chosen(views: &Views<'_>) -> Vec<(Endpoint, Vec<Endpoint>)> {
+    let balanced = in_force(views).filter(|frontend| !frontend.draining);
+    balanced.map(|one| (one.bind, one.backends.iter().map(|share| share.address).collect())).collect()
 }
 
 /// Connections of a frontend that is no longer there have lost the rule that let them through.

@@ -1,12 +1,13 @@
 //! What a host has, besides rules of netfilter.
 
+pub mod before;
 pub mod conntrack;
 pub mod forwarding;
-pub mod lock;
 pub mod nft;
 pub mod remedy;
 pub mod route;
 pub mod ssh;
+pub mod state;
 
 use crate::error::{fail, Error};
 use crate::net::Family;

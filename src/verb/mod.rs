@@ -13,8 +13,8 @@ use crate::error::{Error, Exit};
 /// Does it.
 pub fn run(verb: Verb, config: &str, out: &mut String) -> Result<Exit, Error> {
     match verb {
-        Verb::Start { drop_removed } => start::run(config, drop_removed),
-        Verb::Watch { stop_on_exit } => watch::run(config, stop_on_exit),
+        Verb::Start { drop_removed } => start::run(config, false, drop_removed),
+        Verb::Watch { stop_on_exit } => watch::run(config, false, stop_on_exit),
         Verb::Stop { drain } => stop::run(drain),
         Verb::Status(format) => status::run(config, format, out),
         Verb::Check => check::run(config, out),

@@ -1,39 +1,54 @@
 //! `start`, `reload`, `restart`: the config's rules in force, in one transaction a table, or all as it was.
 
-use crate::config;
 use crate::engine::{self, transaction};
 use crate::error::{Error, Exit};
+use crate::host::before;
 use crate::host::conntrack::{self, Connection};
-use crate::host::lock::Lock;
+use crate::host::state::Folder;
 use crate::net::Endpoint;
 use crate::serve;
 use crate::service::Service;
 use crate::sys::log;
-use crate::watch::claim::{self, Running};
+use crate::watch::claim::{self, Known};
 
-/// Reads the config and puts it in force; with `drop_removed` the connections to backends that are no longer in it end.
-pub fn run(path: &str, drop_removed: bool) -> Result<Exit, Error> {
-    let mut services = config::load(path)?;
+/// Reads the config and puts it in force; with `again` the one that is meant to be, and nothing if none is; with
+/// `drop_removed` the connections to backends that are no longer in it end.
+pub fn run(path: &str, again: bool, drop_removed: bool) -> Result<Exit, Error> {
+    let given = if again { None } else { Some(serve::load(path)?) };
     let engines = engine::find()?;
-    let _lock = Lock::take()?;
-    let watch = claim::running();
-    if let Some(watch) = &watch {
-        claim::recall(&watch.seen, &mut services);
-    }
+    let folder = Folder::open()?;
+    let _lock = folder.lock()?;
+    let (text, mut services) = match given {
+        Some(given) => given,
+        // An empty one is in the memory of the running `watch`, which puts it back.
+        None => match folder.meant().filter(|text| !text.is_empty()) {
+            Some(text) => serve::judged("the config that is meant", text)?,
+            None => return Ok(Exit::Done),
+        },
+    };
+    let known = Known::of(&folder);
     let views = transaction::read(&engines)?;
-    if serve::put_in_force(&engines, &views, &services)? {
+    claim::recall(&known.believed(&services, &serve::chosen(&views)), &mut services);
+    if !again {
+        note(&folder, &known, &text)?;
+    }
+    let changed = serve::put_in_force(&engines, &views, &services);
+    if changed.is_err() {
+        folder.discard();
+    } else if !again {
+        folder.mean()?;
+    }
+    if changed? {
         serve::say_who_is_balanced(&engines, &services);
     } else {
         log::info!("already in force");
     }
-    if let Some(watch) = watch {
-        // It waits for the lock, and so does not take what was changed for somebody else's doing.
-        watch.signal(libc::SIGHUP);
-        if watch.config != path {
-            let Running { process, config, .. } = watch;
-            log::warning!("`paraglider watch` (process {process}) goes by {config}, and puts that back in force");
-        }
-    } else if services.iter().any(|service| service.health.is_some()) {
+    // A watch waits for the lock, and then finds what is meant.
+    known.wake();
+    before::tell(folder.base(), libc::SIGHUP);
+    if services.iter().all(|service| service.health.is_none()) {
+        before::clean(folder.base());
+    } else if known.watch.is_none() {
         log::info!("the backends are not checked until `paraglider watch` runs");
     }
     if drop_removed {
@@ -43,6 +58,19 @@ pub fn run(path: &str, drop_removed: bool) -> Result<Exit, Error> {
         log::info!("ended {} to what is no longer in the config", log::count(ended, "connection"));
     }
     Ok(Exit::Done)
+}
+
+/// Writes down what is going to be meant, before anything is changed. Without a `watch` it can be done without.
+fn note(folder: &Folder, known: &Known, text: &[u8]) -> Result<(), Error> {
+    match (folder.draft(text), known.who()) {
+        (Err(error), Some(who)) => Err(error
+            .and(&format!("the running `paraglider watch` ({who}) cannot be told of the config; nothing was changed"))),
+        (Err(error), None) => {
+            log::warning!("{error}; `paraglider start --again` will not put this config back");
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether a connection is to one of the service's backends.

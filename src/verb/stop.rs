@@ -3,14 +3,15 @@
 use crate::engine::transaction;
 use crate::engine::{self, Engine, View};
 use crate::error::{Error, Exit};
+use crate::host::before;
 use crate::host::conntrack;
-use crate::host::lock::Lock;
 use crate::host::nft;
+use crate::host::state::{Folder, Lock};
 use crate::net::{Endpoint, Family};
 use crate::serve;
 use crate::sys::log;
 use crate::sys::poll::{self, clock};
-use crate::watch::claim;
+use crate::watch::claim::Known;
 
 /// How often the connections are counted while they drain, in milliseconds.
 const LOOK: u64 = 500;
@@ -21,30 +22,72 @@ type Looked<'a> = Vec<Result<Box<dyn View + 'a>, Error>>;
 /// Removes all; with `drain` only after connections had so many seconds to end.
 pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
     let engines = engine::find()?;
-    let lock = Lock::take()?;
-    if let Some(watch) = claim::running() {
-        // It would put the rules back.
-        watch.signal(libc::SIGUSR1);
-    }
+    let (folder, lock) = begin()?;
     let Some(seconds) = drain else {
-        return remove(&engines);
+        return remove(&engines, folder.as_ref());
     };
     let views = transaction::read(&engines)?;
-    transaction::drain(&engines, &views)?;
-    let binds: Vec<Endpoint> = serve::in_force(&views).map(|frontend| frontend.bind).collect();
-    if !binds.is_empty() {
-        // While it waits, others may start.
-        drop(lock);
-        wait(&binds, seconds);
-        let _lock = Lock::take()?;
-        let now = transaction::read(&engines)?;
-        if serve::in_force(&now).any(|frontend| !frontend.draining) {
-            log::warning!("somebody started Paraglider while connections drained; its rules stay");
-            return Ok(Exit::Done);
-        }
-        return remove(&engines);
+    if let Err(error) = transaction::drain(&engines, &views) {
+        still_meant(folder.as_ref(), true);
+        return Err(error);
     }
-    remove(&engines)
+    let binds: Vec<Endpoint> = serve::in_force(&views).map(|frontend| frontend.bind).collect();
+    if binds.is_empty() {
+        return remove(&engines, folder.as_ref());
+    }
+    still_meant(folder.as_ref(), false);
+    // While it waits, others may start.
+    drop(lock);
+    wait(&binds, seconds);
+    let _lock = folder.as_ref().map(Folder::lock).transpose()?;
+    if serve::in_force(&transaction::read(&engines)?).any(|frontend| !frontend.draining) {
+        log::warning!("Paraglider was started while connections drained; its rules stay");
+        return Ok(Exit::Done);
+    }
+    remove(&engines, None)
+}
+
+/// Takes the lock; from then on nothing is meant to be in force, so that no `watch` puts back what is removed. `stop` works
+/// also where neither can be had, as in a read-only /run.
+fn begin() -> Result<(Option<Folder>, Option<Lock>), Error> {
+    let folder = match Folder::open() {
+        Ok(folder) => folder,
+        Err(error) => {
+            log::warning!("{error}; going on without the lock");
+            return Ok((None, None));
+        }
+    };
+    // What can be made is worth to be waited for.
+    let lock = match folder.try_lock() {
+        Ok(_) => Some(folder.lock()?),
+        Err(error) => {
+            log::warning!("{error}; going on without the lock");
+            None
+        }
+    };
+    let known = Known::of(&folder);
+    if let Err(error) = folder.set_aside() {
+        let who = known.who().map_or_else(String::new, |who| {
+            format!("; `paraglider watch` ({who}) will put the rules back: end it, then stop again")
+        });
+        log::warning!("{error}{who}");
+    }
+    known.wake();
+    before::tell(folder.base(), libc::SIGUSR1);
+    if known.watch.is_none() {
+        before::clean(folder.base());
+    }
+    Ok((Some(folder), lock))
+}
+
+/// Ends the time in which the config can be put back that was meant; if nothing could be removed, it is meant again, and a
+/// `watch` goes on.
+fn still_meant(folder: Option<&Folder>, all_is_left: bool) {
+    match folder {
+        Some(folder) if all_is_left => folder.put_back().unwrap_or_else(|error| log::warning!("{error}")),
+        Some(folder) => folder.forget(),
+        None => {}
+    }
 }
 
 fn wait(binds: &[Endpoint], seconds: u32) {
@@ -59,23 +102,25 @@ fn wait(binds: &[Endpoint], seconds: u32) {
     }
 }
 
-fn remove(engines: &[Box<dyn Engine>]) -> Result<Exit, Error> {
+fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, Error> {
     let looked: Looked<'_> = engines.iter().map(|engine| engine.read()).collect();
     let views = || looked.iter().flatten();
-    if looked.iter().all(|view| view.as_ref().is_ok_and(|view| view.is_empty() && view.unread().is_empty())) {
-        log::info!("nothing of Paraglider is in force");
-        return Ok(Exit::Done);
-    }
+    let nothing = views().all(|view| view.is_empty());
     let binds: Vec<Endpoint> = views().flat_map(|view| view.frontends()).map(|frontend| frontend.bind).collect();
     let alive = conntrack::connections(&binds);
     let failed = transaction::remove(engines, &looked);
     for error in &failed {
         log::sentence(log::Level::Error, format_args!("{error}"));
     }
-    if failed.is_empty() {
-        log::info!("removed all rules of Paraglider");
-    } else {
-        log::warning!("removed the rest of Paraglider's rules");
+    let balanced = views().flat_map(|view| view.frontends()).filter(|frontend| !frontend.draining).count();
+    let left = || transaction::read(engines).map_or(balanced, |now| serve::chosen(&now).len());
+    let all_is_left = !failed.is_empty() && left() >= balanced;
+    still_meant(folder, all_is_left);
+    match failed.is_empty() {
+        true if nothing => log::info!("nothing of Paraglider is in force"),
+        true => log::info!("removed all rules of Paraglider"),
+        false if all_is_left => log::warning!("nothing was removed"),
+        false => log::warning!("removed all other rules of Paraglider"),
     }
     // Connections outlive the rules only where something else keeps the kernel tracking them, family by family.
     let tracked = |family| views().any(|view| view.foreign().tracking.contains(&family)) || nft::uses_conntrack(family);

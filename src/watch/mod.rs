@@ -1,6 +1,6 @@
 //! The one process that may stay: it checks backends, and puts back rules that others change.
 
+pub mod checker;
 pub mod claim;
 pub mod probe;
 pub mod run;
-pub mod state;

@@ -1,249 +1,243 @@
-//! `watch`: the config in force, backends that are down taken out, and the rules put back if somebody changes them. One
-//! thread and one poll(2); the rules stay whatever becomes of it.
+//! `watch`: the config that is meant is in force, backends that are down are taken out, and the rules are put back if
+//! others change them. One thread and one poll(2); the rules stay whatever becomes of it.
 
-use crate::config;
 use crate::engine::{self, transaction, Engine};
 use crate::error::{Error, Exit};
+use crate::host::before;
 use crate::host::conntrack;
 use crate::host::forwarding;
-use crate::host::lock::Lock;
+use crate::host::state::{Folder, Lock};
 use crate::net::Endpoint;
 use crate::serve;
-use crate::service::health::Health;
 use crate::service::Service;
 use crate::sys::log;
 use crate::sys::poll::clock;
 use crate::sys::poll::{self, Signals};
-use crate::watch::claim::{self, Claim};
-use crate::watch::probe::{sentence, Probe, Verdict};
-use crate::watch::state::State;
+use crate::watch::checker::{self, All, Event, Step};
+use crate::watch::claim::{self, Claim, Known};
+use crate::watch::probe::{sentence, Probe};
 
-/// How often the rules are looked at, in milliseconds.
+/// How often the rules, and what is meant, are looked at, in milliseconds.
 const LOOK: u64 = 2000;
 
-/// In how many parts the backends of a frontend are checked.
-const BURSTS: u64 = 4;
+/// How soon the lock is tried again that another run has, in milliseconds.
+const AGAIN: u64 = 50;
 
-/// Descriptors that are kept for all else: programs, their words, logging.
+/// Descriptors that are kept for all else: programs, their output, logging.
 const SPARE: usize = 32;
 
-/// How long a check is put off that cannot begin, in milliseconds.
-const PUT_OFF: u64 = 50;
-
-/// A backend that is checked.
-#[derive(Default)]
-struct Target {
-    state: State,
-    /// The check that runs, if one does.
-    probe: Option<Probe>,
-    /// When that check has failed, or when the next one begins.
-    due: u64,
-    /// When the last check began.
-    begun: u64,
-    /// Its connections have been ended.
-    forgotten: bool,
-}
-
 struct Watch<'a> {
+    /// Its own config, for SIGHUP.
     path: &'a str,
     engines: &'a [Box<dyn Engine>],
     signals: Signals,
+    folder: Folder,
     claim: Claim,
+    /// The config that is in force, as text.
+    text: Vec<u8>,
+    /// Of what is meant, when that was last read.
+    stamp: Option<[u64; 4]>,
     services: Vec<Service>,
-    /// For each service one for each backend, or none at all.
-    targets: Vec<Vec<Target>>,
+    checked: All<Probe>,
+    /// Since when nothing is meant to be in force: then nothing is done.
+    resting: Option<u64>,
+    /// SIGHUP has come.
+    reread: bool,
     /// The rules are not yet what they ought to be.
     pending: bool,
+    /// What is known of the backends is not yet written down.
+    untold: bool,
     /// When the rules are looked at next.
     look: u64,
-    /// Of the rules, when they were last read.
-    stamp: Option<u64>,
-    /// What went wrong last, so that it is said once.
-    trouble: String,
+    /// The engine's stamp of the rules, when they were last read.
+    rules: Option<u64>,
+    /// What went wrong last, so that it is said once; and that nothing can be written into /run.
+    trouble: [String; 2],
     /// So many checks may run at a time.
     most: usize,
 }
 
-/// Watches until a signal ends it.
-pub fn run(path: &str) -> Result<Exit, Error> {
-    let services = config::load(path)?;
+/// Watches until a signal ends it. It begins with a start of the config at `path`; with `again` of the one that is meant,
+/// if there is one.
+pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
+    let given = if again { None } else { Some(serve::load(path)?) };
     let engines = engine::find()?;
-    // First: to whom the claim tells our number may send signals.
+    // First: from now on a `start` or `stop` may send us signals.
     let signals = Signals::catch().map_err(|error| Error::system(format_args!("cannot wait for signals: {error}")))?;
-    let claim = Claim::take()?;
+    let folder = Folder::open()?;
+    let (claim, known) = Claim::take(&folder)?;
+    let lock = loop {
+        if let Some(lock) = folder.try_lock()? {
+            break lock;
+        }
+        poll::wait(&mut [poll::pollfd(signals.descriptor(), libc::POLLIN)], AGAIN);
+        // What another signal would have us read is not read yet.
+        if matches!(signals.next(), Some(libc::SIGTERM | libc::SIGINT)) {
+            return Ok(Exit::Done);
+        }
+    };
+    let meant = folder.meant().filter(|text| again && !text.is_empty());
+    let (text, services) = match (given, meant) {
+        (Some(given), _) => given,
+        (None, Some(text)) => serve::judged("the config that is meant", text)?,
+        (None, None) => serve::load(path)?,
+    };
     let mut watch = Watch {
         path,
         engines: &engines,
         signals,
+        folder,
         claim,
-        services: Vec::new(),
-        targets: Vec::new(),
-        pending: true,
-        look: 0,
+        text,
         stamp: None,
-        trouble: String::new(),
-        most: poll::descriptors().saturating_sub(SPARE),
+        services: Vec::new(),
+        checked: Vec::new(),
+        resting: None,
+        reread: false,
+        pending: true,
+        untold: true,
+        look: 0,
+        rules: None,
+        trouble: [String::new(), String::new()],
+        most: poll::descriptors().saturating_sub(SPARE).max(1),
     };
-    watch.take(services);
-    // Before a `stop` asks whose the claim is.
-    watch.tell()?;
-    if watch.put_right()? {
-        serve::say_who_is_balanced(&engines, &watch.services);
-    }
+    watch.begin(services, known, &lock)?;
+    drop(lock);
     watch.work();
     log::info!("no longer watching; the rules stay as they are");
     Ok(Exit::Done)
 }
 
 impl Watch<'_> {
-    /// Takes a config, with what is written down of its backends.
-    fn take(&mut self, services: Vec<Service>) {
-        let seen = self.claim.last();
-        self.services = services;
-        claim::recall(&seen, &mut self.services);
-        let now = clock();
-        self.targets.clear();
-        for service in &self.services {
-            let mut targets = Vec::new();
-            if let Some(health) = &service.health {
-                for (at, backend) in (0..).zip(&service.backends) {
-                    // Not all at once, and not each by itself: to wake up costs more than the check.
-                    let due = now + health.pace() * (at % BURSTS) / BURSTS;
-                    let mut target = Target { due, ..Target::default() };
-                    target.state.since = now;
-                    if let Some(known) = claim::of(&seen, service.bind, backend.address) {
-                        target.state.clone_from(&known.state);
-                        // A file that has outlived the machine tells of another clock.
-                        target.state.since = now.min(known.state.since);
-                        target.due = due.min(known.due);
-                    }
-                    targets.push(target);
-                }
-            }
-            self.targets.push(targets);
+    /// The start that each watch begins with.
+    fn begin(&mut self, services: Vec<Service>, known: Known, _: &Lock) -> Result<(), Error> {
+        let views = transaction::read(self.engines)?;
+        let seen = known.believed(&services, &serve::chosen(&views));
+        self.draft()?;
+        self.take(services, &seen);
+        if let Err(error) = serve::put_in_force(self.engines, &views, &self.services) {
+            self.folder.discard();
+            return Err(error);
         }
+        self.folder.mean()?;
+        self.stamp = self.folder.stamp();
+        self.pending = false;
+        self.tell();
+        before::clean(self.folder.base());
+        serve::say_who_is_balanced(self.engines, &self.services);
+        Ok(())
+    }
+
+    /// Writes down what is going to be meant. Without space for it an empty file says that it is in our memory.
+    fn draft(&mut self) -> Result<(), Error> {
+        let Err(error) = self.folder.draft(&self.text) else { return Ok(()) };
+        self.folder.draft(b"")?;
+        self.cannot_write(error);
+        Ok(())
+    }
+
+    /// Takes a config, with what was `seen` of its backends.
+    fn take(&mut self, services: Vec<Service>, seen: &[claim::Seen]) {
+        let old = std::mem::replace(&mut self.services, services);
+        claim::recall(seen, &mut self.services);
+        let checked = std::mem::take(&mut self.checked);
+        self.checked = checker::take((&old, checked), &self.services, seen, clock());
         (self.pending, self.look) = (true, 0);
+        if let Err(error) = self.claim.reserve(&self.services) {
+            self.cannot_write(Error::system(format_args!("{error}")));
+        }
     }
 
     /// Checks, looks and answers signals until one of them ends it.
     fn work(&mut self) {
-        // After a `stop` nothing is done until somebody starts again.
-        let mut resting = false;
         loop {
             let mut events = vec![poll::pollfd(self.signals.descriptor(), libc::POLLIN)];
             let mut next = self.look;
-            for target in self.targets.iter().flatten() {
-                next = next.min(target.due);
-                if let Some(probe) = &target.probe {
-                    let (descriptor, what) = probe.events();
-                    events.push(poll::pollfd(descriptor, what));
+            if self.resting.is_none() {
+                for one in self.checked.iter().flatten() {
+                    next = next.min(one.due);
+                    if let Some(check) = &one.check {
+                        let (descriptor, what) = check.events();
+                        events.push(poll::pollfd(descriptor, what));
+                    }
                 }
-            }
-            if resting {
-                events.truncate(1);
-                next = u64::MAX;
             }
             poll::wait(&mut events, next.saturating_sub(clock()));
             while let Some(signal) = self.signals.next() {
                 match signal {
-                    libc::SIGHUP => resting &= !self.reload(),
-                    libc::SIGUSR1 => {
-                        // A `start` may have come after it, whose signal has the smaller number and so is read first.
-                        let _lock = Lock::take();
-                        resting = !transaction::read(self.engines)
-                            .is_ok_and(|views| serve::in_force(&views).any(|frontend| !frontend.draining));
-                        if resting {
-                            log::info!("the rules were stopped; watching goes on when they are started");
-                        }
-                    }
+                    libc::SIGHUP => self.reread = true,
+                    // Something else is meant, or nothing.
+                    libc::SIGUSR1 => {}
                     _ => return,
                 }
-                // What they were for may be gone.
-                events.truncate(1);
+                self.look = 0;
             }
-            if resting {
-                continue;
+            if self.resting.is_none() {
+                self.check(&events, clock());
             }
-            self.check(&events, clock());
             let before = clock();
             if before >= self.look {
-                let done = self.put_right().unwrap_or_else(|error| {
-                    self.complain(&error);
-                    true
-                });
+                let looked = self.reconcile();
                 let after = clock();
-                self.look = if done { after + LOOK } else { 0 };
-                // Nobody was listened to meanwhile.
-                for target in self.targets.iter_mut().flatten().filter(|target| target.probe.is_some()) {
-                    target.due += after - before;
+                self.look = after + if matches!(looked, Ok(false)) { AGAIN } else { LOOK };
+                match looked {
+                    Ok(true) => self.trouble[0].clear(),
+                    Ok(false) => {}
+                    Err(error) => self.complain(&error),
+                }
+                // Nobody listened meanwhile.
+                for one in self.checked.iter_mut().flatten() {
+                    one.stood_still(after - before);
                 }
             }
-        }
-    }
-
-    /// Reads the config anew; tells whether it is good.
-    fn reload(&mut self) -> bool {
-        match config::load(self.path) {
-            Ok(services) => {
-                log::info!("read the config anew");
-                // What was seen since the file was written.
-                if let Err(error) = self.tell() {
-                    self.complain(&error);
-                }
-                self.take(services);
-                true
-            }
-            Err(error) => {
-                log::warning!("{error}; the config from before stays in force");
-                false
+            if self.untold && !self.pending {
+                self.tell();
             }
         }
     }
 
     /// Begins the checks that are due, and goes on with those that run. `events` are theirs, after that of the signals.
     fn check(&mut self, events: &[libc::pollfd], now: u64) {
-        let mut running = self.targets.iter().flatten().filter(|target| target.probe.is_some()).count();
+        let mut running = self.checked.iter().flatten().filter(|one| one.check.is_some()).count();
         let mut events = events.iter().skip(1);
-        for (service, targets) in self.services.iter_mut().zip(&mut self.targets) {
+        for (service, checked) in self.services.iter_mut().zip(&mut self.checked) {
             let Some(health) = &service.health else { continue };
-            let mut turned = false;
-            for (backend, target) in service.backends.iter().zip(&mut *targets) {
+            let mut any_turned = false;
+            for (backend, one) in service.backends.iter().zip(&mut *checked) {
                 let to = backend.address.with_port(health.port);
-                let verdict = match &mut target.probe {
-                    Some(_) => target.go_on(events.next(), health, to, now),
-                    None if target.due > now => None,
-                    None if running < self.most => {
-                        running += 1;
-                        target.begin(health, to, now)
+                let mut event = Event::Silence;
+                if let Some(check) = &mut one.check {
+                    if events.next().is_some_and(|event| event.revents != 0) {
+                        event = check.go_on(health, to).map_or(Event::Progress, Event::Ended);
                     }
-                    None => {
-                        target.due = now + PUT_OFF;
-                        None
+                }
+                let mut step = one.step(event, health, now, running < self.most);
+                if step == Step::Begin {
+                    match Probe::begin(to) {
+                        Ok(check) => {
+                            one.check = Some(check);
+                            running += 1;
+                        }
+                        Err(error) if is_ours(&error) => one.put_off(now),
+                        Err(error) => step = one.step(Event::Ended(Err(sentence(&error))), health, now, true),
                     }
-                };
-                let Some(result) = verdict else { continue };
-                target.probe = None;
-                target.due = now.max(target.begun + health.pace());
-                if target.state.judge(result, now, health) {
-                    turned = true;
-                    target.forgotten = false;
+                }
+                let Step::End { turned, first } = step else { continue };
+                self.untold |= first;
+                if turned {
+                    any_turned = true;
                     let (backend, bind) = (backend.address, service.bind);
-                    match target.state.down {
-                        true => log::warning!("{backend} of {bind} is down ({})", target.state.error),
+                    match one.condition.down {
+                        true => log::warning!("{backend} of {bind} is down ({})", one.condition.error),
                         false => log::info!("{backend} of {bind} is up"),
                     }
                 }
             }
-            if turned {
-                let reject = health.reject;
-                let mut down = Vec::new();
-                for (backend, target) in service.backends.iter().zip(targets) {
-                    if target.state.down {
-                        down.push(backend.address);
-                    }
-                }
+            if any_turned {
+                let down = checker::down(service, checked);
                 if down.len() == service.backends.len() {
-                    let what = if reject { "new connections are refused" } else { "the last ones stay in force" };
+                    let what =
+                        if health.reject { "new connections are refused" } else { "the last ones stay in force" };
                     log::warning!("{}: all backends are down; {what}", service.bind);
                 }
                 service.choose(&down);
@@ -252,103 +246,183 @@ impl Watch<'_> {
         }
     }
 
-    /// Puts the rules in force, if they are to change or somebody has changed them. It may be that a signal comes first.
-    fn put_right(&mut self) -> Result<bool, Error> {
-        let stamp = self.engines.first().and_then(|engine| engine.stamp());
+    /// Makes the kernel's rules those of the config that is meant, if they are not. Tells whether it could: another run may
+    /// have the lock.
+    fn reconcile(&mut self) -> Result<bool, Error> {
+        let rules = self.engines.first().and_then(|engine| engine.stamp());
         let forwards = |service: &Service| forwarding::forwards(service.bind.family());
-        if !self.pending && stamp.is_some() && stamp == self.stamp && self.services.iter().all(forwards) {
-            return Ok(true);
+        let right = !self.pending && rules.is_some() && rules == self.rules && self.services.iter().all(forwards);
+        if !self.reread && self.folder.stamp() == self.stamp {
+            // While it rests it writes nothing: what it knows grows old.
+            if self.resting.is_some() {
+                return Ok(true);
+            }
+            if right {
+                if let Err(error) = self.claim.beat() {
+                    self.cannot_write(Error::system(format_args!("{error}")));
+                }
+                return self.forget();
+            }
         }
-        let _lock = Lock::take()?;
-        // Whoever had the lock, a `stop` or a `start`, has told so before it let go of it.
-        if self.signals.any() {
-            return Ok(false);
+        let Some(_lock) = self.folder.try_lock()? else { return Ok(false) };
+        if !self.heed()? {
+            return Ok(true);
         }
         let changed = serve::put_in_force(self.engines, &transaction::read(self.engines)?, &self.services)?;
         if changed && !self.pending {
-            log::warning!("somebody changed the rules; put them right");
+            log::warning!("another program changed the rules; put them right");
         }
         // It was asked for before the rules were read, so no change between the two is missed.
-        self.stamp = stamp;
-        if self.pending {
-            self.pending = false;
-            let told = self.tell();
-            self.forget()?;
-            told?;
-        }
-        self.trouble.clear();
-        Ok(true)
+        self.rules = rules;
+        self.pending = false;
+        self.tell();
+        self.forget()
     }
 
-    /// Ends the connections to backends that are down and no longer chosen.
-    fn forget(&mut self) -> Result<(), Error> {
-        for (service, targets) in self.services.iter().zip(&mut self.targets) {
-            let mut gone = Vec::new();
-            for (backend, target) in service.backends.iter().zip(targets) {
-                // One that drains keeps them: it may have stopped listening, and serve them to their end.
-                if target.state.down && backend.weight == 0 && backend.nominal > 0 && !target.forgotten {
-                    target.forgotten = true;
-                    gone.push(backend.address);
-                }
+    /// Looks at what is meant, under the lock: only here a `stop` or `start` counts. Tells whether anything is meant.
+    fn heed(&mut self) -> Result<bool, Error> {
+        let reread = std::mem::take(&mut self.reread);
+        let stamp = self.folder.stamp();
+        let news = stamp != self.stamp;
+        self.stamp = stamp;
+        match self.folder.meant() {
+            Some(text) if text.is_empty() || text == self.text => self.wake_up(),
+            Some(text) => {
+                let (text, services) = serve::judged("the config that is meant", text)?;
+                self.wake_up();
+                log::info!("took the config of the last start");
+                self.text = text;
+                let seen = self.seen();
+                self.take(services, &seen);
             }
-            if !gone.is_empty() {
-                conntrack::forget(&[service.bind], &|connection| gone.contains(&connection.backend))?;
+            None if self.resting.is_none() => {
+                self.resting = Some(clock());
+                self.checked.iter_mut().flatten().for_each(|one| one.check = None);
+                log::info!("the rules were stopped; watching goes on when they are started");
+            }
+            None => {}
+        }
+        if reread && !news {
+            self.read_anew();
+        }
+        Ok(self.resting.is_none())
+    }
+
+    /// SIGHUP: a start of our own config. If it is broken or refused, all stays as it is.
+    fn read_anew(&mut self) {
+        let read = serve::load(self.path).and_then(|(text, mut services)| {
+            log::info!("read the config anew");
+            if text == self.text && self.resting.is_none() {
+                return Ok(());
+            }
+            let old = std::mem::replace(&mut self.text, text);
+            let seen = self.seen();
+            claim::recall(&seen, &mut services);
+            let done = self.draft().and_then(|()| {
+                serve::put_in_force(self.engines, &transaction::read(self.engines)?, &services).map(drop)
+            });
+            if done.is_err() {
+                self.text = old;
+                self.folder.discard();
+                return done;
+            }
+            self.folder.mean()?;
+            self.stamp = self.folder.stamp();
+            self.wake_up();
+            let seen = self.seen();
+            self.take(services, &seen);
+            Ok(())
+        });
+        if let Err(error) = read {
+            log::warning!("{error}; the config from before stays in force");
+        }
+    }
+
+    /// Ends the rest. What was known before it may be too old.
+    fn wake_up(&mut self) {
+        let Some(since) = self.resting.take() else { return };
+        let seen = Known::remembered(self.seen(), since).believed(&self.services, &[]);
+        self.checked.clear();
+        let services = self.services.clone();
+        self.take(services, &seen);
+    }
+
+    fn seen(&self) -> Vec<claim::Seen> {
+        let mut all = Vec::new();
+        for (service, checked) in self.services.iter().zip(&self.checked) {
+            for (backend, one) in service.backends.iter().zip(checked) {
+                all.push(claim::Seen {
+                    bind: service.bind,
+                    backend: backend.address,
+                    chosen: backend.weight > 0,
+                    condition: one.condition.clone(),
+                    due: one.due,
+                });
             }
         }
-        Ok(())
+        all
+    }
+
+    /// Ends the connections to backends that are down and no longer chosen. What fails is tried again at the next look.
+    fn forget(&mut self) -> Result<bool, Error> {
+        let mut failed = None;
+        for (service, checked) in self.services.iter().zip(&mut self.checked) {
+            // A backend that drains keeps its connections: it may have stopped listening, and serve them to their end.
+            let goes = |(backend, one): &(&crate::service::Backend, &mut checker::Checked<Probe>)| {
+                one.condition.down && !one.forgotten && backend.weight == 0 && backend.nominal > 0
+            };
+            let gone: Vec<_> = service.backends.iter().zip(checked).filter(goes).collect();
+            let addresses: Vec<Endpoint> = gone.iter().map(|(backend, _)| backend.address).collect();
+            if gone.is_empty() {
+                continue;
+            }
+            match conntrack::forget(&[service.bind], &|connection| addresses.contains(&connection.backend)) {
+                Ok(_) => gone.into_iter().for_each(|(_, one)| one.forgotten = true),
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(true), Err)
     }
 
     /// Writes down how the backends do.
-    fn tell(&mut self) -> Result<(), Error> {
+    fn tell(&mut self) {
+        self.untold = false;
         let mut lines = String::new();
-        for (service, targets) in self.services.iter().zip(&self.targets) {
-            for (backend, Target { state, due, .. }) in service.backends.iter().zip(targets) {
-                claim::line(&mut lines, service.bind, backend, state, *due);
+        for (service, checked) in self.services.iter().zip(&self.checked) {
+            for (backend, one) in service.backends.iter().zip(checked) {
+                claim::line(&mut lines, service.bind, backend, &one.condition, one.due);
             }
         }
-        self.claim
-            .tell(self.path, &lines)
-            .map_err(|error| Error::system(format_args!("cannot write into /run: {error}")))
+        match self.claim.tell(&lines) {
+            Ok(()) => self.trouble[1].clear(),
+            Err(error) => self.cannot_write(Error::system(format_args!("{error}"))),
+        }
+    }
+
+    /// Nothing can be written into /run: we go on by what is in memory.
+    fn cannot_write(&mut self, error: Error) {
+        let [_, trouble] = &mut self.trouble;
+        if trouble.is_empty() {
+            log::warning!("cannot write into /run ({error}); going on from memory");
+            trouble.push('!');
+        }
     }
 
     /// Says what went wrong, once.
     fn complain(&mut self, error: &Error) {
-        let trouble = error.to_string();
-        if trouble != self.trouble {
-            log::sentence(log::Level::Error, format_args!("{trouble}"));
-            self.trouble = trouble;
+        let [trouble, _] = &mut self.trouble;
+        let said = error.to_string();
+        if said != *trouble {
+            log::sentence(log::Level::Error, format_args!("{said}"));
+            *trouble = said;
         }
     }
 }
 
-impl Target {
-    fn begin(&mut self, health: &Health, to: Endpoint, now: u64) -> Verdict {
-        self.begun = now;
-        self.due = now + health.timeout;
-        match Probe::begin(to) {
-            Ok(probe) => {
-                self.probe = Some(probe);
-                None
-            }
-            // This host's own trouble says nothing about the backend.
-            Err(error)
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL)
-                ) =>
-            {
-                self.due = now + PUT_OFF;
-                None
-            }
-            Err(error) => Some(Err(sentence(&error))),
-        }
-    }
-
-    fn go_on(&mut self, event: Option<&libc::pollfd>, health: &Health, to: Endpoint, now: u64) -> Verdict {
-        let told = event.is_some_and(|event| event.revents != 0);
-        let verdict = if told { self.probe.as_mut().and_then(|probe| probe.go_on(health, to)) } else { None };
-        // If this process or the machine stood still, whoever has just answered gets as much time again.
-        let late = now >= self.due + if told { health.timeout } else { 0 };
-        verdict.or_else(|| late.then(|| Err(format!("no answer within {} ms", health.timeout))))
-    }
+/// Whether an error of a check that begins is this host's own trouble, which says nothing about the backend.
+fn is_ours(error: &std::io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL)
+    )
 }

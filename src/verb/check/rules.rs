@@ -3,7 +3,7 @@
 use super::Findings;
 use crate::engine::transaction::{self, Views};
 use crate::engine::{self, iptables, Before, Engine, InForce, Plan, Share};
-use crate::host::lock::Lock;
+use crate::host::state::Lock;
 use crate::host::{nft, remedy};
 use crate::net::Family;
 use crate::service::Service;

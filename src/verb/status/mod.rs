@@ -5,19 +5,18 @@ mod report;
 
 pub use self::format::Format;
 use self::report::Report;
-use crate::config;
 use crate::engine::transaction::{self, Views};
 use crate::engine::{self, Engine, Plan};
 use crate::error::{Error, Exit};
 use crate::host::conntrack;
 use crate::host::forwarding;
-use crate::host::lock::Lock;
+use crate::host::state::Folder;
 use crate::net::{Endpoint, Family};
 use crate::serve;
 use crate::service::Service;
 use crate::sys::log;
 use crate::sys::poll::clock;
-use crate::watch::claim;
+use crate::watch::claim::{self, Known};
 
 /// Tells what is in force.
 pub fn run(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> {
@@ -30,31 +29,28 @@ pub fn run(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> 
 fn tell(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> {
     let engines = engine::find()?;
     // What `watch` has seen and the rules belong together. If the lock is not to be had, something is told all the same.
-    let lock = Lock::take();
-    let watch = claim::running();
+    let folder = Folder::open();
+    let lock = folder.as_ref().map(Folder::lock);
+    let known = folder.as_ref().map(Known::of).unwrap_or_default();
     let views = transaction::read(&engines)?;
     drop(lock);
     let binds: Vec<Endpoint> = serve::in_force(&views).map(|frontend| frontend.bind).collect();
-    let watched = watch.is_some();
-    let seen = watch.map_or_else(Vec::new, |watch| watch.seen);
+    let seen = if known.watch.is_some() { known.seen.as_slice() } else { &[] };
     let connections = conntrack::connections(&binds);
-    let frontends = report::frontends(serve::in_force(&views), connections.as_deref(), &seen, clock());
+    let frontends = report::frontends(serve::in_force(&views), connections.as_deref(), seen, clock());
 
     let nothing = views.iter().all(|view| view.is_empty());
     let unread = views.iter().flat_map(|view| view.unread()).next();
-    let (exit, why) = match config::load(path) {
+    let (exit, why) = match serve::load(path) {
         _ if nothing && unread.is_some() => (Exit::Unknown, unread.map(cannot_read)),
         Err(error) if nothing => (Exit::NotInForce, Some(error.to_string())),
         Err(error) => (Exit::Failed, Some(format!("the config cannot be compared: {error}"))),
         Ok(_) if nothing => (Exit::NotInForce, None),
-        Ok(mut services) => {
-            claim::recall(&seen, &mut services);
+        Ok((_, mut services)) => {
+            claim::recall(&known.believed(&services, &serve::chosen(&views)), &mut services);
             match drift(path, &services, &engines, &views) {
                 Some(why) => (Exit::Failed, Some(why)),
-                None if !watched && services.iter().any(|service| service.health.is_some()) => {
-                    (Exit::Done, Some("the backends are not checked, since no `paraglider watch` runs".into()))
-                }
-                None => (Exit::Done, None),
+                None => (Exit::Done, unchecked(&services, &known)),
             }
         }
     };
@@ -65,6 +61,16 @@ fn tell(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> {
 
 fn cannot_read((family, why): &(Family, Error)) -> String {
     format!("cannot read the {family} rules: {why}")
+}
+
+/// What is the matter with the checks, if there is anything.
+fn unchecked(services: &[Service], known: &Known) -> Option<String> {
+    let checked = services.iter().any(|service| service.health.is_some());
+    match (known.who(), known.silence()) {
+        (None, _) if checked => Some("the backends are not checked, since no `paraglider watch` runs".into()),
+        (Some(who), Some(seconds)) => Some(format!("`paraglider watch` ({who}) has not written for {seconds} s")),
+        _ => None,
+    }
 }
 
 /// In what the rules in force are not those of the config, if there is anything.

@@ -93,12 +93,12 @@ fn known(backends: &mut Vec<Backend>, address: Endpoint, active: Option<usize>) 
 
 /// Adds what `watch` has seen.
 fn examine(frontends: &mut [Frontend], seen: &[Seen], now: u64) {
-    for Seen { bind, backend, state, .. } in seen {
+    for Seen { bind, backend, condition, .. } in seen.iter().filter(|seen| seen.condition.checked) {
         for frontend in frontends.iter_mut().filter(|frontend| frontend.bind == *bind) {
             let active = frontend.backends.first().and_then(|known| known.active).map(|_| 0);
             if let Some(backend) = known(&mut frontend.backends, *backend, active) {
-                let since = now.saturating_sub(state.since) / 1000;
-                backend.health = Some(BackendHealth { up: !state.down, since, error: state.error.clone() });
+                let since = now.saturating_sub(condition.since) / 1000;
+                backend.health = Some(BackendHealth { up: !condition.down, since, error: condition.error.clone() });
             }
         }
     }

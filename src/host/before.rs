@@ -1,0 +1,75 @@
+//! What version 0.1 left beside the folders of [`state`](super::state): a lock, and the file of its `watch`. Nothing else
+//! knows of them. To be deleted in 2027, with its two callers.
+
+use std::fs::File;
+
+use crate::sys::file;
+use crate::sys::poll::clock;
+use crate::sys::process;
+use crate::text::number;
+
+fn open(base: &str, what: &str) -> Option<File> {
+    let flags = libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = file::open_inherited(&format!("{base}.{what}"), flags).ok()?;
+    let status = file::status(&file).ok()?;
+    let regular = status.mode & libc::S_IFMT == libc::S_IFREG;
+    (regular && status.owner == file::user()).then_some(file)
+}
+
+/// The lock of version 0.1, if its file is there; nothing at all while that version works under it.
+pub fn lock(base: &str) -> Option<Option<File>> {
+    match open(base, "lock") {
+        Some(file) => file::try_lock(&file, false).then_some(Some(file)),
+        None => Some(None),
+    }
+}
+
+/// A `watch` of version 0.1, or what it left behind.
+#[derive(Debug)]
+pub struct Watch {
+    /// It runs.
+    pub runs: bool,
+    /// Its process, while it runs and can be told something.
+    pub process: Option<u32>,
+    /// The lines of its backends, as [`claim`](crate::watch::claim) writes them.
+    pub lines: String,
+    /// When they were written, by [`clock`].
+    pub written: u64,
+}
+
+/// Reads the file of a `watch` of version 0.1.
+pub fn watch(base: &str) -> Option<Watch> {
+    let file = open(base, "watch")?;
+    let runs = !file::try_lock(&file, true);
+    let modified = file::status(&file).ok()?.identity[2];
+    let text = file::content(file, 1 << 20).ok()?;
+    let text = String::from_utf8(text).ok()?;
+    let (first, lines) = text.strip_suffix("end\n")?.split_once('\n')?;
+    let process = number(first.split_once(' ')?.0, i32::MAX as u64).map(|process| process as u32);
+    // The number alone is not to be believed; 0 and 1 are nobody's whom we might tell anything.
+    let is_ours = |process: &u32| *process > 1 && file::read(&format!("/proc/{process}/comm")) == "paraglider";
+    let age = crate::sys::poll::date().saturating_sub(modified).saturating_mul(1000);
+    Some(Watch {
+        runs,
+        process: process.filter(|process| runs && is_ours(process)),
+        lines: lines.to_owned(),
+        written: clock().saturating_sub(age),
+    })
+}
+
+/// Tells a `watch` of version 0.1 that `start` (SIGHUP) or `stop` (SIGUSR1) is at work: it waits for the lock then.
+pub fn tell(base: &str, signal: libc::c_int) {
+    if let Some(Watch { process: Some(process), .. }) = watch(base) {
+        process::signal(process, signal);
+    }
+}
+
+/// Removes what a version left behind of which nothing runs any more. For the holder of both locks.
+pub fn clean(base: &str) {
+    let idle = open(base, "watch").is_none_or(|file| file::try_lock(&file, false));
+    if idle {
+        for what in ["watch", "lock"] {
+            let _ = file::remove(&format!("{base}.{what}"));
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! What is kept between two runs, in memory: a directory with the lock, the config that is meant to be in force, and what
+//! `watch` knows of the backends.
+//!
+//! The base is /run/paraglider; below it each network namespace has a folder of its own, named by its inode, since
+//! namespaces often share /run. Both belong to this user and cannot be written by others, so nobody else can put a link or
+//! a FIFO there; what an administrator puts there by mistake is refused with a sentence.
+
+use std::fs::File;
+use std::io::{self, Write};
+
+use crate::error::{fail, plain, Error};
+use crate::host::before;
+use crate::sys::file::{self, exists, Status};
+use crate::sys::poll::{clock, pause};
+use crate::sys::process::variable;
+
+/// How long a verb waits for another run of Paraglider, in milliseconds.
+const PATIENCE: u64 = 10_000;
+
+/// Largest file that is read, in bytes. (The file of `watch` with 1,024 backends of 64 frontends is a tenth of it.)
+const MOST_BYTES: usize = 1 << 20;
+
+/// The config that is meant to be in force; while `start` works, the next one; while `stop` works, the last one.
+const MEANT: &str = "meant.yaml";
+const NEXT: &str = "meant.next";
+const LAST: &str = "meant.last";
+
+/// The folder of this network namespace.
+#[derive(Debug)]
+pub struct Folder {
+    base: String,
+    dir: String,
+}
+
+/// Keeps other runs of Paraglider out until it is dropped and every program started meanwhile has ended.
+#[derive(Debug)]
+#[allow(dead_code)]
+pub struct Lock(File, Option<File>);
+
+impl Lock {
+    /// Takes the lock, or waits for it as long as a verb does.
+    pub fn take() -> Result<Self, Error> {
+        Folder::open()?.lock()
+    }
+}
+
+impl Folder {
+    /// Makes the folder, or checks that it is ours alone.
+    pub fn open() -> Result<Self, Error> {
+        let base = base(variable(c"XTABLES_LOCKFILE"));
+        // In a directory where everybody may rename everything, a check of what lies in it is worth nothing.
+        let parent = base.rsplit_once('/').map_or("/", |(parent, _)| parent);
+        if let Ok(Status { mode, .. }) = status_of(&format!("{parent}/."), 0) {
+            if mode & 0o1002 == 0o002 {
+                return fail!(
+                    "{parent} can be written by everybody, so {base} cannot be trusted; use another directory"
+                );
+            }
+        }
+        let dir = format!("{base}/{}", file::namespace("net").unwrap_or(0));
+        own_directory(&base)?;
+        own_directory(&dir)?;
+        Ok(Folder { base, dir })
+    }
+
+    /// A file in the folder, if it is one of ours: regular, not a link, and this user's.
+    pub fn file(&self, name: &str, flags: libc::c_int) -> io::Result<File> {
+        own(file::open(&self.path(name), flags | CAREFUL)?)
+    }
+
+    fn path(&self, name: &str) -> String {
+        format!("{}/{name}", self.dir)
+    }
+
+    /// What is beside the folders: of versions that knew none.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Takes the lock, or waits for it. Two starts at once would both find nothing in force and both add their jumps.
+    pub fn lock(&self) -> Result<Lock, Error> {
+        let until = clock() + PATIENCE;
+        loop {
+            if let Some(lock) = self.try_lock()? {
+                return Ok(lock);
+            }
+            if clock() > until {
+                let seconds = PATIENCE / 1000;
+                return fail!(
+                    "another paraglider has held {} for {seconds} seconds; nothing was changed",
+                    self.path("lock")
+                );
+            }
+            pause(20);
+        }
+    }
+
+    /// Takes the lock, unless another run has it.
+    pub fn try_lock(&self) -> Result<Option<Lock>, Error> {
+        let path = self.path("lock");
+        // The programs that we start inherit the lock: if we are killed while iptables-restore still writes, the next
+        // start waits until it has finished.
+        let file = file::open_inherited(&path, libc::O_CREAT | libc::O_RDWR | CAREFUL)
+            .and_then(own)
+            .map_err(|error| Error::system(format_args!("cannot open the lock {path}: {}", plain(&error))))?;
+        if !file::try_lock(&file, false) {
+            return Ok(None);
+        }
+        // A lock of a file that was deleted meanwhile keeps nobody out.
+        let inode = |status: io::Result<Status>| status.map(|status| status.identity[0]).ok();
+        if inode(file::status(&file)) != inode(status_of(&path, CAREFUL)) {
+            return Ok(None);
+        }
+        Ok(before::lock(&self.base).map(|before| Lock(file, before)))
+    }
+
+    /// The text of the config that is meant to be in force. It is empty if there was no space to write it down, and only
+    /// the `watch` that put it in force knows it.
+    pub fn meant(&self) -> Option<Vec<u8>> {
+        file::content(self.file(MEANT, libc::O_RDONLY).ok()?, MOST_BYTES).ok()
+    }
+
+    /// What changes whenever [`meant`](Self::meant) does; cheap to ask for.
+    pub fn stamp(&self) -> Option<[u64; 4]> {
+        Some(file::status(&self.file(MEANT, libc::O_RDONLY).ok()?).ok()?.identity)
+    }
+
+    /// Writes down a config that is going to be meant as soon as [`mean`](Self::mean) is called, since that is too late
+    /// to find no space.
+    pub fn draft(&self, text: &[u8]) -> Result<(), Error> {
+        let written = self
+            .file(NEXT, libc::O_CREAT | libc::O_TRUNC | libc::O_WRONLY)
+            .and_then(|mut file| file.write_all(text))
+            .map_err(|error| Error::system(format_args!("cannot write {}: {}", self.path(NEXT), plain(&error))));
+        if written.is_err() {
+            self.discard();
+        }
+        written
+    }
+
+    /// The draft is now what is meant; without one, nothing is.
+    pub fn mean(&self) -> Result<(), Error> {
+        self.rename(NEXT, MEANT)
+    }
+
+    /// Removes a draft.
+    pub fn discard(&self) {
+        let _ = file::remove(&self.path(NEXT));
+    }
+
+    /// From now on nothing is meant to be in force.
+    pub fn set_aside(&self) -> Result<(), Error> {
+        self.rename(MEANT, LAST)
+    }
+
+    /// Undoes [`set_aside`](Self::set_aside).
+    pub fn put_back(&self) -> Result<(), Error> {
+        self.rename(LAST, MEANT)
+    }
+
+    /// Ends the time in which [`put_back`](Self::put_back) is possible.
+    pub fn forget(&self) {
+        let _ = file::remove(&self.path(LAST));
+    }
+
+    /// Renames one file over another; if the first is missing, the second is removed.
+    fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        let to = self.path(to);
+        let done = match file::rename(&self.path(from), &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => file::remove(&to),
+            done => done,
+        };
+        match done {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                fail!("cannot change {to}: {}", plain(&error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Not through a link, and without waiting for the other end of a FIFO.
+const CAREFUL: libc::c_int = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+
+fn is(status: Status, kind: libc::mode_t) -> bool {
+    status.mode & libc::S_IFMT == kind && status.owner == file::user()
+}
+
+fn own(file: File) -> io::Result<File> {
+    match file::status(&file)? {
+        status if is(status, libc::S_IFREG) => Ok(file),
+        _ => Err(io::Error::other("it is not a regular file of this user; remove it")),
+    }
+}
+
+fn status_of(path: &str, flags: libc::c_int) -> io::Result<Status> {
+    file::status(&file::open_any(path, libc::O_RDONLY | flags)?)
+}
+
+/// Makes a directory, or checks that it is one which only this user can change.
+fn own_directory(path: &str) -> Result<(), Error> {
+    // That it exists already, or why it cannot be made, is told by what comes next.
+    let made = file::make_dir(path, 0o700);
+    match status_of(path, CAREFUL | libc::O_DIRECTORY) {
+        Ok(status) if is(status, libc::S_IFDIR) && status.mode & 0o022 == 0 => Ok(()),
+        Ok(Status { owner, mode, .. }) => fail!(
+            "{path} is not a directory that only user {} can write to (owner {owner}, mode {:o}); remove it",
+            file::user(),
+            mode & 0o7777
+        ),
+        Err(error) => {
+            let error = made.err().filter(|made| made.kind() != io::ErrorKind::AlreadyExists).unwrap_or(error);
+            fail!("cannot use the directory {path}: {}", plain(&error))
+        }
+    }
+}
+
+/// Where the folders are. The lock of xtables is where this user may write, even without root.
+fn base(lock_of_xtables: Option<String>) -> String {
+    let moved = lock_of_xtables.filter(|path| path.starts_with('/'));
+    let parent = match moved.as_deref().and_then(|path| path.rsplit_once('/')) {
+        Some((parent, _)) => parent,
+        None if exists("/run/.") => "/run",
+        None => "/var/run",
+    };
+    format!("{parent}/paraglider")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_base_is_beside_the_lock_of_xtables_only_where_that_is_an_absolute_path() {
+        let of = |path: &str| base(Some(path.to_owned()));
+        assert_eq!(of("/tmp/x/xtables.lock"), "/tmp/x/paraglider");
+        assert_eq!(of("/xtables.lock"), "/paraglider");
+        let usual = base(None);
+        for relative in ["foo.lock", "run/foo.lock", ""] {
+            assert_eq!(of(relative), usual);
+        }
+    }
+
+    #[test]
+    fn only_a_plain_file_of_ours_is_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder { base: String::new(), dir: dir.path().to_str().unwrap().to_owned() };
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link")).unwrap();
+        std::fs::create_dir(dir.path().join("dir")).unwrap();
+        nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for name in ["link", "dir", "fifo", "nothing"] {
+            assert!(folder.file(name, libc::O_RDONLY).is_err(), "{name}");
+        }
+        std::fs::write(dir.path().join("file"), "x").unwrap();
+        assert!(folder.file("file", libc::O_RDWR).is_ok());
+    }
+
+    #[test]
+    fn what_is_meant_changes_in_one_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder { base: String::new(), dir: dir.path().to_str().unwrap().to_owned() };
+        let meant = || folder.meant().map(|text| String::from_utf8(text).unwrap());
+        assert_eq!((meant(), folder.stamp()), (None, None));
+        folder.draft(b"a").unwrap();
+        assert_eq!(meant(), None);
+        folder.mean().unwrap();
+        let first = folder.stamp();
+        folder.draft(b"b").unwrap();
+        folder.discard();
+        assert_eq!((meant().as_deref(), folder.stamp()), (Some("a"), first));
+        folder.draft(b"c").unwrap();
+        folder.mean().unwrap();
+        assert!(meant().as_deref() == Some("c") && folder.stamp() != first);
+        folder.set_aside().unwrap();
+        assert_eq!(meant(), None);
+        folder.put_back().unwrap();
+        assert_eq!(meant().as_deref(), Some("c"));
+        folder.set_aside().unwrap();
+        folder.forget();
+        // Without a draft nothing is meant.
+        folder.mean().unwrap();
+        folder.put_back().unwrap();
+        assert_eq!(meant(), None);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

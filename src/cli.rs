@@ -1,299 +1,473 @@
-//! The command line.
+//! The command line. One table of verbs and one of options; the parser, `--help` and the tests of the documentation read
+//! these tables, so a verb or an option is added in one place (and, for an option, in [`Arguments`], where argh puts it).
 
 use std::ffi::OsString;
-use std::fmt;
+use std::fmt::{self, Write};
 
 use argh::FromArgs;
 
-use crate::error::Error;
-use crate::text::number;
-use crate::text::{one_of, Shown};
-use crate::verb::status::Format;
+use crate::error::{Error, Exit};
+use crate::text::{nearest, number, one_of, Shown};
+use crate::verb::status::{self, Format};
+use crate::verb::{check, print, start, stop, watch};
 
-/// Where the config is unless told otherwise.
+/// The config file that is read without `--config`.
 pub const DEFAULT_CONFIG: &str = "/etc/paraglider/glider.yaml";
 
-/// What `--help` prints.
-pub const HELP: &str = "\
-Usage: paraglider [--config FILE] [-v] VERB
-
-Balances TCP connections over backends with iptables rules; only `watch` is a process that stays.
-
-Verbs:
-  start    put the config's rules in force; changes nothing if they already are
-  stop     remove every rule of Paraglider; needs no config
-             --drain SECONDS   take no new connections, and wait for the old ones to end
-  reload   the same as start; so is restart
-             --drop-removed    end the connections to backends that are no longer in the config
-  watch    start, then check the backends that have `health:`, and put back rules that others change
-             --stop-on-exit    remove the rules when it ends
-  status   what is in force: connections taken and active, and how each backend does
-             --json            for programs; --prometheus for Prometheus
-  check    is the config right, and can this host run it?
-  print    the rules that start would put in force, for iptables-restore --noflush
-             --ipv6            those for ip6tables-restore
-
-Options:
-  -c, -config, --config FILE   default: /etc/paraglider/glider.yaml
-  -v, --verbose                show every command that is run, and the text fed to it
-  --version                    print the version
-  -h, --help                   print this
-
-Exit status: 0 done; 1 the system refused or failed; 2 wrong usage or config.
-status: 0 in force, 1 not as in the config, 3 not in force. check: 1 it would not work.
-";
-
-/// What to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verb {
-    /// Put the config's rules in force; `reload` and `restart` are the same.
-    Start {
-        /// End the connections to backends that are no longer there.
-        drop_removed: bool,
-    },
-    /// The same, and stay to check backends.
-    Watch {
-        /// Remove the rules at the end.
-        stop_on_exit: bool,
-    },
-    /// Remove all that is ours.
-    Stop {
-        /// Wait at most so many seconds for connections to end.
-        drain: Option<u32>,
-    },
-    /// Tell what is in force.
-    Status(Format),
-    /// Tell whether the config can work here.
-    Check,
-    /// Show the rules.
-    Print {
-        /// Those of the IPv6 frontends.
-        ipv6: bool,
-    },
+/// A verb of the command line.
+pub struct Verb {
+    /// As it is typed, in lower case.
+    pub word: &'static str,
+    /// Its line of `--help`; empty where the line of another verb names it.
+    help: &'static str,
+    /// Carries it out; what it writes to the string goes to stdout.
+    pub run: fn(&Arguments, &mut String) -> Result<Exit, Error>,
 }
 
-/// The words, understood.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Print [`HELP`].
-    Help,
-    /// Print the version.
-    Version,
-    /// Do it.
-    Run {
-        /// The verb with its own options.
-        verb: Verb,
-        /// The config file.
-        config: String,
-        /// Show commands and their input.
-        verbose: bool,
+/// All verbs, in the order of `--help`.
+pub static VERBS: [Verb; 8] = [
+    Verb {
+        word: "start",
+        help: "put the config's rules in force; changes nothing if they already are",
+        run: |given, _| start::run(&given.config, false, given.again),
     },
+    Verb {
+        word: "stop",
+        help: "remove every rule of Paraglider; needs no config",
+        run: |given, _| stop::run(given.drain),
+    },
+    Verb { word: "reload", help: "the same as start; so is restart", run: reload },
+    Verb { word: "restart", help: "", run: reload },
+    Verb {
+        word: "watch",
+        help: "start, then check the backends that have `health:`, and put back rules that others change",
+        run: |given, _| match given.needed {
+            true => watch::needed(&given.config),
+            false => watch::run(&given.config, given.again, given.stop_on_exit),
+        },
+    },
+    Verb {
+        word: "status",
+        help: "what is in force, and for each backend: connections taken, connections active, health",
+        run: |given, out| {
+            let format = match (given.json, given.prometheus) {
+                (false, false) => Format::Text,
+                (true, _) => Format::Json,
+                (false, true) => Format::Prometheus,
+            };
+            status::run(&given.config, format, out)
+        },
+    },
+    Verb {
+        word: "check",
+        help: "is the config right, and can this host run it?",
+        run: |given, out| check::run(&given.config, out),
+    },
+    Verb {
+        word: "print",
+        help: "the rules that start would put in force, for iptables-restore --noflush",
+        run: |given, out| print::run(&given.config, given.ipv6, out),
+    },
+];
+
+fn reload(given: &Arguments, _: &mut String) -> Result<Exit, Error> {
+    start::run(&given.config, given.drop_removed, false)
 }
 
-const VERBS: [&str; 8] = ["start", "stop", "reload", "restart", "watch", "status", "check", "print"];
+/// An option of the command line.
+pub struct Opt {
+    /// As it is typed, without dashes.
+    pub word: &'static str,
+    /// Its short form without the dash; empty where there is none.
+    short: &'static str,
+    /// What its value is called; empty for an option without a value.
+    pub value: &'static str,
+    /// The verbs that have it, the one whose help lists it first; empty: all verbs.
+    pub verbs: &'static [&'static str],
+    help: &'static str,
+}
 
-const OPTIONS: [&str; 9] =
-    ["config", "verbose", "version", "json", "prometheus", "ipv6", "drain", "drop-removed", "stop-on-exit"];
+/// All options, in the order of `--help`.
+pub static OPTIONS: [Opt; 12] = [
+    Opt {
+        word: "again",
+        short: "",
+        value: "",
+        verbs: &["start", "watch"],
+        help: "put back in force what the last start put there",
+    },
+    Opt {
+        word: "drain",
+        short: "",
+        value: SECONDS,
+        verbs: &["stop"],
+        help: "take no new connections, and wait for the established ones to end",
+    },
+    Opt {
+        word: "drop-removed",
+        short: "",
+        value: "",
+        verbs: &["reload", "restart"],
+        help: "end the connections to backends that are no longer in the config",
+    },
+    Opt { word: "stop-on-exit", short: "", value: "", verbs: &["watch"], help: "remove the rules when it ends" },
+    Opt {
+        word: "needed",
+        short: "",
+        value: "",
+        verbs: &["watch"],
+        help: "only tell: exit status 0 if the config has `health:`, else 1",
+    },
+    Opt { word: "json", short: "", value: "", verbs: &["status"], help: "as JSON" },
+    Opt { word: "prometheus", short: "", value: "", verbs: &["status"], help: "as Prometheus reads it" },
+    Opt { word: "ipv6", short: "", value: "", verbs: &["print"], help: "the rules for ip6tables-restore" },
+    Opt { word: "config", short: "c", value: "FILE", verbs: &[], help: "default: /etc/paraglider/glider.yaml" },
+    Opt { word: "verbose", short: "v", value: "", verbs: &[], help: "show every command that is run, and its input" },
+    Opt { word: "version", short: "", value: "", verbs: &[], help: "print the version" },
+    Opt { word: "help", short: "h", value: "", verbs: &[], help: "print this" },
+];
 
-/// The words as argh sees them.
-#[derive(FromArgs)]
+/// The value of an option that is a number of seconds.
+const SECONDS: &str = "SECONDS";
+
+/// Options of which only one may be given.
+const EXCLUSIVE: [(&str, &str); 2] = [("json", "prometheus"), ("needed", "stop-on-exit")];
+
+/// The command line as argh reads it. A field for each of [`OPTIONS`].
+#[derive(Debug, PartialEq, Eq, FromArgs)]
 /// Balances TCP connections.
-struct Words {
+pub struct Arguments {
     /// the config file
-    #[argh(option, short = 'c', default = "DEFAULT_CONFIG.to_owned()")]
-    config: String,
-    /// show commands
-    #[argh(switch, short = 'v')]
-    verbose: bool,
-    /// print the version
+    #[argh(option, default = "DEFAULT_CONFIG.to_owned()")]
+    pub config: String,
+    /// show commands and their input
     #[argh(switch)]
-    version: bool,
-    /// for programs
+    pub verbose: bool,
+    /// put back what the last start put in force
     #[argh(switch)]
-    json: bool,
-    /// for a collector
+    pub again: bool,
+    /// seconds to wait for connections to end
+    #[argh(option)]
+    pub drain: Option<u32>,
+    /// end connections to removed backends
     #[argh(switch)]
-    prometheus: bool,
+    pub drop_removed: bool,
+    /// remove the rules at the end
+    #[argh(switch)]
+    pub stop_on_exit: bool,
+    /// tell whether the config needs a watch
+    #[argh(switch)]
+    pub needed: bool,
+    /// one JSON object
+    #[argh(switch)]
+    pub json: bool,
+    /// the text format of Prometheus
+    #[argh(switch)]
+    pub prometheus: bool,
     /// the IPv6 rules
     #[argh(switch)]
-    ipv6: bool,
-    /// end connections
-    #[argh(switch)]
-    drop_removed: bool,
-    /// remove the rules
-    #[argh(switch)]
-    stop_on_exit: bool,
-    /// seconds
-    #[argh(option)]
-    drain: Option<String>,
-    /// what to do
+    pub ipv6: bool,
+    /// the verb
     #[argh(positional)]
     verb: Vec<String>,
 }
 
-/// Understands the words after the program's name.
+/// A valid command line.
+pub enum Command {
+    /// Print [`help`].
+    Help,
+    /// Print the version.
+    Version,
+    /// Run the verb with these arguments.
+    Run(&'static Verb, Arguments),
+}
+
+/// Reads the words after the program's name. Wrong usage is an error with [`Exit::Usage`].
 pub fn parse(words: Vec<OsString>) -> Result<Command, Error> {
-    let mut given = Vec::new();
-    for word in words {
-        let word =
-            word.into_string().map_err(|word| usage(format_args!("`{}` is not UTF-8", word.to_string_lossy())))?;
-        if ["-h", "-help", "--help", "help"].contains(&word.as_str()) {
-            return Ok(Command::Help);
+    let mut plain = Vec::new();
+    let mut given: Vec<&Opt> = Vec::new();
+    // The first error; `--help` behind it still prints the help.
+    let mut wrong = None;
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        let word = utf8(word)?;
+        let (name, inline) = word.split_once('=').map_or((word.as_str(), None), |(name, value)| (name, Some(value)));
+        let known = option(name);
+        match known.map_or(word.as_str(), |option| option.word) {
+            "help" => return Ok(Command::Help),
+            "version" => return Ok(Command::Version),
+            _ => {}
         }
-        push(&mut given, &word);
-    }
-    let given: Vec<&str> = given.iter().map(String::as_str).collect();
-    // What argh says of wrong words is a sentence on the first line.
-    let words = Words::from_args(&["paraglider"], &given).map_err(|early| {
-        usage(format_args!("{}", early.output.lines().next().unwrap_or("wrong words").trim_end_matches('.')))
-    })?;
-    if words.version {
-        return Ok(Command::Version);
-    }
-    if words.config.is_empty() {
-        return Err(usage(format_args!("--config wants the name of a file")));
-    }
-    let name = match words.verb.as_slice() {
-        [name] => name.to_ascii_lowercase(),
-        [] => return Err(usage(format_args!("a verb is missing: {}", VERBS.join(", ")))),
-        [_, more, ..] => return Err(usage(format_args!("one verb is enough, `{more}` is too much"))),
-    };
-    let verb = match name.as_str() {
-        "start" | "reload" | "restart" => Verb::Start { drop_removed: words.drop_removed },
-        "watch" => Verb::Watch { stop_on_exit: words.stop_on_exit },
-        "stop" => Verb::Stop { drain: words.drain.as_deref().map(seconds).transpose()? },
-        "status" => Verb::Status(match (words.json, words.prometheus) {
-            (false, false) => Format::Text,
-            (true, false) => Format::Json,
-            (false, true) => Format::Prometheus,
-            (true, true) => return Err(usage(format_args!("--json and --prometheus are two answers; ask for one"))),
-        }),
-        "check" => Verb::Check,
-        "print" => Verb::Print { ipv6: words.ipv6 },
-        other => {
-            return match one_of("there is no verb", &VERBS, other) {
-                Ok(_) => Ok(Command::Help),
-                Err(error) => Err(error.and(HINT)),
+        let Some(option) = known else {
+            if word.starts_with('-') {
+                wrong.get_or_insert_with(|| unknown(name));
+            } else {
+                plain.push(word);
             }
+            continue;
+        };
+        // One spelling of each option, its value behind it as a word: `-config=FILE` becomes `--config FILE`.
+        plain.push(format!("--{}", option.word));
+        if option.value.is_empty() {
+            if inline.is_some() {
+                wrong.get_or_insert_with(|| usage(format_args!("--{} takes no value", option.word)));
+            }
+        } else {
+            let value = match inline {
+                Some(value) => value.to_owned(),
+                None => words.next().map_or(Ok(String::new()), utf8)?,
+            };
+            if let Err(error) = option.judge(&value, &given) {
+                wrong.get_or_insert(error);
+            }
+            plain.push(value);
         }
+        given.push(option);
+    }
+    match wrong {
+        Some(error) => Err(error),
+        None => resolve(&plain, &given),
+    }
+}
+
+/// Finds the verb, and checks that the options fit it and each other.
+fn resolve(plain: &[String], given: &[&Opt]) -> Result<Command, Error> {
+    let plain: Vec<&str> = plain.iter().map(String::as_str).collect();
+    // The words are checked already; what argh may still refuse it says on its first line.
+    let mut arguments = Arguments::from_args(&["paraglider"], &plain).map_err(|early| {
+        usage(format_args!("{}", Shown(early.output.lines().next().unwrap_or_default().trim_end_matches('.'))))
+    })?;
+    let words = VERBS.each_ref().map(|verb| verb.word);
+    let word = match std::mem::take(&mut arguments.verb).as_slice() {
+        [word] => word.to_ascii_lowercase(),
+        [] => return Err(usage(format_args!("the verb is missing: {}", words.join(", ")))),
+        [_, more, ..] => return Err(usage(format_args!("unexpected argument `{}`", Shown(more)))),
     };
-    for (option, given, belongs) in [
-        ("--json", words.json, "status"),
-        ("--prometheus", words.prometheus, "status"),
-        ("--ipv6", words.ipv6, "print"),
-        ("--drain", words.drain.is_some(), "stop"),
-        ("--drop-removed", words.drop_removed && name != "restart", "reload"),
-        ("--stop-on-exit", words.stop_on_exit, "watch"),
-    ] {
-        if given && name != belongs {
-            return Err(usage(format_args!("{option} belongs to {belongs}")));
+    let at = one_of("unknown verb", &words, &word).map_err(hinted)?;
+    for option in given {
+        if let Some(owner) = option.verbs.first().filter(|_| !option.verbs.contains(&word.as_str())) {
+            return Err(usage(format_args!("--{} belongs to {owner}", option.word)));
         }
     }
-    Ok(Command::Run { verb, config: words.config, verbose: words.verbose })
-}
-
-/// Adds a word as argh knows it: the Go original's spelling of long options becomes argh's, `--option=value` two words.
-fn push(words: &mut Vec<String>, word: &str) {
-    let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
-    let bare = name.trim_start_matches('-');
-    if name.starts_with('-') && OPTIONS.contains(&bare) {
-        words.push(format!("--{bare}"));
-    } else if name == "-c" {
-        words.push(name.to_owned());
-    } else {
-        // A value, a verb, or wrong as it is.
-        return words.push(word.to_owned());
+    for (one, other) in EXCLUSIVE {
+        let has = |word: &str| given.iter().any(|option| option.word == word);
+        if has(one) && has(other) {
+            return Err(usage(format_args!("--{one} and --{other} exclude each other")));
+        }
     }
-    words.extend(value.map(str::to_owned));
+    match VERBS.get(at) {
+        Some(verb) => Ok(Command::Run(verb, arguments)),
+        None => Ok(Command::Help),
+    }
 }
 
-fn seconds(text: &str) -> Result<u32, Error> {
-    let seconds = number(text, u32::MAX.into()).map(|seconds| seconds as u32);
-    seconds.ok_or_else(|| usage(format_args!("--drain `{}` is not a number of seconds", Shown(text))))
+/// The option that is spelt like this: `--word`, `-word` (as the Go original has it), or its short form.
+fn option(name: &str) -> Option<&'static Opt> {
+    let short = name.strip_prefix('-')?;
+    let word = short.strip_prefix('-').unwrap_or(short);
+    OPTIONS.iter().find(|option| option.word == word || !short.is_empty() && option.short == short)
+}
+
+impl Opt {
+    /// Whether this can be its value, behind the options that were given before.
+    fn judge(&self, value: &str, before: &[&Opt]) -> Result<(), Error> {
+        let word = self.word;
+        if value.is_empty() {
+            return Err(usage(format_args!("--{word} needs a value: --{word} {}", self.value)));
+        }
+        if before.iter().any(|option| option.word == word) {
+            return Err(usage(format_args!("--{word} is given twice")));
+        }
+        if self.value == SECONDS && number(value, u32::MAX.into()).is_none() {
+            return Err(usage(format_args!("--{word} `{}` is not a number of seconds", Shown(value))));
+        }
+        Ok(())
+    }
+}
+
+fn unknown(name: &str) -> Error {
+    let shown = Shown(name);
+    match nearest(name.trim_start_matches('-'), &OPTIONS.each_ref().map(|option| option.word)) {
+        Some(word) => usage(format_args!("unknown option `{shown}`; did you mean `--{word}`?")),
+        None => usage(format_args!("unknown option `{shown}`")),
+    }
+}
+
+fn utf8(word: OsString) -> Result<String, Error> {
+    word.into_string().map_err(|word| usage(format_args!("`{}` is not UTF-8", Shown(&word.to_string_lossy()))))
 }
 
 const HINT: &str = "see paraglider --help";
 
 fn usage(what: fmt::Arguments<'_>) -> Error {
-    Error::usage(what).and(HINT)
+    hinted(Error::usage(what))
+}
+
+/// Says where the usage is explained, unless there is a suggestion already.
+fn hinted(error: Error) -> Error {
+    if error.to_string().ends_with('?') {
+        return error;
+    }
+    error.and(HINT)
+}
+
+/// What `--help` prints.
+pub fn help() -> String {
+    let mut out = "Usage: paraglider [--config FILE] [-v] VERB\n\n\
+                   Balances TCP connections over backends with iptables rules; only `watch` stays as a process.\n\n\
+                   Verbs:\n"
+        .to_owned();
+    for Verb { word, help, .. } in VERBS.iter().filter(|verb| !verb.help.is_empty()) {
+        let _ = writeln!(out, "  {word:8} {help}");
+        for Opt { word, value, help, .. } in OPTIONS.iter().filter(|option| option.verbs.first() == Some(word)) {
+            let spelling = format!("--{word} {value}");
+            let _ = writeln!(out, "             {spelling:17} {help}");
+        }
+    }
+    out.push_str("\nOptions:\n");
+    for Opt { word, short, value, help, .. } in OPTIONS.iter().filter(|option| option.verbs.is_empty()) {
+        let (dash, comma) = if short.is_empty() { ("", "") } else { ("-", ", ") };
+        let spelling = format!("{dash}{short}{comma}--{word} {value}");
+        let _ = writeln!(out, "  {spelling:18} {help}");
+    }
+    out.push_str(
+        "\nExit status: 0 done; 1 the system refused or failed; 2 wrong usage or config.\n\
+         status: 0 in force, 1 not as in the config, 3 not in force. check: 1 it would not work.\n",
+    );
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<Command, String> {
-        parse(line.split_whitespace().map(OsString::from).collect()).map_err(|error| error.to_string())
+    /// The verb and the arguments, or the message.
+    fn parsed(line: &str) -> Result<(&'static str, Arguments), String> {
+        match parse(line.split_whitespace().map(OsString::from).collect()) {
+            Ok(Command::Run(verb, arguments)) => Ok((verb.word, arguments)),
+            Ok(Command::Help) => Err("help".into()),
+            Ok(Command::Version) => Err("version".into()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
-    const START: Verb = Verb::Start { drop_removed: false };
-
-    fn run(verb: Verb, config: &str) -> Result<Command, String> {
-        Ok(Command::Run { verb, config: config.into(), verbose: false })
+    /// What is given where nothing is.
+    fn nothing() -> Arguments {
+        Arguments::from_args(&["paraglider"], &[]).unwrap()
     }
 
     #[test]
     fn every_spelling_of_the_config_is_understood() {
-        for line in [
-            "-config x.yaml start",
-            "-config=x.yaml start",
-            "--config x.yaml start",
-            "--config=x.yaml start",
-            "-c x.yaml START",
-            "Reload --config x.yaml",
-            "restart -c=x.yaml",
+        for (line, verb) in [
+            ("-config x.yaml start", "start"),
+            ("-config=x.yaml start", "start"),
+            ("--config x.yaml start", "start"),
+            ("--config=x.yaml start", "start"),
+            ("-c x.yaml START", "start"),
+            ("Reload --config x.yaml", "reload"),
+            ("restart -c=x.yaml", "restart"),
         ] {
-            assert_eq!(parsed(line), run(START, "x.yaml"), "{line}");
+            assert_eq!(parsed(line), Ok((verb, Arguments { config: "x.yaml".into(), ..nothing() })), "{line}");
         }
-        assert_eq!(parsed("start"), run(START, DEFAULT_CONFIG));
+        assert_eq!(parsed("start"), Ok(("start", nothing())));
+        assert_eq!(nothing().config, DEFAULT_CONFIG);
     }
 
     #[test]
     fn verbs_have_their_own_options() {
-        assert_eq!(parsed("stop --drain 30"), run(Verb::Stop { drain: Some(30) }, DEFAULT_CONFIG));
-        assert_eq!(parsed("status --json"), run(Verb::Status(Format::Json), DEFAULT_CONFIG));
-        assert_eq!(parsed("status -prometheus"), run(Verb::Status(Format::Prometheus), DEFAULT_CONFIG));
-        assert_eq!(parsed("reload --drop-removed"), run(Verb::Start { drop_removed: true }, DEFAULT_CONFIG));
-        assert_eq!(parsed("watch --stop-on-exit"), run(Verb::Watch { stop_on_exit: true }, DEFAULT_CONFIG));
-        assert_eq!(parsed("print --ipv6"), run(Verb::Print { ipv6: true }, DEFAULT_CONFIG));
-        assert_eq!(parsed("start --help"), Ok(Command::Help));
-        assert_eq!(parsed("--version"), Ok(Command::Version));
+        for (line, verb, arguments) in [
+            ("start --again", "start", Arguments { again: true, ..nothing() }),
+            ("stop --drain 30", "stop", Arguments { drain: Some(30), ..nothing() }),
+            ("stop -drain=4294967295", "stop", Arguments { drain: Some(u32::MAX), ..nothing() }),
+            ("status --json -v", "status", Arguments { json: true, verbose: true, ..nothing() }),
+            ("-v -v status", "status", Arguments { verbose: true, ..nothing() }),
+            ("status -prometheus", "status", Arguments { prometheus: true, ..nothing() }),
+            ("reload --drop-removed", "reload", Arguments { drop_removed: true, ..nothing() }),
+            ("restart --drop-removed", "restart", Arguments { drop_removed: true, ..nothing() }),
+            ("watch --stop-on-exit", "watch", Arguments { stop_on_exit: true, ..nothing() }),
+            ("watch --needed", "watch", Arguments { needed: true, ..nothing() }),
+            ("print --ipv6", "print", Arguments { ipv6: true, ..nothing() }),
+        ] {
+            assert_eq!(parsed(line), Ok((verb, arguments)), "{line}");
+        }
     }
 
     #[test]
-    fn wrong_words_get_a_sentence() {
+    fn help_and_version_are_options_and_words() {
+        for line in ["help", "-h", "--help", "-help", "start --help", "--nonsense -h", "start help", "a b c help"] {
+            assert_eq!(parsed(line), Err("help".into()), "{line}");
+        }
+        for line in ["version", "--version", "-version", "-v version"] {
+            assert_eq!(parsed(line), Err("version".into()), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_value_of_an_option_is_only_a_value() {
+        for value in ["help", "version", "-h", "stop", "--json", "-c"] {
+            let line = format!("--config {value} start");
+            assert_eq!(parsed(&line), Ok(("start", Arguments { config: value.into(), ..nothing() })), "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_gets_a_sentence() {
         for (line, why) in [
-            ("", "a verb is missing"),
-            ("strat", "did you mean `start`?"),
-            ("frobnicate", "there are start, stop"),
-            ("start stop", "`stop` is too much"),
+            ("", "the verb is missing: start, stop"),
+            ("strat", "unknown verb `strat`; did you mean `start`?"),
+            ("stat", "did you mean `status`?"),
+            ("frobnicate", "unknown verb `frobnicate`; allowed: start, stop"),
+            ("start stop", "unexpected argument `stop`"),
             ("start --json", "--json belongs to status"),
             ("start --ipv6", "--ipv6 belongs to print"),
             ("start --drop-removed", "--drop-removed belongs to reload"),
             ("start --stop-on-exit", "--stop-on-exit belongs to watch"),
-            ("status --json --prometheus", "ask for one"),
+            ("start --needed", "--needed belongs to watch"),
+            ("reload --again", "--again belongs to start"),
+            ("status --json --prometheus", "--json and --prometheus exclude each other"),
+            ("watch --needed --stop-on-exit", "--needed and --stop-on-exit exclude each other"),
             ("start --drain 3", "--drain belongs to stop"),
-            ("stop --drain x", "`x` is not a number of seconds"),
-            ("stop --drain -3", "-3"),
-            ("start --conf x", "--conf"),
-            ("start --config", "--config"),
-            ("start -x", "-x"),
-            ("start -vv", "-vv"),
-            ("start -config=", "--config wants the name of a file"),
+            ("stop --drain x", "--drain `x` is not a number of seconds"),
+            ("stop --drain -3", "`-3` is not a number of seconds"),
+            ("stop --drain 4294967296", "`4294967296` is not a number of seconds"),
+            ("stop --drain", "--drain needs a value: --drain SECONDS"),
+            ("start --conf x", "unknown option `--conf`; did you mean `--config`?"),
+            ("start --config", "--config needs a value: --config FILE"),
+            ("start -config=", "--config needs a value: --config FILE"),
+            ("-c a -c b start", "--config is given twice"),
+            ("status --json=1", "--json takes no value"),
+            ("start -x", "unknown option `-x`"),
+            ("start -vv", "unknown option `-vv`"),
+            ("start -", "unknown option `-`"),
         ] {
             let said = parsed(line).unwrap_err();
             assert!(said.contains(why), "{line}: {said}");
-            assert!(!said.contains('\n'), "{line}: {said}");
+            assert!(
+                !said.contains('\n') && said.ends_with("; see paraglider --help") != said.ends_with('?'),
+                "{line}: {said}"
+            );
         }
     }
 
     #[test]
     fn the_help_fits_a_screen() {
-        assert!(HELP.lines().count() <= 30);
-        assert!(HELP.lines().all(|line| line.len() <= 100));
-        for verb in VERBS {
-            assert!(HELP.contains(verb), "{verb}");
+        let help = help();
+        assert!(help.lines().count() <= 30, "{help}");
+        assert!(help.lines().all(|line| line.len() <= 100 && line.trim_end() == line), "{help}");
+        assert!(help.contains(DEFAULT_CONFIG));
+    }
+
+    /// argh's table and ours are the same, and each option belongs to a verb that there is.
+    #[test]
+    fn each_option_is_known_to_argh() {
+        for option in &OPTIONS {
+            assert!(option.verbs.iter().all(|word| VERBS.iter().any(|verb| verb.word == *word)), "{}", option.word);
+            if ["help", "version"].contains(&option.word) {
+                continue;
+            }
+            let name = format!("--{}", option.word);
+            let words = if option.value.is_empty() { vec![name.as_str()] } else { vec![name.as_str(), "7"] };
+            assert!(Arguments::from_args(&["paraglider"], &words).is_ok(), "{name}");
         }
-        assert!(HELP.contains(DEFAULT_CONFIG));
     }
 }

@@ -11,20 +11,25 @@ use crate::net::{Endpoint, Family};
 use crate::service::Service;
 use crate::sys::file;
 use crate::sys::log;
+use crate::text::Escaped;
 
 /// A config as text and as what it means.
 pub type Config = (Vec<u8>, Vec<Service>);
 
-/// Reads the config file and judges it.
+/// Reads the config file and judges its content.
 pub fn load(path: &str) -> Result<Config, Error> {
+    // One byte more than allowed: a file of exactly the limit differs from a larger one, and /dev/zero ends.
     let text = file::open(path, libc::O_RDONLY).and_then(|file| file::content(file, MOST_BYTES + 1));
-    let text = text.map_err(|error| Error::usage(format_args!("{path}: cannot read the config: {}", plain(&error))))?;
+    let shown = Escaped(path);
+    let text =
+        text.map_err(|error| Error::usage(format_args!("{shown}: cannot read the config: {}", plain(&error))))?;
     judged(path, text)
 }
 
 /// Judges the text of a config; `place` begins the sentence about a mistake.
 pub fn judged(place: &str, text: Vec<u8>) -> Result<Config, Error> {
-    let services = config::parse(&text).map_err(|mistake| Error::usage(format_args!("{place}:{mistake}")))?;
+    let shown = Escaped(place);
+    let services = config::parse(&text).map_err(|mistake| Error::usage(format_args!("{shown}:{mistake}")))?;
     Ok((text, services))
 }
 

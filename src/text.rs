@@ -1,10 +1,13 @@
-//! Small readers of text.
+//! Readers of short texts: numbers, words from a list; and text from outside as part of a message.
 
 use std::fmt::{self, Write};
 
 use crate::error::{refuse, Error};
 
-/// Whether `text` has this character. (`str::contains` brings the search for any text with it: 3 KiB of the binary.)
+/// Most characters of a value that a message repeats.
+const MOST_SHOWN: usize = 60;
+
+/// Whether `text` contains this character. (`str::contains` brings the substring search with it: 3 KiB of the binary.)
 pub(crate) fn has(text: &str, c: char) -> bool {
     text.chars().any(|other| other == c)
 }
@@ -15,7 +18,7 @@ pub fn number(text: &str, most: u64) -> Option<u64> {
     text.parse().ok().filter(|number| digits && *number <= most)
 }
 
-/// FNV-1a, 64 bits: keeps the endpoints of one config apart, the same way on every machine and in every version.
+/// FNV-1a, 64 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>): the same value on every machine and in every version.
 pub fn fnv1a(bytes: &[u8]) -> u64 {
     let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, hash)
@@ -28,38 +31,60 @@ pub fn value<'a>(text: &'a str, option: &str) -> Option<&'a str> {
     words.next()
 }
 
-/// A user's text inside a sentence of ours: one line, whatever is in it.
+/// Text from outside as part of a message: control characters are escaped, so the message stays one line and cannot
+/// drive a terminal.
+pub struct Escaped<'a>(pub &'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| escape(f, c))
+    }
+}
+
+/// A value from outside as part of a message: [`Escaped`], and cut after 60 characters.
 pub struct Shown<'a>(pub &'a str);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().flat_map(char::escape_debug).try_for_each(|c| f.write_char(c))
+        let mut rest = self.0.chars();
+        rest.by_ref().take(MOST_SHOWN).try_for_each(|c| escape(f, c))?;
+        match rest.next() {
+            Some(_) => f.write_char('…'),
+            None => Ok(()),
+        }
     }
 }
 
-/// Which of `words` this text is. `what` begins the sentence that is said if it is none.
+fn escape(f: &mut fmt::Formatter<'_>, c: char) -> fmt::Result {
+    match c {
+        '\'' | '"' => f.write_char(c),
+        _ => c.escape_debug().try_for_each(|c| f.write_char(c)),
+    }
+}
+
+/// The index of `text` in `words`. The error begins with `what` and names the nearest word, or all of them.
 pub fn one_of(what: &str, words: &[&str], text: &str) -> Result<usize, Error> {
     if let Some(at) = words.iter().position(|word| *word == text) {
         return Ok(at);
     }
     match nearest(text, words) {
         Some(word) => refuse!("{what} `{}`; did you mean `{word}`?", Shown(text)),
-        None => refuse!("{what} `{}`; there are {}", Shown(text), words.join(", ")),
+        None => refuse!("{what} `{}`; allowed: {}", Shown(text), words.join(", ")),
     }
 }
 
-/// The candidate that a mistyped word most likely meant: at most two letters away.
+/// The candidate that a mistyped word most likely meant: one that begins with it, else one at most two edits away.
 pub fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let word = word.to_ascii_lowercase();
     candidates
         .iter()
-        .map(|candidate| (edits(&word, candidate), *candidate))
+        .map(|candidate| (word.is_empty() || !candidate.starts_with(&word), edits(&word, candidate), *candidate))
         .min()
-        .filter(|(distance, candidate)| *distance <= 2 && *distance < candidate.len())
-        .map(|(_, candidate)| candidate)
+        .filter(|(misspelt, distance, candidate)| !misspelt || *distance <= 2 && *distance < candidate.len())
+        .map(|(_, _, candidate)| candidate)
 }
 
-/// Levenshtein distance; both words are short.
+/// Levenshtein distance. Both words are short: the time is the product of their lengths.
 fn edits(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();
     for (i, x) in a.chars().enumerate() {
@@ -83,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_word_is_suggested_and_a_stranger_is_not() {
+    fn the_nearest_word_is_suggested_and_an_unrelated_one_is_not() {
         let keys = ["bind", "privateip", "backends"];
         assert_eq!(nearest("bnid", &keys), Some("bind"));
         assert_eq!(nearest("Bind", &keys), Some("bind"));
@@ -94,9 +119,26 @@ mod tests {
     }
 
     #[test]
-    fn edits_counts_insertions_deletions_and_exchanges() {
+    fn a_word_that_is_cut_short_beats_one_that_is_misspelt() {
+        let verbs = ["start", "stop", "status", "check"];
+        assert_eq!(nearest("stat", &verbs), Some("status"));
+        assert_eq!(nearest("c", &verbs), Some("check"));
+        assert_eq!(nearest("sart", &verbs), Some("start"));
+        assert_eq!(nearest("statuses", &verbs), Some("status"));
+    }
+
+    #[test]
+    fn edits_counts_insertions_deletions_and_substitutions() {
         assert_eq!(edits("", "abc"), 3);
         assert_eq!(edits("abc", ""), 3);
         assert_eq!(edits("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn values_in_messages_are_escaped_and_cut() {
+        assert_eq!(Shown("it's \"a\"\n\u{1b}[31m").to_string(), "it's \"a\"\\n\\u{1b}[31m");
+        assert_eq!(Shown(&"é".repeat(60)).to_string(), "é".repeat(60));
+        assert_eq!(Shown(&"é".repeat(61)).to_string(), format!("{}…", "é".repeat(60)));
+        assert_eq!(Escaped(&"/a\r".repeat(61)).to_string(), "/a\\r".repeat(61));
     }
 }

@@ -9,25 +9,15 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 
 pub use self::error::Mistake;
 use self::error::OWN;
-use crate::error::{plain, refuse, Error};
+use crate::error::{refuse, Error};
 use crate::net::Endpoint;
 use crate::schedule::{self, BUCKETS, MOST_SLOTS};
 use crate::service::health::{self, Health, Key};
 use crate::service::{weight, Backend, Name, Schedule, Service, Source, MOST_BACKENDS};
-use crate::sys::file;
 use crate::text::one_of;
 
 /// Largest config, in bytes. A thousand backends take half of it.
 pub const MOST_BYTES: usize = 64 * 1024;
-
-/// Reads and judges the config file.
-pub fn load(path: &str) -> Result<Vec<Service>, Error> {
-    let cannot = |what: std::io::Error| Error::usage(format_args!("{path}: cannot read the config: {}", plain(&what)));
-    // One byte more than allowed tells a file of exactly the size from a larger one, and /dev/zero ends.
-    let bytes =
-        file::open(path, libc::O_RDONLY).and_then(|file| file::content(file, MOST_BYTES + 1)).map_err(cannot)?;
-    parse(&bytes).map_err(|mistake| Error::usage(format_args!("{path}:{mistake}")))
-}
 
 /// Judges the text of a config.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Service>, Mistake> {
@@ -339,7 +329,7 @@ impl Draft {
         }
         let weights: Vec<u16> = self.backends.iter().map(|backend| backend.nominal).collect();
         let slots = match self.schedule {
-            Schedule::RoundRobin => schedule::slots(&weights).len(),
+            Schedule::RoundRobin => schedule::slot_count(&weights),
             _ => 0,
         };
         if slots > MOST_SLOTS {

@@ -1,48 +1,16 @@
-//! Who gets the next connection, as chains of choices. Pure: it knows nothing of rule text.
+//! Which backend gets the next connection, as chains of choices. Pure: weights and addresses in, choices out; how a choice
+//! is written as a rule is the engine's business.
 
+mod chain;
 mod random;
 mod round_robin;
 mod source;
 
 use crate::service::{Schedule, Service};
 
-pub use round_robin::{divide_evenly, slots, FAN_OUT, MOST_SLOTS};
-pub use source::{owners, BUCKETS};
-
-/// What a connection has to be for a choice to take it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// Any.
-    Always,
-    /// The first, and then each n-th that comes to this choice. At least 2.
-    Every(usize),
-    /// So many of so many, at random. Less than all.
-    Share(u32, u32),
-    /// This bit (0 is the lowest) of the client's address is set.
-    SourceBit(u8),
-}
-
-/// Where a choice sends it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
-    /// To the backend of this index.
-    Backend(usize),
-    /// To the chain of this index.
-    Chain(usize),
-}
-
-/// One rule of a schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Choice {
-    /// The condition.
-    pub when: When,
-    /// The consequence.
-    pub then: Then,
-}
-
-/// Chains of choices, tried in turn; the first chain is the entrance. The last choice of a chain is [`When::Always`],
-/// unless there is nobody to choose: then there is one empty chain.
-pub type Chains = Vec<Vec<Choice>>;
+pub use self::chain::{Chains, Choice, Then, When};
+pub use self::round_robin::{divide_evenly, slot_count, slots, FAN_OUT, MOST_SLOTS};
+pub use self::source::{owners, BUCKETS};
 
 /// The schedule of a service. Round robin begins with the backend of index `start`, or the next one with a weight.
 pub fn chains(service: &Service, start: usize) -> Chains {
@@ -57,23 +25,10 @@ pub fn chains(service: &Service, start: usize) -> Chains {
     }
 }
 
-/// The same slots from the first one of backend `start` on.
+/// The same slots, beginning with the first one of backend `start`.
 fn beginning_with(start: usize, mut slots: Vec<usize>) -> Vec<usize> {
     let last = slots.iter().max().copied().unwrap_or(0);
     let at = (start..=last).find_map(|backend| slots.iter().position(|slot| *slot == backend));
     slots.rotate_left(at.unwrap_or(0));
     slots
-}
-
-/// Adds an empty chain, to be filled later; tells its index.
-fn new_chain(chains: &mut Chains) -> usize {
-    chains.push(Vec::new());
-    chains.len() - 1
-}
-
-/// Fills a chain made by [`new_chain`].
-fn fill(chains: &mut Chains, index: usize, choices: Vec<Choice>) {
-    if let Some(chain) = chains.get_mut(index) {
-        *chain = choices;
-    }
 }

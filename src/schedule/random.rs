@@ -1,9 +1,10 @@
-//! Random, with weights: each connection is decided by itself.
+//! Random, with weights: each connection is decided independently.
 //!
-//! Halves of the backends are split off with the probability of their weights, so the walk grows with the logarithm.
-//! The last choice of a chain takes all that is left; so the probabilities add up to 1 exactly, whatever was rounded.
+//! Each choice splits off half of the backends with the probability of their weights, so the number of rules that a
+//! connection passes grows with the logarithm of their number. The last choice of a chain takes all that is left, so the
+//! probabilities add up to 1 exactly, however the kernel rounds them.
 
-use super::{fill, new_chain, Chains, Choice, Then, When};
+use super::chain::{fill, new_chain, Chains, Choice, Then, When};
 
 /// The longest plain list at the end of a chain.
 const LONGEST_LIST: usize = 4;

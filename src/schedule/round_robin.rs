@@ -1,31 +1,43 @@
 //! Exact round robin.
 //!
-//! The usual way is a list, `every N`, `every N-1`, … `every 2`, rest: half of it is walked for each new connection.
-//! Here a chain divides its slots into [`FAN_OUT`] shares: rules take the first ones away to chains of their own, and
-//! the last one goes on in the same chain, so that the walk grows with log N. What does not divide evenly is taken out
-//! first, one slot a rule.
+//! The usual rules are a list: `every N`, `every N-1`, … `every 2`, rest. A new connection passes half of it on average.
+//! Here a chain divides its slots into [`FAN_OUT`] shares: each share but the last gets a rule that sends its connections
+//! to a chain of its own, and the last share goes on in the same chain. So a connection passes O(log N) rules. Slots that
+//! do not divide evenly are taken out first, with one rule for each.
 //!
-//! Why it is exact: a chain of n slots that is given n connections in a row gives each slot one, whatever its counters
-//! stand at. `every n` takes exactly one of any n; what remains is divided evenly, `every k` takes exactly one of any
-//! k; so each share of s slots is given s connections, and so on down. The order is that of the slots, from the first.
+//! It is exact: of any n connections in a row, a chain of n slots gives each slot one, whatever the state of its counters.
+//! `every n` takes exactly one of any n in a row. What remains is divided evenly, and `every k` takes exactly one of any
+//! k, so a share of s slots gets s of them; the same holds for the chain of that share. The order is that of the slots.
 
-use super::{fill, new_chain, Chains, Choice, Then, When};
+use super::chain::{fill, new_chain, Chains, Choice, Then, When};
 
-/// Into how many shares a chain is divided: 2 walks fewer rules than 4 and was never slower (`make bench`).
+/// Into how many shares a chain is divided. With 2 a connection passes fewer rules than with 4, and it was never slower
+/// (`make bench`).
 pub const FAN_OUT: usize = 2;
 
 /// Most slots of one frontend.
 pub const MOST_SLOTS: usize = 1024;
 
-/// The longest plain list at the end of a chain: up to here a list is walked as fast as a division.
+/// The longest plain list at the end of a chain: up to here a list is as fast as another division.
 const LONGEST_LIST: usize = 4;
 
-/// Backends by index, each as often as its weight says (divided by their greatest common divisor), and spread out: a
-/// sequence for going round.
+/// The number of [`slots`].
+pub fn slot_count(weights: &[u16]) -> usize {
+    let divisor = usize::from(divisor(weights));
+    weights.iter().map(|weight| usize::from(*weight) / divisor).sum()
+}
+
+/// The greatest common divisor of the weights; 1 if all are 0.
+fn divisor(weights: &[u16]) -> u16 {
+    weights.iter().fold(0, |a, b| gcd(a, *b)).max(1)
+}
+
+/// One round: the index of each backend as many times as its weight (divided by the weights' greatest common divisor),
+/// the same one as rarely in a row as possible.
 pub fn slots(weights: &[u16]) -> Vec<usize> {
-    let divisor = weights.iter().fold(0, |a, b| gcd(a, *b)).max(1);
-    // From the lightest on: each weight's backends in turn, spread over what there is. So the heaviest, which are the
-    // hardest to keep apart, get all others between them.
+    let divisor = divisor(weights);
+    // In the order of weights, the lightest first: the backends of one weight in turn, spread between those before. So
+    // the heaviest, which are the hardest to keep apart, get all others between them.
     let heaviest = weights.iter().copied().max().unwrap_or(0);
     let mut spread: Vec<usize> = Vec::new();
     for weight in 1..=heaviest {
@@ -48,7 +60,7 @@ fn gcd(a: u16, b: u16) -> u16 {
     }
 }
 
-/// Both sequences in their order, each as evenly as possible between the other (Bresenham's line).
+/// Merges two sequences, each spread as evenly as possible through the other (Bresenham's line).
 fn interleave(a: &[usize], b: &[usize]) -> Vec<usize> {
     let (mut first, mut second) = (a.iter(), b.iter());
     let whole = a.len() + b.len();
@@ -73,7 +85,7 @@ pub fn divide_evenly(slots: &[usize], fan_out: usize) -> Chains {
     chains
 }
 
-/// Adds the chain of `slots`, and those below it; tells its index.
+/// Adds the chain of `slots` and those below it; returns its index.
 fn divide(slots: &[usize], fan_out: usize, chains: &mut Chains) -> usize {
     let own = new_chain(chains);
     let mut choices = Vec::new();
@@ -81,7 +93,7 @@ fn divide(slots: &[usize], fan_out: usize, chains: &mut Chains) -> usize {
     while rest.len() > LONGEST_LIST.max(fan_out) {
         let odd: Vec<usize> = rest.drain(..rest.len() % fan_out).collect();
         take_out(&odd, rest.len(), &mut choices);
-        // Dealt out in turn, so that the shares, each taken from in turn, keep the order of the slots.
+        // Dealt out like cards: the shares are served in turn, which restores the order of the slots.
         for share in 0..fan_out - 1 {
             let dealt: Vec<usize> = rest.iter().skip(share).step_by(fan_out).copied().collect();
             let chain = divide(&dealt, fan_out, chains);
@@ -152,6 +164,10 @@ mod tests {
         assert_eq!(slots(&[0, 3, 0]), [1]);
         assert_eq!(slots(&[4, 2]).len(), 3);
         assert_eq!(slots(&[0, 0]), [0; 0]);
+        for weights in [vec![1, 1, 1], vec![256, 256], vec![0, 3, 0], vec![4, 2], vec![0, 0], vec![255, 256, 0], vec![]]
+        {
+            assert_eq!(slot_count(&weights), slots(&weights).len(), "{weights:?}");
+        }
     }
 
     /// The longest run of one backend, going round.
@@ -169,7 +185,7 @@ mod tests {
     fn each_weight_gets_its_slots_spread_out() {
         let mut cases =
             vec![vec![5, 1, 1], vec![5, 5, 1], vec![1, 2, 3, 4], vec![256, 1], vec![3, 2, 2], vec![7, 0, 2]];
-        // And some that nobody thought of: a small generator's.
+        // And some of a small pseudo-random generator.
         let mut dice = 1_u32;
         for n in 2..40 {
             cases.push(

@@ -1,29 +1,30 @@
-//! By the client's address: the same client gets the same backend as long as it is there, and nobody remembers it.
+//! By the client's address: a client gets the same backend as long as that is there, without a table of clients.
 //!
-//! The lowest 8 bits of the address choose one of 256 buckets, and each bucket has an owner. Rules can test single bits,
-//! since iptables takes masks that are not contiguous (`-s 0.0.0.1/0.0.0.1`); so the buckets are a tree.
+//! The lowest 8 bits of the address choose one of 256 buckets, and each bucket has an owner. iptables takes masks that are
+//! not contiguous (`-s 0.0.0.1/0.0.0.1`), so a rule can test a single bit, and the buckets are a tree of such tests.
 
-use super::{fill, new_chain, Chains, Choice, Then, When};
+use super::chain::{fill, new_chain, Chains, Choice, Then, When};
 use crate::service::Backend;
 use crate::text::fnv1a;
 
-/// Into how many buckets clients fall.
+/// The number of buckets.
 pub const BUCKETS: usize = 256;
 
-/// How many bits choose a bucket.
+/// The number of bits that choose a bucket.
 const BITS: u8 = 8;
 
-/// The owner of each bucket, as an index of `backends`. Each has the buckets of its weight, give or take one.
+/// The owner of each bucket, as an index of `backends`. Each backend owns its share by weight, give or take one bucket.
 ///
-/// Every pair of a bucket and a backend has a score, drawn from the backend's address. From the highest score on, a
-/// backend gets the bucket if both are still free. So the order of the list does not matter; without one backend its
-/// buckets go to others, and a few more change hands to keep the shares even; with it, all is as before.
+/// Each pair of a bucket and a backend has a score, a hash of the bucket's number and the backend's address. In the order
+/// of scores, the highest first, a backend gets the bucket if the bucket is free and the backend's quota is not used up.
+/// So the order of the list does not matter. If a backend goes, its buckets go to others, and a few more change owners to
+/// keep the shares even; if it comes back, all is as before.
 pub fn owners(backends: &[Backend]) -> Vec<usize> {
     let seeds: Vec<u64> = backends.iter().map(|backend| hash(&backend.address.to_string())).collect();
     let mut free = quotas(backends, &seeds);
     let mut pairs: Vec<(u64, u64, usize)> = Vec::with_capacity(backends.len() * BUCKETS);
     for (backend, seed) in seeds.iter().enumerate() {
-        // Who is owed nothing need not be looked at.
+        // A backend without a quota gets none: skip its scores.
         if free.get(backend).is_some_and(|quota| *quota > 0) {
             pairs.extend((0..BUCKETS as u64).map(|bucket| (mix(seed ^ mix(bucket + 1)), bucket, backend)));
         }
@@ -39,7 +40,7 @@ pub fn owners(backends: &[Backend]) -> Vec<usize> {
     owners.into_iter().flatten().collect()
 }
 
-/// How many buckets each backend is owed: its share, rounded down, and what is left to those who lost most by it.
+/// The number of buckets of each backend: its share, rounded down; the rest goes to those that the rounding cost most.
 fn quotas(backends: &[Backend], seeds: &[u64]) -> Vec<usize> {
     let weights: Vec<usize> = backends.iter().map(|backend| backend.weight.into()).collect();
     let all: usize = weights.iter().sum::<usize>().max(1);
@@ -58,31 +59,32 @@ fn quotas(backends: &[Backend], seeds: &[u64]) -> Vec<usize> {
     quotas
 }
 
-/// Both lists have the same form so that the binary holds this once.
+/// Both lists have the same type, so that the binary has this code once.
 fn sort(list: &mut [(u64, u64, usize)]) {
     list.sort_unstable();
 }
 
-/// The same on every machine and in every version, or clients would change backends.
+/// The same on every machine and in every version: else clients would change backends at an update.
 fn hash(text: &str) -> u64 {
     mix(fnv1a(text.as_bytes()))
 }
 
-/// The finalizer of SplitMix64 (Steele, Lea, Flood 2014).
+/// The finalizer of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
 fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
 }
 
-/// The tree over the bits of the bucket's number, the lowest first.
+/// The tree of tests: one bit of the bucket's number after the other, the lowest first.
 pub fn chains(owners: &[usize]) -> Chains {
     let mut chains = Vec::new();
     branch(owners, 0, &mut chains);
     chains
 }
 
-/// `owners` are those of the buckets whose lower bits are decided; `bit` is the next one.
+/// Adds the chain for the buckets whose bits below `bit` are decided, and those below it; returns its index. `owners` are
+/// the owners of these buckets.
 fn branch(owners: &[usize], bit: u8, chains: &mut Chains) -> usize {
     let own = new_chain(chains);
     let mut choices = Vec::new();
@@ -104,7 +106,7 @@ fn branch(owners: &[usize], bit: u8, chains: &mut Chains) -> usize {
     own
 }
 
-/// The one who owns them all.
+/// The owner of all of them, if there is one.
 fn only(owners: &[usize]) -> Option<usize> {
     let (first, rest) = owners.split_first()?;
     rest.iter().all(|owner| owner == first).then_some(*first)

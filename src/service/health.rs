@@ -202,7 +202,7 @@ mod tests {
             ("expect", "400-200", "100-599"),
             ("expect", "", "1-256"),
             ("port", "0", "1-65535"),
-            ("on_all_down", "drop", "there are keep, reject"),
+            ("on_all_down", "drop", "allowed: keep, reject"),
         ] {
             let said = taken(key, text).unwrap_err();
             assert!(said.contains(why), "{key}: {text}: {said}");

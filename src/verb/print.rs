@@ -1,14 +1,14 @@
 //! `print`: the rules that `start` would put in force. Needs no rights and asks no kernel.
 
-use crate::config;
 use crate::engine::{iptables, Plan};
 use crate::error::{Error, Exit};
 use crate::net::Family;
+use crate::serve;
 use crate::sys::log;
 
 /// Prints one family: IPv4 unless asked otherwise or unless there is none.
 pub fn run(path: &str, ipv6: bool, out: &mut String) -> Result<Exit, Error> {
-    let services = config::load(path)?;
+    let (_, services) = serve::load(path)?;
     let text = |family| iptables::text(&Plan::Serve(&services), family);
     let (v4, v6) = (text(Family::V4), text(Family::V6));
     if v4.is_some() && v6.is_some() && !ipv6 {

@@ -13,7 +13,7 @@ use crate::watch::claim::{self, Known};
 
 /// Reads the config and puts it in force; with `again` the one that is meant to be, and nothing if none is; with
 /// `drop_removed` the connections to backends that are no longer in it end.
-pub fn run(path: &str, again: bool, drop_removed: bool) -> Result<Exit, Error> {
+pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
     let given = if again { None } else { Some(serve::load(path)?) };
     let engines = engine::find()?;
     let folder = Folder::open()?;

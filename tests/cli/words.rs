@@ -1,10 +1,9 @@
-//! `--help`, README.md and the man page say the same: the same verbs, options, keys and limits. Each is held against the
-//! program, so that none drifts away unseen.
+//! `--help`, README.md and the man page name the same verbs, options, keys and limits as the program's tables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use paraglider::cli::{DEFAULT_CONFIG, HELP};
+use paraglider::cli::{help, DEFAULT_CONFIG, OPTIONS, VERBS};
 use paraglider::config::MOST_BYTES;
 use paraglider::service::{Schedule, LONGEST_NAME, MOST_BACKENDS, MOST_SOURCES, MOST_WEIGHT};
 
@@ -42,34 +41,53 @@ fn told(config: &str, before: &str) -> Words {
 
 #[test]
 fn the_verbs_are_the_same_everywhere() {
-    let mut help = after(section(HELP, "Verbs:\n", "\nOptions:"), "  ");
-    help.insert("restart".into()); // "reload … so is restart"
+    let table: Words = VERBS.iter().map(|verb| verb.word.to_owned()).collect();
+    let help = help();
+    let mut listed = after(section(&help, "Verbs:\n", "\nOptions:"), "  ");
+    listed.insert("restart".into()); // "reload … so is restart"
     let mut man = after(section(MAN, "The verbs", "The options"), ".It Cm ");
     man.insert("restart".into()); // ".It Cm reload , restart"
-    assert!(MAN.contains(".It Cm reload , restart") && HELP.contains("so is restart"));
-    assert_eq!(help, man);
+    assert!(MAN.contains(".It Cm reload , restart") && help.contains("so is restart"));
     let readme = section(README, "\n## Verbs", "\n## The rules");
     let told: Words = after(readme, "| `").into_iter().chain(["restart".into()]).collect();
-    assert_eq!(help, told);
-    for verb in help {
-        let said = paraglider::cli::parse(vec![verb.clone().into()]);
-        assert!(said.is_ok(), "{verb}");
+    assert_eq!(table, listed);
+    assert_eq!(table, man);
+    assert_eq!(table, told);
+}
+
+/// The synopsis of the man page, verb by verb: `status` → `json`, `prometheus`.
+fn synopsis() -> BTreeMap<String, Words> {
+    let mut found: BTreeMap<String, Words> = BTreeMap::new();
+    let text = section(MAN, ".Sh SYNOPSIS\n", ".Sh DESCRIPTION");
+    for part in text.split(".Nm\n").filter(|part| part.starts_with(".Cm ")) {
+        let (verbs, options) = part.split_once('\n').unwrap();
+        let words = |text: &str| -> Words {
+            text.split(['\n', ' ']).filter_map(|word| word.strip_prefix('-')).map(str::to_owned).collect()
+        };
+        for verb in verbs.trim_start_matches(".Cm ").split(" | ") {
+            found.entry(verb.to_owned()).or_default().extend(words(options));
+        }
     }
+    found
 }
 
 #[test]
 fn the_options_are_the_same_everywhere() {
-    let mut help = options(HELP);
-    assert!(help.remove("noflush"), "that one is of iptables-restore");
+    let help = options(&help());
+    for option in &OPTIONS {
+        assert!(help.contains(option.word), "{}", option.word);
+    }
     let mut man = Words::new();
     for line in MAN.lines().filter(|line| line.contains("Fl ")) {
         man.extend(
             line.split("Fl ").skip(1).map(|rest| rest.trim_start_matches('-').split(' ').next().unwrap().to_owned()),
         );
     }
-    assert_eq!(help, man);
+    let mut other = help.clone();
+    assert!(other.remove("noflush"), "that one is of iptables-restore");
+    assert_eq!(other, man);
     let readme: Words = options(section(README, "\n## Verbs", "What happens to established"));
-    // It leaves out the short ones, and what everybody knows.
+    // It leaves out the short forms, and what every program has.
     for option in
         ["config", "drain", "drop-removed", "json", "prometheus", "stop-on-exit", "ipv6", "v", "help", "version"]
     {
@@ -78,11 +96,21 @@ fn the_options_are_the_same_everywhere() {
 }
 
 #[test]
+fn the_synopsis_of_the_man_page_is_the_table_of_options() {
+    let mut table: BTreeMap<String, Words> = BTreeMap::new();
+    for verb in &VERBS {
+        let own = OPTIONS.iter().filter(|option| option.verbs.contains(&verb.word));
+        table.insert(verb.word.into(), own.map(|option| option.word.to_owned()).collect());
+    }
+    assert_eq!(synopsis(), table);
+}
+
+#[test]
 fn the_keys_are_the_same_everywhere() {
-    let mut program = told("x: 1", "there are ");
-    program.extend(told("frontend: {qqqqqqqq: 1}", "there are "));
-    program.extend(told("frontend: {backends: [{qqqqqqqq: 1}]}", "there are "));
-    program.extend(told("frontend: {health: {qqqqqqqq: 1}}", "there are "));
+    let mut program = told("x: 1", "allowed: ");
+    program.extend(told("frontend: {qqqqqqqq: 1}", "allowed: "));
+    program.extend(told("frontend: {backends: [{qqqqqqqq: 1}]}", "allowed: "));
+    program.extend(told("frontend: {health: {qqqqqqqq: 1}}", "allowed: "));
     let man: Words = section(MAN, ".Sh CONFIGURATION", ".Sh ENVIRONMENT")
         .lines()
         .filter_map(|line| line.strip_prefix(".It Ic ").or(line.strip_prefix(".Ic ")))
@@ -119,7 +147,8 @@ fn the_limits_are_the_same_everywhere() {
 fn the_exit_statuses_are_the_same() {
     let plain = |text: &str| text.replace(".Cm ", "").replace(".Pp\n", "").replace(" :\n", ": ").replace('\n', " ");
     let man = plain(section(MAN, ".Sh EXIT STATUS\n", ".Sh EXAMPLES"));
-    let help = HELP.split_once("Exit status: ").unwrap().1.replace('\n', " ");
+    let help = help();
+    let help = help.split_once("Exit status: ").unwrap().1.replace('\n', " ");
     assert_eq!(man.trim(), help.trim());
 }
 

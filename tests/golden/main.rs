@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use paraglider::config;
 use paraglider::engine::{iptables, Plan};
 use paraglider::net::Family;
+use paraglider::serve;
 use paraglider::service::{Service, Source};
 use tracer::{End, From, Host, Tracer};
 
@@ -39,7 +40,7 @@ fn text(services: &[Service], family: Family) -> String {
 #[test]
 fn each_config_makes_the_rules_beside_it() {
     for path in configs() {
-        let services = config::load(path.to_str().unwrap()).unwrap();
+        let (_, services) = serve::load(path.to_str().unwrap()).unwrap();
         let made: String = Family::ALL
             .iter()
             .map(|family| (family, text(&services, *family)))
@@ -74,7 +75,7 @@ fn seen_by_backends(source: Source, client: IpAddr, own: IpAddr) -> IpAddr {
 #[test]
 fn each_frontend_serves_each_kind_of_client_and_touches_nobody_else() {
     for path in configs() {
-        let services = config::load(path.to_str().unwrap()).unwrap();
+        let (_, services) = serve::load(path.to_str().unwrap()).unwrap();
         for service in &services {
             let family = service.bind.family();
             // A policy of DROP shows what our own rules let through.

@@ -324,6 +324,6 @@ impl View for Look<'_> {
     }
 
     fn lacks(&self, plan: &Plan<'_>) -> Vec<Finding> {
-        probe::lacks(self, plan)
+        probe::lacks(&self.engine.tools, &self.list, &wanted(plan, &Ruleset::default(), &[]))
     }
 }

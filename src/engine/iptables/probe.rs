@@ -3,37 +3,36 @@
 
 use super::names::{is_ours, Table, PROBE};
 use super::rule::enters;
-use super::ruleset::TableRules;
+use super::ruleset::{Ruleset, TableRules};
+use super::save::Listing;
 use super::tool::{Tools, Variant};
-use super::Look;
-use crate::engine::{Finding, Level, Plan};
+use crate::engine::{Finding, Level};
 use crate::error::Error;
 use crate::host::remedy::{Need, System};
 use crate::net::Family;
 
 /// Tries what is not in force already.
-pub fn lacks(look: &Look<'_>, plan: &Plan<'_>) -> Vec<Finding> {
+pub fn lacks(tools: &[Tools], list: &Listing, wanted: &Ruleset) -> Vec<Finding> {
     let mut found = Vec::new();
-    let wanted = super::wanted(plan, &look.list.ours, &[]);
-    for family in wanted.families() {
-        for table in Table::ALL {
+    for tools in tools {
+        let family = tools.family;
+        for table in Table::ALL.into_iter().filter(|table| !wanted.table(family, *table).is_empty()) {
             let (rules, name) = (wanted.table(family, table), table.name());
-            let there = kinds(look.list.ours.table(family, table));
-            let tools = look.engine.tools(family);
+            let there = kinds(list.ours.table(family, table));
             let old = tools.variant == Variant::Legacy;
             if kinds(rules).iter().all(|(kind, _)| there.iter().any(|(known, _)| known == kind)) {
                 found.push(Finding::new(
                     Level::Ok,
                     format_args!("{family} {name} rules: all kinds of them are in force already"),
                 ));
-            } else if old && !look.list.ours.table(family, table).is_empty() {
+            } else if old && !list.ours.table(family, table).is_empty() {
                 found.push(Finding::new(
                     Level::Ok,
                     format_args!(
                         "{family} {name} rules: not tried, since any change would restart the turns of those in force"
                     ),
                 ));
-            } else if old && look.list.counting.contains(&(family, table)) {
+            } else if old && list.counting.contains(&(family, table)) {
                 found.push(Finding::new(
                     Level::Ok,
                     format_args!(

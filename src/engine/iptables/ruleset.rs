@@ -173,12 +173,7 @@ impl Ruleset {
 
     /// Nothing of ours is anywhere.
     pub fn is_empty(&self) -> bool {
-        self.families().next().is_none()
-    }
-
-    /// The families in which something is ours.
-    pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
-        Family::ALL.into_iter().filter(|family| Table::ALL.iter().any(|table| !self.table(*family, *table).is_empty()))
+        Family::ALL.iter().all(|family| Table::ALL.iter().all(|table| self.table(*family, *table).is_empty()))
     }
 
     /// The binds whose connections these rules let through: those that are balanced, and those that drain.

@@ -5,10 +5,10 @@ mod rules;
 
 use std::fmt::{self, Write};
 
-use crate::config;
 use crate::engine::Level;
 use crate::error::{Error, Exit};
 use crate::host::remedy::System;
+use crate::serve;
 use crate::sys::log;
 
 /// All findings so far.
@@ -44,7 +44,7 @@ impl Findings<'_> {
 
 /// Looks at everything, even after a finding.
 pub fn run(path: &str, out: &mut String) -> Result<Exit, Error> {
-    let services = config::load(path)?;
+    let (_, services) = serve::load(path)?;
     let mut findings = Findings { out, worst: Level::Ok, system: System::here() };
     let backends: usize = services.iter().map(|service| service.backends.len()).sum();
     let (frontends, backends) = (log::count(services.len(), "frontend"), log::count(backends, "backend"));

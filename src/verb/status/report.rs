@@ -45,6 +45,20 @@ pub struct Report<'a> {
     pub frontends: &'a [Frontend],
 }
 
+/// The state in a word or two.
+pub fn state(report: &Report<'_>) -> &'static str {
+    match report.exit {
+        Exit::Done => "in force",
+        Exit::NotInForce => "not in force",
+        Exit::Unknown => "unknown",
+        _ => "drifted",
+    }
+}
+
+pub fn number(number: Option<usize>, unknown: &str) -> String {
+    number.map_or_else(|| unknown.to_owned(), |number| number.to_string())
+}
+
 /// The frontends as their rules tell them, with their living connections and what `watch` has seen. `now` is in
 /// milliseconds of the clock of `seen`.
 pub fn frontends<'a>(

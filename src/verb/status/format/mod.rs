@@ -5,7 +5,6 @@ mod prometheus;
 mod text;
 
 use super::report::Report;
-use crate::error::Exit;
 
 /// How `status` tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,18 +26,4 @@ impl Format {
             Format::Prometheus => prometheus::write(out, report),
         }
     }
-}
-
-/// The state in a word or two.
-pub(super) fn state(report: &Report<'_>) -> &'static str {
-    match report.exit {
-        Exit::Done => "in force",
-        Exit::NotInForce => "not in force",
-        Exit::Unknown => "unknown",
-        _ => "drifted",
-    }
-}
-
-pub(super) fn number(number: Option<usize>, unknown: &str) -> String {
-    number.map_or_else(|| unknown.to_owned(), |number| number.to_string())
 }

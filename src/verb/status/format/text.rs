@@ -2,8 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{number, state};
-use crate::verb::status::report::{Backend, BackendHealth, Frontend, Report};
+use crate::verb::status::report::{number, state, Backend, BackendHealth, Frontend, Report};
 
 /// One line of the state, then one for each frontend and backend.
 pub fn write(out: &mut String, report: &Report<'_>) {

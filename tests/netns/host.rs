@@ -13,8 +13,8 @@ on_both!(a_good_host_passes_the_check_and_is_not_changed, |lab| {
     for word in [
         "has 1 frontend and 3 backends",
         &format!("iptables: it is iptables-{}", lab.variant.infix()),
-        "IPv4 filter rules: the kernel took one of each kind",
-        "IPv4 nat rules: the kernel took one of each kind",
+        "IPv4 filter rules: accepted one rule of each kind",
+        "IPv4 nat rules: accepted one rule of each kind",
         "net.ipv4.ip_forward",
         "bind 10.9.0.1:4444: the address is on this host",
         "privateip 10.2.0.1: on this host",
@@ -157,7 +157,7 @@ on_both!(without_iptables_there_is_a_sentence, |lab| {
     for (verb, code, words) in [
         ("start", 1, "there is no iptables on PATH"),
         ("stop", 1, "there is no iptables"),
-        ("status", 1, "there is no iptables"),
+        ("status", 4, "there is no iptables"),
     ] {
         let output = lab.command(verb).env("PATH", "/run/empty").output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{verb}");
@@ -209,7 +209,9 @@ on_both!(without_the_capability_there_is_a_sentence_with_its_name, |lab| {
     for verb in ["start", "stop", "status", "reload"] {
         let (code, said) = bare(verb);
         assert!(
-            code == Some(1) && said.contains("this needs CAP_NET_ADMIN") && said.contains("run it as root"),
+            code == Some(if verb == "status" { 4 } else { 1 })
+                && said.contains("this needs CAP_NET_ADMIN")
+                && said.contains("run it as root"),
             "{said}"
         );
     }
@@ -354,3 +356,42 @@ fn the_demo_needs_no_root() {
         "{said}"
     );
 }
+
+/// On the old iptables any change of a table starts all that counts in it anew, whoever it belongs to.
+#[test]
+fn check_does_not_restart_the_counters_of_others() {
+    crate::in_lab("host::check_does_not_restart_the_counters_of_others", Variant::Legacy, |lab| {
+        lab.balance(&[1, 2, 3]);
+        sh("iptables -A INPUT -p udp -m limit --limit 1/hour --limit-burst 1 -j ACCEPT");
+        crate::failure::wrap(lab, "restore", "echo \"$@\" >>$DIR/tried; exec $REAL \"$@\"");
+        let out = lab.ok("check");
+        assert!(
+            out.contains("ok       IPv4 filter rules: not tried, since any change would restart the counters"),
+            "{out}"
+        );
+        // Nothing counts in the other table.
+        assert!(out.contains("ok       IPv4 nat rules: accepted one rule of each kind"), "{out}");
+        assert_eq!(fs::read_to_string(lab.path("tried")).unwrap().lines().count(), 2);
+    });
+}
+
+on_both!(turns_are_compared_with_the_rules_in_force, |lab| {
+    for backend in ["b1", "b2", "b3"] {
+        serve(backend, 80);
+    }
+    lab.balance(&[1, 2]);
+    lab.ok("start");
+    assert_eq!(crate::lab::ask_often("client", crate::BIND, 20).len(), 2);
+    // The config has been edited, and not yet put in force: nobody has taken a turn from the third.
+    lab.balance(&[1, 2, 3]);
+    let out = lab.ok("check");
+    assert!(!out.contains("more or less than its turn"), "{out}");
+    lab.balance(&[1, 2]);
+    // Another program writes the table before each second connection.
+    for n in 0..8 {
+        sh(&format!("iptables -t nat -A POSTROUTING -s 10.99.0.{n}/32 -j RETURN"));
+        crate::lab::ask_often("client", crate::BIND, 1);
+    }
+    let out = lab.ok("check");
+    assert_eq!(out.contains("more or less than its turn"), lab.variant == Variant::Legacy, "{out}");
+});

@@ -43,7 +43,7 @@ pub static VERBS: [Verb; 8] = [
         help: "start, then check the backends that have `health:`, and put back rules that others change",
         run: |given, _| match given.needed {
             true => watch::needed(&given.config),
-            false => watch::run(&given.config, given.again, given.stop_on_exit),
+            false => watch::run(&given.config, given.stop_on_exit, given.again),
         },
     },
     Verb {

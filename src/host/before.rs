@@ -3,22 +3,20 @@
 
 use std::fs::File;
 
+use crate::host::state::Folder;
 use crate::sys::file;
 use crate::sys::poll::clock;
 use crate::sys::process;
 use crate::text::number;
 
-fn open(base: &str, what: &str) -> Option<File> {
-    let flags = libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = file::open_inherited(&format!("{base}.{what}"), flags).ok()?;
-    let status = file::status(&file).ok()?;
-    let regular = status.mode & libc::S_IFMT == libc::S_IFREG;
-    (regular && status.owner == file::user()).then_some(file)
+fn open(folder: &Folder, what: &str) -> Option<File> {
+    let file = file::open_inherited(&format!("{}.{what}", folder.base()), libc::O_RDWR | libc::O_NOFOLLOW).ok()?;
+    file::is_own_regular(&file).then_some(file)
 }
 
 /// The lock of version 0.1, if its file is there; nothing at all while that version works under it.
-pub fn lock(base: &str) -> Option<Option<File>> {
-    match open(base, "lock") {
+pub fn lock(folder: &Folder) -> Option<Option<File>> {
+    match open(folder, "lock") {
         Some(file) => file::try_lock(&file, false).then_some(Some(file)),
         None => Some(None),
     }
@@ -38,10 +36,10 @@ pub struct Watch {
 }
 
 /// Reads the file of a `watch` of version 0.1.
-pub fn watch(base: &str) -> Option<Watch> {
-    let file = open(base, "watch")?;
+pub fn watch(folder: &Folder) -> Option<Watch> {
+    let file = open(folder, "watch")?;
     let runs = !file::try_lock(&file, true);
-    let modified = file::status(&file).ok()?.identity[2];
+    let modified = file::identity(&file).ok()?[2];
     let text = file::content(file, 1 << 20).ok()?;
     let text = String::from_utf8(text).ok()?;
     let (first, lines) = text.strip_suffix("end\n")?.split_once('\n')?;
@@ -58,18 +56,18 @@ pub fn watch(base: &str) -> Option<Watch> {
 }
 
 /// Tells a `watch` of version 0.1 that `start` (SIGHUP) or `stop` (SIGUSR1) is at work: it waits for the lock then.
-pub fn tell(base: &str, signal: libc::c_int) {
-    if let Some(Watch { process: Some(process), .. }) = watch(base) {
+pub fn tell(folder: &Folder, signal: libc::c_int) {
+    if let Some(Watch { process: Some(process), .. }) = watch(folder) {
         process::signal(process, signal);
     }
 }
 
 /// Removes what a version left behind of which nothing runs any more. For the holder of both locks.
-pub fn clean(base: &str) {
-    let idle = open(base, "watch").is_none_or(|file| file::try_lock(&file, false));
+pub fn clean(folder: &Folder) {
+    let idle = open(folder, "watch").is_none_or(|file| file::try_lock(&file, false));
     if idle {
         for what in ["watch", "lock"] {
-            let _ = file::remove(&format!("{base}.{what}"));
+            let _ = file::remove(&format!("{}.{what}", folder.base()));
         }
     }
 }

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 
 use crate::error::{fail, plain, Error};
 use crate::host::before;
-use crate::sys::file::{self, exists, Status};
+use crate::sys::file::{self, exists};
 use crate::sys::poll::{clock, pause};
 use crate::sys::process::variable;
 
@@ -21,9 +21,12 @@ const PATIENCE: u64 = 10_000;
 const MOST_BYTES: usize = 1 << 20;
 
 /// The config that is meant to be in force; while `start` works, the next one; while `stop` works, the last one.
-const MEANT: &str = "meant.yaml";
+const MEANT_FILE: &str = "meant.yaml";
 const NEXT: &str = "meant.next";
 const LAST: &str = "meant.last";
+
+/// How sentences call the config that is meant.
+pub const MEANT: &str = "the config that is meant to be in force";
 
 /// The folder of this network namespace.
 #[derive(Debug)]
@@ -50,13 +53,11 @@ impl Folder {
         let base = base(variable(c"XTABLES_LOCKFILE"));
         // In a directory where everybody may rename everything, a check of what lies in it is worth nothing.
         let parent = base.rsplit_once('/').map_or("/", |(parent, _)| parent);
-        if let Ok(Status { mode, .. }) = status_of(&format!("{parent}/."), 0) {
-            if mode & 0o1002 == 0o002 {
-                return fail!(
-                    "{parent} can be written by everybody, so {base} cannot be trusted; use another directory"
-                );
-            }
+        let everybody = libc::S_IWOTH | libc::S_ISVTX;
+        if stat(&format!("{parent}/"), 0).is_ok_and(|stat| stat.st_mode & everybody == libc::S_IWOTH) {
+            return fail!("{parent} can be written by everybody, so {base} cannot be trusted; use another directory");
         }
+        // Without /proc, namespaces cannot be told from each other.
         let dir = format!("{base}/{}", file::namespace("net").unwrap_or(0));
         own_directory(&base)?;
         own_directory(&dir)?;
@@ -65,7 +66,7 @@ impl Folder {
 
     /// A file in the folder, if it is one of ours: regular, not a link, and this user's.
     pub fn file(&self, name: &str, flags: libc::c_int) -> io::Result<File> {
-        own(file::open(&self.path(name), flags | CAREFUL)?)
+        own(file::open(&self.path(name), flags | libc::O_NOFOLLOW)?)
     }
 
     fn path(&self, name: &str) -> String {
@@ -100,29 +101,29 @@ impl Folder {
         let path = self.path("lock");
         // The programs that we start inherit the lock: if we are killed while iptables-restore still writes, the next
         // start waits until it has finished.
-        let file = file::open_inherited(&path, libc::O_CREAT | libc::O_RDWR | CAREFUL)
+        let file = file::open_inherited(&path, libc::O_CREAT | libc::O_RDWR | libc::O_NOFOLLOW)
             .and_then(own)
             .map_err(|error| Error::system(format_args!("cannot open the lock {path}: {}", plain(&error))))?;
         if !file::try_lock(&file, false) {
             return Ok(None);
         }
         // A lock of a file that was deleted meanwhile keeps nobody out.
-        let inode = |status: io::Result<Status>| status.map(|status| status.identity[0]).ok();
-        if inode(file::status(&file)) != inode(status_of(&path, CAREFUL)) {
+        let there = self.file("lock", libc::O_RDONLY).and_then(|there| file::identity(&there));
+        if there.ok() != file::identity(&file).ok() {
             return Ok(None);
         }
-        Ok(before::lock(&self.base).map(|before| Lock(file, before)))
+        Ok(before::lock(self).map(|before| Lock(file, before)))
     }
 
     /// The text of the config that is meant to be in force. It is empty if there was no space to write it down, and only
     /// the `watch` that put it in force knows it.
     pub fn meant(&self) -> Option<Vec<u8>> {
-        file::content(self.file(MEANT, libc::O_RDONLY).ok()?, MOST_BYTES).ok()
+        file::content(self.file(MEANT_FILE, libc::O_RDONLY).ok()?, MOST_BYTES).ok()
     }
 
     /// What changes whenever [`meant`](Self::meant) does; cheap to ask for.
     pub fn stamp(&self) -> Option<[u64; 4]> {
-        Some(file::status(&self.file(MEANT, libc::O_RDONLY).ok()?).ok()?.identity)
+        file::identity(&self.file(MEANT_FILE, libc::O_RDONLY).ok()?).ok()
     }
 
     /// Writes down a config that is going to be meant as soon as [`mean`](Self::mean) is called, since that is too late
@@ -140,7 +141,7 @@ impl Folder {
 
     /// The draft is now what is meant; without one, nothing is.
     pub fn mean(&self) -> Result<(), Error> {
-        self.rename(NEXT, MEANT)
+        self.rename(NEXT, MEANT_FILE)
     }
 
     /// Removes a draft.
@@ -150,12 +151,12 @@ impl Folder {
 
     /// From now on nothing is meant to be in force.
     pub fn set_aside(&self) -> Result<(), Error> {
-        self.rename(MEANT, LAST)
+        self.rename(MEANT_FILE, LAST)
     }
 
     /// Undoes [`set_aside`](Self::set_aside).
     pub fn put_back(&self) -> Result<(), Error> {
-        self.rename(LAST, MEANT)
+        self.rename(LAST, MEANT_FILE)
     }
 
     /// Ends the time in which [`put_back`](Self::put_back) is possible.
@@ -167,52 +168,35 @@ impl Folder {
     fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
         let to = self.path(to);
         let done = match file::rename(&self.path(from), &to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => file::remove(&to),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => file::remove(&to),
             done => done,
         };
-        match done {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                fail!("cannot change {to}: {}", plain(&error))
-            }
-            _ => Ok(()),
-        }
+        done.map_err(|error| Error::system(format_args!("cannot change {to}: {}", plain(&error))))
     }
-}
-
-/// Not through a link, and without waiting for the other end of a FIFO.
-const CAREFUL: libc::c_int = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-
-fn is(status: Status, kind: libc::mode_t) -> bool {
-    status.mode & libc::S_IFMT == kind && status.owner == file::user()
 }
 
 fn own(file: File) -> io::Result<File> {
-    match file::status(&file)? {
-        status if is(status, libc::S_IFREG) => Ok(file),
-        _ => Err(io::Error::other("it is not a regular file of this user; remove it")),
+    match file::is_own_regular(&file) {
+        true => Ok(file),
+        false => Err(io::Error::other("it is not a regular file of this user; remove it")),
     }
 }
 
-fn status_of(path: &str, flags: libc::c_int) -> io::Result<Status> {
-    file::status(&file::open_any(path, libc::O_RDONLY | flags)?)
+fn stat(directory: &str, flags: libc::c_int) -> io::Result<libc::stat> {
+    file::stat(&file::open_any(directory, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC | flags)?)
 }
 
 /// Makes a directory, or checks that it is one which only this user can change.
 fn own_directory(path: &str) -> Result<(), Error> {
-    // That it exists already, or why it cannot be made, is told by what comes next.
-    let made = file::make_dir(path, 0o700);
-    match status_of(path, CAREFUL | libc::O_DIRECTORY) {
-        Ok(status) if is(status, libc::S_IFDIR) && status.mode & 0o022 == 0 => Ok(()),
-        Ok(Status { owner, mode, .. }) => fail!(
-            "{path} is not a directory that only user {} can write to (owner {owner}, mode {:o}); remove it",
-            file::user(),
-            mode & 0o7777
-        ),
-        Err(error) => {
-            let error = made.err().filter(|made| made.kind() != io::ErrorKind::AlreadyExists).unwrap_or(error);
-            fail!("cannot use the directory {path}: {}", plain(&error))
-        }
+    let user = file::user();
+    let stat = file::make_dir(path, libc::S_IRWXU).and_then(|()| stat(path, libc::O_NOFOLLOW));
+    let stat =
+        stat.map_err(|error| Error::system(format_args!("cannot use the directory {path}: {}", plain(&error))))?;
+    if stat.st_uid == user && stat.st_mode & (libc::S_IWGRP | libc::S_IWOTH) == 0 {
+        return Ok(());
     }
+    let (owner, mode) = (stat.st_uid, stat.st_mode & 0o7777);
+    fail!("{path} is not for user {user} alone to write (owner {owner}, mode {mode:o}); remove it")
 }
 
 /// Where the folders are. The lock of xtables is where this user may write, even without root.

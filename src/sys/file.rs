@@ -18,7 +18,7 @@ pub fn open(path: &str, flags: libc::c_int) -> io::Result<File> {
 /// The same, but programs that we start inherit it.
 pub fn open_inherited(path: &str, flags: libc::c_int) -> io::Result<File> {
     let file = open_any(path, flags)?;
-    match status(&file)?.mode & libc::S_IFMT {
+    match stat(&file)?.st_mode & libc::S_IFMT {
         libc::S_IFREG | libc::S_IFCHR => Ok(file),
         libc::S_IFDIR => Err(io::Error::from_raw_os_error(libc::EISDIR)),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
@@ -43,36 +43,32 @@ pub fn open_any(path: &str, flags: libc::c_int) -> io::Result<File> {
     }
 }
 
-/// What fstat(2) tells of an open file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Status {
-    /// Kind and permissions (inode(7)).
-    pub mode: u32,
-    /// The owner's user number.
-    pub owner: u32,
-    /// Inode, size in bytes, and the time of the last change of the content (s, ns): a file in which these are the same
-    /// is the same.
-    pub identity: [u64; 4],
+/// What a file is (fstat(2)).
+pub fn stat(file: &File) -> io::Result<libc::stat> {
+    // SAFETY: all-zero bytes are a valid `stat`, and the kernel writes one.
+    unsafe {
+        let mut stat = std::mem::zeroed();
+        checked(libc::fstat(file.as_raw_fd(), &mut stat))?;
+        Ok(stat)
+    }
 }
 
-/// Asks for the status of an open file.
-pub fn status(file: &File) -> io::Result<Status> {
-    // SAFETY: the kernel writes one `stat`, which is ours for the time of the call.
-    let stat = unsafe {
-        let mut stat: libc::stat = std::mem::zeroed();
-        if libc::fstat(file.as_raw_fd(), &mut stat) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        stat
-    };
-    let identity = [stat.st_ino as u64, stat.st_size as u64, stat.st_mtime as u64, stat.st_mtime_nsec as u64];
-    Ok(Status { mode: stat.st_mode as u32, owner: stat.st_uid, identity })
+/// What stays the same while the content of a file does: inode, size in bytes, and the time of the last change (s, ns).
+pub fn identity(file: &File) -> io::Result<[u64; 4]> {
+    let stat = stat(file)?;
+    Ok([stat.st_ino as u64, stat.st_size as u64, stat.st_mtime as u64, stat.st_mtime_nsec as u64])
 }
 
-/// The effective user number of this process.
-pub fn user() -> u32 {
-    // SAFETY: the call has no arguments and cannot fail.
+/// The user that we run as.
+pub fn user() -> libc::uid_t {
+    // SAFETY: no memory is touched.
     unsafe { libc::geteuid() }
+}
+
+/// Whether this is a regular file that belongs to the user that we run as. Other users' files, links' targets among
+/// them, must not be believed or written to.
+pub fn is_own_regular(file: &File) -> bool {
+    stat(file).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFREG && stat.st_uid == user())
 }
 
 /// Reserves space for the first `length` bytes, so that writing them cannot fail for want of space (posix_fallocate(3)).
@@ -177,11 +173,6 @@ fn checked(result: libc::c_int) -> io::Result<()> {
     }
 }
 
-/// Writes at a place of a file, all of it (pwrite(2)).
-pub fn write_at(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, at)
-}
-
 /// At most `most` bytes of a file, from its current position. (The standard library's ways to read a file to its end
 /// take 4 KiB of the binary.)
 pub fn content(mut file: File, most: usize) -> io::Result<Vec<u8>> {
@@ -273,6 +264,20 @@ mod tests {
         open("/dev/null", libc::O_RDWR).unwrap();
         assert!(open("/proc/self/status", libc::O_RDONLY).is_ok() && !read("/proc/self/status").is_empty());
         assert!(open("a\0b", libc::O_RDONLY).is_err());
+    }
+
+    #[test]
+    fn a_file_of_another_user_or_kind_is_not_ours() {
+        let (_dir, path) = dir();
+        let own = open(&path("own"), libc::O_CREAT | libc::O_RDWR).unwrap();
+        assert!(is_own_regular(&own));
+        assert_eq!(stat(&own).unwrap().st_mode & 0o777, 0o600);
+        assert!(!is_own_regular(&open("/dev/null", libc::O_RDONLY).unwrap()));
+        assert!(!is_own_regular(&open_any(&path(""), libc::O_RDONLY).unwrap()));
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(path("own"), Some(65534), None).unwrap();
+            assert!(!is_own_regular(&own));
+        }
     }
 
     #[test]

@@ -4,38 +4,43 @@ use crate::engine::{self, transaction};
 use crate::error::{Error, Exit};
 use crate::host::before;
 use crate::host::conntrack::{self, Connection};
-use crate::host::state::Folder;
+use crate::host::state::{Folder, MEANT};
 use crate::net::Endpoint;
 use crate::serve;
 use crate::service::Service;
 use crate::sys::log;
 use crate::watch::claim::{self, Known};
 
-/// Reads the config and puts it in force; with `again` the one that is meant to be, and nothing if none is; with
-/// `drop_removed` the connections to backends that are no longer in it end.
+/// Reads the config and puts it in force; with `drop_removed` the connections to backends that are no longer in it end;
+/// with `again` it is the config that is meant to be in force, and nothing is done if none is.
 pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
-    let given = if again { None } else { Some(serve::load(path)?) };
-    let engines = engine::find()?;
+    let given = if again { None } else { Some(serve::read(path)?) };
     let folder = Folder::open()?;
+    if again && folder.stamp().is_none() {
+        return Ok(Exit::Done);
+    }
+    let engines = engine::find()?;
     let _lock = folder.lock()?;
     let (text, mut services) = match given {
         Some(given) => given,
         // An empty one is in the memory of the running `watch`, which puts it back.
         None => match folder.meant().filter(|text| !text.is_empty()) {
-            Some(text) => serve::judged("the config that is meant", text)?,
+            Some(text) => serve::judged(MEANT, text)?,
             None => return Ok(Exit::Done),
         },
     };
     let known = Known::of(&folder);
     let views = transaction::read(&engines)?;
-    claim::recall(&known.believed(&services, &serve::chosen(&views)), &mut services);
-    if !again {
+    claim::recall(&known.believed(&services, serve::in_force(&views)), &mut services);
+    // The same config needs no space.
+    let noted = again || folder.meant().as_ref() == Some(&text);
+    if !noted {
         note(&folder, &known, &text)?;
     }
     let changed = serve::put_in_force(&engines, &views, &services);
     if changed.is_err() {
         folder.discard();
-    } else if !again {
+    } else if !noted {
         folder.mean()?;
     }
     if changed? {
@@ -43,11 +48,11 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
     } else {
         log::info!("already in force");
     }
-    // A watch waits for the lock, and then finds what is meant.
+    // The watch waits for the lock, and then finds what is meant.
     known.wake();
-    before::tell(folder.base(), libc::SIGHUP);
+    before::tell(&folder, libc::SIGHUP);
     if services.iter().all(|service| service.health.is_none()) {
-        before::clean(folder.base());
+        before::clean(&folder);
     } else if known.watch.is_none() {
         log::info!("the backends are not checked until `paraglider watch` runs");
     }

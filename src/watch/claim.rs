@@ -11,7 +11,9 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Seek};
+use std::os::unix::fs::FileExt;
 
+use crate::engine::InForce;
 use crate::error::{fail, plain, Error};
 use crate::host::before;
 use crate::host::state::Folder;
@@ -81,11 +83,10 @@ impl Claim {
         if let Some(who) = known.who() {
             return fail!("another `paraglider watch` is running ({who})");
         }
-        if before::watch(folder.base()).is_some_and(|watch| watch.runs) || !file::lock_record(&file).unwrap_or(false) {
+        if before::watch(folder).is_some_and(|watch| watch.runs) || !file::lock_record(&file).unwrap_or(false) {
             return fail!("another `paraglider watch` is running");
         }
-        let reserved = file::status(&file).map_or(0, |status| status.identity[1] as usize);
-        Ok((Claim { file, boot: boot(), sequence: 0, reserved }, known))
+        Ok((Claim { file, boot: boot(), sequence: 0, reserved: 0 }, known))
     }
 
     /// Reserves the space that the states of these services may ever take.
@@ -98,8 +99,7 @@ impl Claim {
             }
         }
         if most > self.reserved {
-            let space = vec![b'\n'; most - self.reserved];
-            file::write_at(&self.file, &space, self.reserved as u64)?;
+            file::reserve(&self.file, most as u32)?;
             self.reserved = most;
         }
         Ok(())
@@ -110,14 +110,14 @@ impl Claim {
         self.sequence |= 1;
         self.beat()?;
         let begin = self.header().len() as u64;
-        file::write_at(&self.file, format!("{lines}{END}\n").as_bytes(), begin)?;
+        self.file.write_all_at(format!("{lines}{END}\n").as_bytes(), begin)?;
         self.sequence += 1;
         self.beat()
     }
 
     /// Writes that we are still there.
     pub fn beat(&self) -> io::Result<()> {
-        file::write_at(&self.file, self.header().as_bytes(), 0)
+        self.file.write_all_at(self.header().as_bytes(), 0)
     }
 
     fn header(&self) -> String {
@@ -153,7 +153,7 @@ impl Known {
     }
 
     fn of_before(folder: &Folder) -> Self {
-        before::watch(folder.base()).map_or_else(Self::default, |watch| Known {
+        before::watch(folder).map_or_else(Self::default, |watch| Known {
             watch: None,
             seen: watch.lines.lines().filter_map(Seen::parse).collect(),
             written: Some(watch.written),
@@ -162,7 +162,7 @@ impl Known {
     }
 
     fn read(file: &mut File, folder: &Folder) -> Self {
-        let watch = file::lock_holder(file).ok().flatten();
+        let watch = file::lock_holder(file).unwrap_or(None);
         for _ in 0..TRIES {
             let (text, again) = (image(file), image(file));
             // While the first line changes, what is behind it may be half of this and half of that.
@@ -207,16 +207,18 @@ impl Known {
     }
 
     /// What can be believed of it about the backends of `services`: what is not older than a dead backend would have taken
-    /// to be found, and, if no `watch` runs, agrees with the rules. `in_force` has the frontends with those of their
-    /// backends that get new connections.
-    pub fn believed(&self, services: &[Service], in_force: &[(Endpoint, Vec<Endpoint>)]) -> Vec<Seen> {
+    /// to be found, and, if no `watch` runs, agrees with the rules. `in_force` are the frontends.
+    pub fn believed<'a>(&self, services: &[Service], in_force: impl Iterator<Item = &'a InForce>) -> Vec<Seen> {
+        let in_force: Vec<&InForce> = in_force.collect();
         let age = clock().saturating_sub(self.written.unwrap_or(0));
         let believed = |service: &Service| {
             let Some(health) = &service.health else { return false };
             let fresh = age <= health.interval * health.fall + UPGRADE;
-            match in_force.iter().find(|(bind, _)| *bind == service.bind) {
-                Some((_, chosen)) if self.watch.is_none() => {
-                    let agrees = |one: &Seen| one.bind != service.bind || one.chosen == chosen.contains(&one.backend);
+            match in_force.iter().find(|frontend| frontend.bind == service.bind) {
+                // One without backends was flushed by half, or refuses all connections: neither contradicts.
+                Some(frontend) if self.watch.is_none() && !frontend.backends.is_empty() => {
+                    let serves = |backend| frontend.backends.iter().any(|share| share.address == backend);
+                    let agrees = |one: &Seen| one.bind != service.bind || one.chosen == serves(one.backend);
                     (fresh || self.before) && self.seen.iter().all(agrees)
                 }
                 _ => fresh,
@@ -321,6 +323,7 @@ pub fn recall(seen: &[Seen], services: &mut [Service]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Share;
 
     const BIND: &str = "[fd00::1]:80";
 
@@ -405,8 +408,10 @@ mod tests {
             };
             let written = Some(clock().saturating_sub(age));
             let known = Known { watch, seen: vec![of(one, true), of(two, false)], written, before };
-            let in_force = [(bind, rules.to_vec())];
-            known.believed(&services, if rules.is_empty() { &[] } else { &in_force }).len() == 2
+            let share = |address: &Endpoint| Share { address: *address, taken: 0, slots: 1 };
+            let backends = rules.iter().map(share).collect();
+            let frontend = InForce { name: "x".into(), bind, draining: false, exact: true, backends };
+            known.believed(&services, Some(&frontend).into_iter().filter(|_| !rules.is_empty())).len() == 2
         };
         // interval × fall + 60 s
         let (fresh, old) = (65_000, 66_500);

@@ -6,7 +6,7 @@ use crate::error::{Error, Exit};
 use crate::host::before;
 use crate::host::conntrack;
 use crate::host::forwarding;
-use crate::host::state::{Folder, Lock};
+use crate::host::state::{Folder, MEANT};
 use crate::net::Endpoint;
 use crate::serve;
 use crate::service::Service;
@@ -49,7 +49,7 @@ struct Watch<'a> {
     untold: bool,
     /// When the rules are looked at next.
     look: u64,
-    /// The engine's stamp of the rules, when they were last read.
+    /// Of the rules, when they were last read.
     rules: Option<u64>,
     /// What went wrong last, so that it is said once; and that nothing can be written into /run.
     trouble: [String; 2],
@@ -57,10 +57,10 @@ struct Watch<'a> {
     most: usize,
 }
 
-/// Watches until a signal ends it. It begins with a start of the config at `path`; with `again` of the one that is meant,
-/// if there is one.
+/// Watches until a signal ends it. It begins with a start of the config at `path`; with `again` of the one that is meant, or
+/// with a rest if none is.
 pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
-    let given = if again { None } else { Some(serve::load(path)?) };
+    let given = if again { None } else { Some(serve::read(path)?) };
     let engines = engine::find()?;
     // First: from now on a `start` or `stop` may send us signals.
     let signals = Signals::catch().map_err(|error| Error::system(format_args!("cannot wait for signals: {error}")))?;
@@ -76,11 +76,12 @@ pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
             return Ok(Exit::Done);
         }
     };
-    let meant = folder.meant().filter(|text| again && !text.is_empty());
-    let (text, services) = match (given, meant) {
-        (Some(given), _) => given,
-        (None, Some(text)) => serve::judged("the config that is meant", text)?,
-        (None, None) => serve::load(path)?,
+    let config = match (given, folder.meant()) {
+        (Some(given), _) => Some(given),
+        (None, None) => None,
+        // It was in the memory of a watch that is gone.
+        (None, Some(text)) if text.is_empty() => Some(serve::read(path)?),
+        (None, Some(text)) => Some(serve::judged(MEANT, text)?),
     };
     let mut watch = Watch {
         path,
@@ -88,20 +89,23 @@ pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
         signals,
         folder,
         claim,
-        text,
+        text: Vec::new(),
         stamp: None,
         services: Vec::new(),
         checked: Vec::new(),
         resting: None,
         reread: false,
-        pending: true,
-        untold: true,
+        pending: false,
+        untold: false,
         look: 0,
         rules: None,
         trouble: [String::new(), String::new()],
         most: poll::descriptors().saturating_sub(SPARE).max(1),
     };
-    watch.begin(services, known, &lock)?;
+    match config {
+        Some((text, services)) => watch.begin(text, services, known)?,
+        None => watch.rest(),
+    }
     drop(lock);
     watch.work();
     log::info!("no longer watching; the rules stay as they are");
@@ -109,22 +113,25 @@ pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
 }
 
 impl Watch<'_> {
-    /// The start that each watch begins with.
-    fn begin(&mut self, services: Vec<Service>, known: Known, _: &Lock) -> Result<(), Error> {
-        let views = transaction::read(self.engines)?;
-        let seen = known.believed(&services, &serve::chosen(&views));
+    /// The start that a watch begins with, under the lock.
+    fn begin(&mut self, text: Vec<u8>, services: Vec<Service>, known: Known) -> Result<(), Error> {
+        self.text = text;
+        let engines = self.engines;
+        self.rules = engines.first().and_then(|engine| engine.stamp());
+        let views = transaction::read(engines)?;
+        let seen = known.believed(&services, serve::in_force(&views));
         self.draft()?;
         self.take(services, &seen);
-        if let Err(error) = serve::put_in_force(self.engines, &views, &self.services) {
+        if let Err(error) = serve::put_in_force(engines, &views, &self.services) {
             self.folder.discard();
             return Err(error);
         }
         self.folder.mean()?;
         self.stamp = self.folder.stamp();
-        self.pending = false;
+        (self.pending, self.look) = (false, clock() + LOOK);
         self.tell();
-        before::clean(self.folder.base());
-        serve::say_who_is_balanced(self.engines, &self.services);
+        before::clean(&self.folder);
+        serve::say_who_is_balanced(engines, &self.services);
         Ok(())
     }
 
@@ -288,18 +295,14 @@ impl Watch<'_> {
         match self.folder.meant() {
             Some(text) if text.is_empty() || text == self.text => self.wake_up(),
             Some(text) => {
-                let (text, services) = serve::judged("the config that is meant", text)?;
+                let (text, services) = serve::judged(MEANT, text)?;
                 self.wake_up();
                 log::info!("took the config of the last start");
                 self.text = text;
                 let seen = self.seen();
                 self.take(services, &seen);
             }
-            None if self.resting.is_none() => {
-                self.resting = Some(clock());
-                self.checked.iter_mut().flatten().for_each(|one| one.check = None);
-                log::info!("the rules were stopped; watching goes on when they are started");
-            }
+            None if self.resting.is_none() => self.rest(),
             None => {}
         }
         if reread && !news {
@@ -308,9 +311,16 @@ impl Watch<'_> {
         Ok(self.resting.is_none())
     }
 
+    /// Nothing is meant to be in force.
+    fn rest(&mut self) {
+        self.resting = Some(clock());
+        self.checked.iter_mut().flatten().for_each(|one| one.check = None);
+        log::info!("the rules were stopped; watching goes on when they are started");
+    }
+
     /// SIGHUP: a start of our own config. If it is broken or refused, all stays as it is.
     fn read_anew(&mut self) {
-        let read = serve::load(self.path).and_then(|(text, mut services)| {
+        let read = serve::read(self.path).and_then(|(text, mut services)| {
             log::info!("read the config anew");
             if text == self.text && self.resting.is_none() {
                 return Ok(());
@@ -319,7 +329,8 @@ impl Watch<'_> {
             let seen = self.seen();
             claim::recall(&seen, &mut services);
             let done = self.draft().and_then(|()| {
-                serve::put_in_force(self.engines, &transaction::read(self.engines)?, &services).map(drop)
+                let views = transaction::read(self.engines)?;
+                serve::put_in_force(self.engines, &views, &services).map(drop)
             });
             if done.is_err() {
                 self.text = old;
@@ -341,7 +352,7 @@ impl Watch<'_> {
     /// Ends the rest. What was known before it may be too old.
     fn wake_up(&mut self) {
         let Some(since) = self.resting.take() else { return };
-        let seen = Known::remembered(self.seen(), since).believed(&self.services, &[]);
+        let seen = Known::remembered(self.seen(), since).believed(&self.services, [].iter());
         self.checked.clear();
         let services = self.services.clone();
         self.take(services, &seen);

@@ -90,7 +90,7 @@ fn it_comes_and_goes_with_the_health_block() {
             return println!("skipped: Debian's start-stop-daemon is not here");
         }
         // As after a reboot: nobody knows any more which one is dead.
-        fs::remove_file("/run/paraglider.watch").unwrap();
+        fs::remove_dir_all("/run/paraglider").unwrap();
         install(debian, &board.root.join("usr/sbin/start-stop-daemon"));
         comes_and_goes(lab, board, &syslog);
     });
@@ -186,7 +186,7 @@ fn one_that_cannot_run_is_told() {
     on_board("watch::one_that_cannot_run_is_told", |_, board| {
         board.check(&[1], true);
         let fake = board.root.join("usr/bin/paraglider");
-        fs::write(&fake, "#!/bin/sh\n[ \"$1\" != watch ]\n").unwrap();
+        fs::write(&fake, "#!/bin/sh\n[ \"$*\" != \"watch --again\" ]\n").unwrap();
         let (code, said) = board.s50("start");
         assert!(code == 1 && said.contains("paraglider watch does not run"), "{code}: {said}");
     });

@@ -37,7 +37,7 @@ fn it_puts_five_files_into_their_places_and_uninstall_takes_them_out() {
             assert!(unit.contains(&format!("={prefix}/sbin/paraglider {verb}\n")), "{unit}");
         }
         let unit = fs::read_to_string(at("lib/systemd/system/paraglider-watch.service")).unwrap();
-        assert!(unit.contains(&format!("ExecStart={prefix}/sbin/paraglider watch\n")), "{unit}");
+        assert!(unit.contains(&format!("ExecStart={prefix}/sbin/paraglider watch --again\n")), "{unit}");
 
         // What is not ours stays: the config, and a file of somebody's beside ours.
         let config = dir.path().join("etc/paraglider/glider.yaml");

@@ -25,6 +25,7 @@ mod health;
 mod host;
 mod schedule;
 mod sequence;
+mod state;
 mod watch;
 
 use std::io::Write;

@@ -1,6 +1,5 @@
 //! Verbs that follow close upon each other while a watch runs, and configs that change under it.
 
-use std::fs;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use crate::backend::{silence, speak, Backend};
 use crate::health::{checked, of_backends, QUICK, WINDOW};
 use crate::lab::{inside, Held, Lab, Variant};
 use crate::on_both;
-use crate::watching::{shares, until, Watch};
+use crate::watching::{kept, shares, until, Watch, SLACK};
 use crate::BIND;
 
 const B2_DOWN: &str = "10.2.0.12:80 of 10.9.0.1:4444 is down";
@@ -32,32 +31,42 @@ on_both!(a_start_right_after_a_stop_is_not_slept_through, |lab| {
     watch.signal(Signal::SIGSTOP);
     lab.ok("start");
     lab.ok("stop");
-    watch.signal(Signal::SIGCONT);
     let since = Instant::now();
+    watch.signal(Signal::SIGCONT);
     watch.hears(since, "the rules were stopped");
     sleep(Duration::from_millis(2500));
     assert_eq!(lab.ours(), [""; 0]);
 });
 
-on_both!(a_watch_that_waits_for_the_lock_is_known_by_its_own_number, |lab| {
+on_both!(a_watch_that_waits_for_the_lock_is_known_and_can_be_ended, |lab| {
     let _three = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
-    let mut stranger = Command::new("sleep").arg("60").spawn().unwrap();
-    fs::write("/run/paraglider.watch", format!("{} /x\nend\n", stranger.id())).unwrap();
-    let mut holder = Command::new("flock").args(["/run/paraglider.lock", "sleep", "2"]).spawn().unwrap();
-    until("somebody has the lock", || {
-        !Command::new("flock").args(["-n", "/run/paraglider.lock", "true"]).status().unwrap().success()
-    });
-    let mut stop = lab.command("stop").spawn().unwrap();
+    lab.ok("stop");
+    let mut holder = hold_lock();
     let watch = Watch::spawn(lab, "watch");
-    until("it is in the file", || {
-        fs::read_to_string("/run/paraglider.watch").unwrap().starts_with(&format!("{} ", watch.process()))
-    });
-    assert!(holder.wait().unwrap().success() && stop.wait().unwrap().success());
-    assert!(stranger.try_wait().unwrap().is_none(), "it got a signal");
-    stranger.kill().unwrap();
-    stranger.wait().unwrap();
+    let said = format!("another `paraglider watch` is running (process {})", watch.process());
+    until("it has claimed its file", || kept("watch").exists());
+    std::thread::sleep(Duration::from_millis(300));
+    let mut second = Watch::spawn(lab, "watch");
+    assert_eq!(second.ended(), Some(1), "{}", second.text());
+    assert!(second.text().contains(&said), "{}", second.text());
+    let since = Instant::now();
+    assert_eq!(watch.end(Signal::SIGTERM), Some(0));
+    assert!(since.elapsed() < SLACK, "{:?}", since.elapsed());
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!(lab.ours(), [""; 0]);
 });
+
+/// A process that has the lock until it is killed.
+pub fn hold_lock() -> std::process::Child {
+    let lock = kept("lock");
+    let holder = Command::new("flock").arg("--no-fork").arg(&lock).args(["sleep", "60"]).spawn().unwrap();
+    until("another process has the lock", || {
+        !Command::new("flock").arg("-n").arg(&lock).arg("true").status().unwrap().success()
+    });
+    holder
+}
 
 on_both!(a_backend_that_drains_and_no_longer_listens_keeps_its_connections, |lab| {
     let [mut b1, _b2, _b3] = Backend::three();
@@ -83,7 +92,8 @@ on_both!(starts_that_change_nothing_do_not_put_off_the_checks, |lab| {
     while watch.lines(since, B2_DOWN).is_empty() {
         assert!(since.elapsed() < Duration::from_secs(8), "{}", watch.text());
         lab.ok("start");
-        sleep(Duration::from_millis(700));
+        // More often than a check takes to fail.
+        sleep(Duration::from_millis(200));
     }
     speak("b2");
 });

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -29,6 +31,19 @@ pub fn until(what: &str, mut so: impl FnMut() -> bool) -> Duration {
         thread::sleep(Duration::from_millis(10));
     }
     since.elapsed()
+}
+
+/// Runs Paraglider with another config than the laboratory's.
+pub fn by(lab: &Lab, config: &Path, words: &str) -> Output {
+    let mut command = Command::new(program());
+    command.arg("-config").arg(config).args(words.split(' ')).stdin(Stdio::null());
+    command.current_dir(lab.path("")).output().unwrap()
+}
+
+/// A file of the state that is kept between two runs, for this network namespace.
+pub fn kept(name: &str) -> PathBuf {
+    let inode = fs::metadata("/proc/self/ns/net").unwrap().ino();
+    PathBuf::from(format!("/run/paraglider/{inode}/{name}"))
 }
 
 /// A line of the log, and when it was read.
@@ -71,7 +86,8 @@ impl Watch {
         Self::of(shell)
     }
 
-    fn of(mut command: Command) -> Self {
+    /// Starts one by a command of its own.
+    pub fn of(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -112,14 +128,19 @@ impl Watch {
 
     /// The same for `BACKEND of BIND is up` or `is down`: waits until the rules have followed as well.
     pub fn turns(&self, lab: &Lab, since: Instant, words: &str) -> Duration {
+        self.turns_by(lab, &lab.path("glider.yaml"), since, words)
+    }
+
+    /// The same by another config than the laboratory's.
+    pub fn turns_by(&self, lab: &Lab, config: &Path, since: Instant, words: &str) -> Duration {
         let took = self.hears(since, words);
         let mut said = words.split(' ');
         let mut word = |n| said.nth(n).unwrap_or_else(|| panic!("{words}"));
         let (backend, bind, state) = (word(0), word(1), word(1));
         let line = format!("{bind} {backend} {state} ");
-        until(&line, || fs::read_to_string("/run/paraglider.watch").is_ok_and(|text| text.contains(&line)));
+        until(&line, || fs::read_to_string(kept("watch")).is_ok_and(|text| text.contains(&line)));
         // Another one may turn meanwhile.
-        until("the rules are right", || lab.paraglider("status").0 == 0);
+        until("the rules are right", || by(lab, config, "status").status.success());
         took
     }
 

@@ -1,0 +1,349 @@
+//! What is kept in /run between two runs, and what may be wrong with it: full, read-only, in the way, old, another's.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::backend::{silence, Backend};
+use crate::failure::wrap_restore;
+use crate::health::{checked, QUICK, WINDOW};
+use crate::lab::{program, sh, Lab, Variant};
+use crate::watching::{failed, kept, shares, told, until, Clients, Watch, SLACK};
+use crate::{on_both, BIND};
+
+const B2_DOWN: &str = "10.2.0.12:80 of 10.9.0.1:4444 is down";
+
+/// No new connection goes to b2, and each gets an answer.
+fn without_b2() {
+    assert_eq!(shares(BIND, 10), [("b1".to_owned(), 5), ("b3".to_owned(), 5)].into());
+}
+
+/// Longer than a watch takes to put rules back.
+fn stays_away(lab: &Lab, watch: &Watch) {
+    let since = Instant::now();
+    until("time passes", || {
+        assert_eq!(lab.ours(), [""; 0], "{}", watch.text());
+        since.elapsed() > Duration::from_millis(4500)
+    });
+}
+
+on_both!(a_stop_that_takes_longer_than_anything_waits_is_not_undone, |lab| {
+    let _three = Backend::three();
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    let watch = Watch::begin(lab);
+    wrap_restore(lab, "sleep 11; exec $REAL \"$@\"");
+    lab.ok("stop");
+    stays_away(lab, &watch);
+    assert_eq!(watch.end(Signal::SIGTERM), Some(0));
+});
+
+on_both!(a_stop_that_removed_nothing_leaves_the_watch_at_work, |lab| {
+    let _three = Backend::three();
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    let watch = Watch::begin(lab);
+    let rules = lab.ours();
+    wrap_restore(lab, "echo no >&2; exit 1");
+    assert_eq!(lab.paraglider("stop").0, 1);
+    wrap_restore(lab, "exec $REAL \"$@\"");
+    assert_eq!(lab.ours(), rules);
+    sh("iptables -t nat -F PREROUTING");
+    until("the rules are back", || lab.paraglider("status").0 == 0);
+    assert!(!watch.text().contains("were stopped"), "{}", watch.text());
+});
+
+/// A file system of its own for the state, of so many pages of 4 KiB.
+fn small_run(pages: usize) {
+    fs::create_dir_all("/run/paraglider").unwrap();
+    sh(&format!("mount -t tmpfs -o size={}k,mode=700 small /run/paraglider", pages * 4));
+}
+
+/// Fills it.
+fn fill() {
+    let mut file = fs::File::create("/run/paraglider/fill").unwrap();
+    while file.write_all(&[b'x'; 1024]).is_ok() {}
+}
+
+on_both!(a_full_run_loses_nothing, |lab| {
+    let [_b1, mut b2, _b3] = Backend::three();
+    small_run(8);
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    let watch = Watch::begin(lab);
+    fill();
+    let since = Instant::now();
+    b2.stop();
+    watch.turns(lab, since, B2_DOWN);
+    without_b2();
+    // The same config needs no space; another one is refused before anything is changed.
+    let rules = lab.ours();
+    lab.ok("start");
+    without_b2();
+    lab.config(&checked(QUICK, &[1, 3]));
+    let (code, _, err) = lab.paraglider("start");
+    assert!(code == 1 && err.contains("No space left") && err.contains("nothing was changed"), "{err}");
+    assert_eq!(lab.ours(), rules);
+    lab.ok("stop");
+    stays_away(lab, &watch);
+    assert_eq!(watch.end(Signal::SIGKILL), None);
+
+    // With no space from the beginning.
+    sh("umount /run/paraglider");
+    small_run(2);
+    fill();
+    let (code, _, err) = lab.paraglider("start");
+    assert!(code == 0 && err.contains("No space left"), "{err}");
+    let since = Instant::now();
+    let watch = Watch::spawn(lab, "watch");
+    watch.hears(since, "going on from memory");
+    watch.hears(since, "is balanced over 2 backends");
+    sh("iptables -t nat -F PREROUTING");
+    until("the rules are back", || lab.paraglider("status").0 == 0);
+    assert_eq!(watch.lines(since, "going on from memory").len(), 1, "{}", watch.text());
+    lab.ok("stop");
+    stays_away(lab, &watch);
+});
+
+on_both!(a_stop_reaches_a_watch_of_another_pid_namespace_and_nobody_else, |lab| {
+    let _three = Backend::three();
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--pid", "--fork", "--kill-child", "--"]).arg(program()).arg("-config").arg(lab.path("glider.yaml"));
+    unshare.arg("watch");
+    let since = Instant::now();
+    let watch = Watch::of(unshare);
+    watch.hears(since, "is balanced over 3 backends");
+    // Inside it is number 1; here it has a number as well, and from a sister of its namespace none.
+    let said = lab.paraglider("watch").2;
+    assert!(said.contains("is running (process ") && !said.contains("(process 1)"), "{said}");
+    let sister = |words: &str| {
+        let paraglider = format!("{} -config {}", program().display(), lab.path("glider.yaml").display());
+        sh(&format!("unshare --pid --fork -- {paraglider} {words} 2>&1 || true"))
+    };
+    let said = sister("watch");
+    assert!(said.contains("is running (a process in another PID namespace)"), "{said}");
+    sister("stop");
+    stays_away(lab, &watch);
+    lab.ok("start");
+    until("it goes on", || lab.ok("status --json").contains("\"up\""));
+    lab.ok("status");
+    lab.ok("stop");
+    stays_away(lab, &watch);
+    lab.ok("start");
+    until("it goes on", || {
+        watch.lines(since, "is balanced").len() > 1 || told(&lab.ok("status --json"), "10.2.0.12:80").contains("\"up\"")
+    });
+});
+
+on_both!(an_old_file_makes_no_healthy_backend_refused, |lab| {
+    let _three = Backend::three();
+    lab.config(&checked("interval: 20s, fall: 3, rise: 2, on_all_down: reject", &[1, 2, 3]));
+    lab.ok("start");
+    // Of version 0.1; and of this one, an earlier boot's.
+    let lines: String = (1..=3).map(|n| format!("{BIND} 10.2.0.1{n}:80 down left 1 0 1 x\n")).collect();
+    let header = "paraglider 1 0000000002 0000000000000001 5d1a2c3e-0000-0000-0000-000000000000\n";
+    for (file, text) in [
+        ("/run/paraglider.watch".into(), format!("1 /x\n{lines}end\n")),
+        (kept("watch"), format!("{header}{lines}end\n")),
+    ] {
+        fs::write(&file, text).unwrap();
+        let clients = Clients::begin("client", BIND, 1, Duration::from_millis(20));
+        let watch = Watch::begin(lab);
+        sleep(Duration::from_millis(500));
+        let attempts = clients.end();
+        assert!(attempts.len() > 10 && failed(&attempts).is_empty(), "{:?}", failed(&attempts));
+        assert_eq!(watch.end(Signal::SIGTERM), Some(0));
+        lab.ok("reload");
+        assert_eq!(shares(BIND, 3).len(), 3, "{}", file.display());
+    }
+});
+
+on_both!(while_no_watch_runs_the_dead_stay_out_and_the_recovered_come_back_at_once, |lab| {
+    let [_b1, mut b2, _b3] = Backend::three();
+    let slow = "interval: 5s, timeout: 150ms, fall: 1, rise: 2";
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    let watch = Watch::begin(lab);
+    let since = Instant::now();
+    b2.stop();
+    watch.turns(lab, since, B2_DOWN);
+    assert_eq!(watch.end(Signal::SIGKILL), None);
+    let clients = Clients::begin("client", BIND, 2, Duration::from_millis(10));
+    lab.ok("reload");
+    lab.ok("status");
+    sleep(Duration::from_millis(500));
+    let attempts = clients.end();
+    assert!(attempts.len() > 10 && failed(&attempts).is_empty(), "{:?}", failed(&attempts));
+    // As a firewall does it: then nothing in the kernel tells who was left out.
+    sh("iptables -t nat -F && iptables -t nat -X && iptables -F FORWARD");
+    lab.ok("start");
+    without_b2();
+    b2.start();
+    lab.config(&checked(slow, &[1, 2, 3]));
+    let since = Instant::now();
+    let watch = Watch::begin(lab);
+    let took = watch.turns(lab, since, "10.2.0.12:80 of 10.9.0.1:4444 is up");
+    assert!(took < WINDOW + SLACK, "two checks at once, not 5 s apart: {took:?}");
+});
+
+on_both!(what_is_in_the_way_is_named_and_never_waited_for, |lab| {
+    let _three = Backend::three();
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    lab.ok("start");
+    lab.ok("stop");
+    let victim = lab.path("victim");
+    fs::write(&victim, "precious").unwrap();
+    for name in ["lock", "meant.yaml", "watch"] {
+        for kind in ["fifo", "link"] {
+            lab.ok("start");
+            let file = kept(name);
+            let _ = fs::remove_file(&file);
+            match kind {
+                "fifo" => drop(sh(&format!("mkfifo {}", file.display()))),
+                _ => symlink(&victim, &file).unwrap(),
+            }
+            let since = Instant::now();
+            let (code, _, err) = lab.paraglider("start");
+            if name == "lock" {
+                assert!(code == 1 && err.contains(file.to_str().unwrap()), "{name} {kind}: {err}");
+            } else {
+                assert_eq!(code, 0, "{name} {kind}: {err}");
+            }
+            lab.ok("status");
+            lab.ok("stop");
+            assert_eq!(lab.ours(), [""; 0], "{name} {kind}");
+            assert!(since.elapsed() < Duration::from_secs(8), "{name} {kind}: {:?}", since.elapsed());
+            assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+            let _ = fs::remove_file(&file);
+        }
+    }
+    // The directory itself.
+    fs::remove_dir_all("/run/paraglider").unwrap();
+    fs::create_dir(lab.path("elsewhere")).unwrap();
+    symlink(lab.path("elsewhere"), "/run/paraglider").unwrap();
+    let (code, _, err) = lab.paraglider("start");
+    assert!(code == 1 && err.contains("/run/paraglider"), "{err}");
+    lab.ok("stop");
+    fs::remove_file("/run/paraglider").unwrap();
+    fs::create_dir("/run/paraglider").unwrap();
+    sh("chmod 777 /run/paraglider");
+    let (code, _, err) = lab.paraglider("start");
+    assert!(code == 1 && err.contains("mode 777"), "{err}");
+});
+
+on_both!(a_read_only_run_does_not_hinder_a_stop, |lab| {
+    let _three = Backend::three();
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    sh("mount -o remount,ro /run");
+    let (code, _, err) = lab.paraglider("start");
+    assert!(code == 1 && err.contains("Read-only"), "{err}");
+    let (code, _, err) = lab.paraglider("stop");
+    assert!(code == 0 && err.contains("going on without the lock"), "{err}");
+    assert_eq!(lab.ours(), [""; 0]);
+});
+
+on_both!(namespaces_that_share_run_do_not_meet, |lab| {
+    let [_b1, mut b2, _b3] = Backend::three();
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    let watch = Watch::begin(lab);
+    let program = program();
+    let inside = |words: &str| {
+        let line =
+            format!("ip netns exec client {} -config {} {words}", program.display(), lab.path("glider.yaml").display());
+        sh(&format!("{line} 2>&1"))
+    };
+    assert!(inside("stop").contains("nothing of Paraglider is in force"));
+    inside("start");
+    assert!(inside("stop").contains("removed all rules"));
+    let since = Instant::now();
+    b2.stop();
+    watch.turns(lab, since, B2_DOWN);
+    without_b2();
+});
+
+on_both!(a_watch_that_stands_still_is_told_of_and_no_word_of_status_ends_it, |lab| {
+    let _three = Backend::three();
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    let watch = Watch::begin(lab);
+    let since = Instant::now();
+    until("some looks", || {
+        assert_eq!(lab.ok("status").lines().next().unwrap().find("written"), None);
+        since.elapsed() > Duration::from_secs(3)
+    });
+    watch.signal(Signal::SIGSTOP);
+    let said = format!("the watch (process {}) has not written for 1", watch.process());
+    until("status tells", || lab.ok("status").contains(&said));
+    watch.signal(Signal::SIGCONT);
+    until("it is back", || !lab.ok("status").contains("written"));
+    assert_eq!(watch.end(Signal::SIGTERM), Some(0));
+});
+
+on_both!(few_descriptors_are_enough_for_checks, |lab| {
+    let [_b1, mut b2, _b3] = Backend::three();
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    let watch = Watch::limited(lab, "ulimit -n 20");
+    let since = Instant::now();
+    watch.hears(since, "is balanced over 3 backends");
+    until("all are checked", || lab.ok("status").matches("up for ").count() == 3);
+    b2.stop();
+    watch.turns(lab, since, B2_DOWN);
+});
+
+on_both!(what_was_never_checked_is_not_up, |lab| {
+    let _three = Backend::three();
+    silence("b1");
+    lab.config(&checked("interval: 20s, timeout: 10s", &[1]));
+    let _watch = Watch::begin(lab);
+    assert!(told(&lab.ok("status --json"), "10.2.0.11:80").contains("\"state\":\"unchecked\""));
+});
+
+/// Version 0.1 had its files beside the directory of today.
+#[test]
+fn version_0_1_is_taken_over() {
+    crate::in_lab("state::version_0_1_is_taken_over", Variant::Nft, |lab| {
+        let [_b1, mut b2, _b3] = Backend::three();
+        lab.config(&checked(QUICK, &[1, 2, 3]));
+        // Its watch is running, and has taken b2 out long ago.
+        let watch = Watch::begin(lab);
+        b2.stop();
+        watch.turns(lab, Instant::now(), B2_DOWN);
+        let state = fs::read_to_string(kept("watch")).unwrap();
+        let lines: Vec<_> = state.lines().filter(|line| line.starts_with("10.9")).collect();
+        assert_eq!(watch.end(Signal::SIGKILL), None);
+        fs::remove_dir_all("/run/paraglider").unwrap();
+        let (old, lock) = ("/run/paraglider.watch", "/run/paraglider.lock");
+        fs::write(old, format!("999999 /x\n{}\nend\n", lines.join("\n"))).unwrap();
+        fs::write(lock, "").unwrap();
+        sh(&format!("touch -d '2 hours ago' {old}"));
+        let mut holder = Command::new("flock").args(["--no-fork", old, "sleep", "60"]).spawn().unwrap();
+        until("it runs", || !Command::new("flock").args(["-n", old, "true"]).status().unwrap().success());
+
+        let clients = Clients::begin("client", BIND, 2, Duration::from_millis(10));
+        lab.ok("reload");
+        without_b2();
+        let (code, _, err) = lab.paraglider("watch");
+        assert!(code == 1 && err.contains("another `paraglider watch` is running"), "{err}");
+        // It is at work under its lock.
+        let mut at_work = Command::new("flock").args(["--no-fork", lock, "sleep", "2"]).spawn().unwrap();
+        sleep(Duration::from_millis(300));
+        let since = Instant::now();
+        lab.ok("reload");
+        assert!(since.elapsed() > Duration::from_millis(1500), "{:?}", since.elapsed());
+        at_work.wait().unwrap();
+
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        let since = Instant::now();
+        let watch = Watch::begin(lab);
+        without_b2();
+        until("some checks", || since.elapsed() > WINDOW * 2);
+        let attempts = clients.end();
+        assert!(attempts.len() > 100 && failed(&attempts).is_empty(), "{:?}", failed(&attempts));
+        assert!(!fs::exists(old).unwrap() && !fs::exists(lock).unwrap());
+        b2.start();
+        watch.turns(lab, since, "10.2.0.12:80 of 10.9.0.1:4444 is up");
+    });
+}

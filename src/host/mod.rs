@@ -1,4 +1,4 @@
-//! What a host has, besides rules of netfilter.
+//! The host: what it has and allows, besides rules of netfilter.
 
 pub mod before;
 pub mod conntrack;
@@ -11,31 +11,41 @@ pub mod state;
 
 use crate::error::{fail, Error};
 use crate::net::Family;
-use crate::sys::file::{exists, read};
+use crate::sys::{file, socket};
 
-/// Fails with the name of the capability that this process lacks. The old iptables opens a raw socket on top.
+/// Fails with the name of the capability that this process lacks (capabilities(7)). iptables-legacy opens a raw socket
+/// too.
 pub fn may_change_rules(with_raw_socket: bool) -> Result<(), Error> {
-    let status = read("/proc/self/status");
+    let status = file::read("/proc/self/status");
     let effective =
         status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim_ascii(), 16).ok());
-    // Without /proc nobody can tell; iptables will say it.
+    // Without /proc iptables will have to say it.
     let Some(effective) = effective else { return Ok(()) };
     // The bits are those of linux/capability.h.
     for (bit, name, needed) in [(12, "CAP_NET_ADMIN", true), (13, "CAP_NET_RAW", with_raw_socket)] {
         if needed && effective & (1 << bit) == 0 {
-            return fail!("this needs {name}, which this process does not have; run it as root");
+            return match file::user() {
+                0 => fail!("this needs {name}, which root does not have here; give it to this container or service"),
+                _ => fail!("this needs {name}, which this process does not have; run it as root"),
+            };
         }
     }
     Ok(())
 }
 
+/// Whether /proc is there, without which most of the host's state cannot be read.
+pub fn has_proc() -> bool {
+    file::exists("/proc/self/status")
+}
+
 /// The names of the network interfaces (proc_pid_net(5)).
 pub fn interfaces() -> Vec<String> {
-    let table = read("/proc/net/dev");
+    let table = file::read("/proc/net/dev");
     table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim_ascii().to_owned())).collect()
 }
 
-/// Whether this kernel knows the family at all.
+/// Whether this kernel has the family: without it, socket(2) fails with EAFNOSUPPORT. (/proc may not be mounted.)
 pub fn knows(family: Family) -> bool {
-    family == Family::V4 || exists("/proc/net/if_inet6")
+    let socket = socket::open(family.domain(), libc::SOCK_DGRAM, 0);
+    socket.map_or_else(|error| error.raw_os_error() != Some(libc::EAFNOSUPPORT), |_| true)
 }

@@ -1,9 +1,9 @@
-//! How to get what is missing, in the words of this system.
+//! How to get what is missing, by the commands of this system.
 
 use crate::net::Family;
 use crate::sys::file;
 
-/// What kind of system this is, as far as it matters for installing something.
+/// The kind of system: how something is installed on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum System {
     /// OpenWrt up to 24.10.
@@ -12,16 +12,16 @@ pub enum System {
     OpenWrtApk,
     /// Alpine.
     AlpineApk,
-    /// Debian, Ubuntu and their kin.
+    /// Debian, Ubuntu and their derivatives.
     Apt,
-    /// Built with Buildroot: nothing can be installed, the image is built anew.
+    /// Buildroot: nothing can be installed, the image has to be built again.
     Buildroot,
-    /// Something else.
+    /// Any other.
     Other,
 }
 
 impl System {
-    /// This one.
+    /// The system that we run on.
     pub fn here() -> Self {
         Self::of(&file::read("/etc/os-release"), file::exists)
     }
@@ -54,13 +54,13 @@ impl System {
 /// A part of the kernel or of iptables that Paraglider needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Need {
-    /// Its name, for people.
+    /// Its name in our messages.
     pub what: &'static str,
     /// OpenWrt's package.
     pub openwrt: &'static str,
-    /// The kernel option without `CONFIG_`, for iptables-legacy and for the part that both variants share.
+    /// The kernel option without `CONFIG_`, for iptables-legacy and for what both variants use.
     pub option: &'static str,
-    /// The kernel module that the option makes.
+    /// The kernel module of that option.
     pub module: &'static str,
 }
 
@@ -92,12 +92,12 @@ pub fn iptables(system: System, family: Family) -> &'static str {
         (System::OpenWrtApk, Family::V6) => "apk update && apk add ip6tables kmod-ipt-nat6",
         (System::AlpineApk, _) => "apk add iptables",
         (System::Apt, _) => "apt install iptables",
-        (System::Buildroot, _) => "set BR2_PACKAGE_IPTABLES=y and build the image anew",
-        (System::Other, _) => "install the package that brings iptables and iptables-restore",
+        (System::Buildroot, _) => "set BR2_PACKAGE_IPTABLES=y and build the image again",
+        (System::Other, _) => "install the package that contains iptables and iptables-restore",
     }
 }
 
-/// Sets a sysctl now and for every boot.
+/// How to set a sysctl (`name=value`) now and at every boot.
 pub fn sysctl(system: System, setting: &str) -> String {
     match system {
         System::Opkg | System::OpenWrtApk => format!("echo {setting} >>/etc/sysctl.conf && service sysctl restart"),

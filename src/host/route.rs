@@ -7,13 +7,13 @@ use crate::sys::socket;
 
 /// Whether this host has the address.
 pub fn has_address(ip: IpAddr) -> bool {
-    // To a second IPv4 address of a network packets would come from the first one, unless they are told to come from the
-    // second, which those of a host that does not have it cannot.
+    // The kernel sends packets to a second IPv4 address of a network from the first one; so we ask for the address itself
+    // as the source, which fails if the host does not have it.
     let from = if ip.is_ipv4() { ip } else { Ipv6Addr::UNSPECIFIED.into() };
     socket::source(from, ip).is_ok_and(|source| source == ip)
 }
 
-/// The address that this host would use towards `to`; no packet is sent.
+/// The source address of this host's packets to `to`; no packet is sent. Fails without a route.
 pub fn route(to: IpAddr) -> io::Result<IpAddr> {
     let any = match to {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),

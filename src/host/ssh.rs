@@ -1,22 +1,22 @@
-//! The administrator's own way in.
+//! The SSH session of the administrator.
 
 use crate::net::Endpoint;
 use crate::sys::file::read;
 use crate::sys::process::variable;
 
-/// The server's end of the SSH session that this program was started from. A frontend on it would lock the administrator
-/// out.
+/// The server's address and port of the SSH session that this program was started from. A frontend there would take the
+/// administrator's next login away.
 pub fn session() -> Option<Endpoint> {
     let connection = variable(c"SSH_CONNECTION").or_else(ssh_connection_of_parents)?;
-    // Client address and port, server address and port (ssh(1)).
+    // The client's address and port, then the server's (ssh(1)).
     let mut words = connection.split_ascii_whitespace().skip(2);
     Endpoint::of(words.next()?, words.next()?)
 }
 
-/// sudo and su take the variable away; the shell that called them still has it.
+/// sudo and su remove the variable; an ancestor that called them still has it.
 fn ssh_connection_of_parents() -> Option<String> {
     let mut process = "self".to_owned();
-    // A line of ancestors is short, and this one ends.
+    // Process numbers are reused while we read, so the line of ancestors might have no end.
     for _ in 0..16 {
         let status = read(&format!("/proc/{process}/status"));
         process = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim_ascii().to_owned();

@@ -101,16 +101,20 @@ impl Folder {
         let path = self.path("lock");
         // The programs that we start inherit the lock: if we are killed while iptables-restore still writes, the next
         // start waits until it has finished.
+        let cannot = |error| Error::system(format_args!("cannot open the lock {path}: {}", plain(&error)));
         let file = file::open_inherited(&path, libc::O_CREAT | libc::O_RDWR | libc::O_NOFOLLOW)
             .and_then(own)
-            .map_err(|error| Error::system(format_args!("cannot open the lock {path}: {}", plain(&error))))?;
+            .map_err(cannot)?;
         if !file::try_lock(&file, false) {
             return Ok(None);
         }
         // A lock of a file that was deleted meanwhile keeps nobody out.
-        let there = self.file("lock", libc::O_RDONLY).and_then(|there| file::identity(&there));
-        if there.ok() != file::identity(&file).ok() {
-            return Ok(None);
+        let inode = file::identity(&file).map_err(cannot)?;
+        match self.file("lock", libc::O_RDONLY).and_then(|there| file::identity(&there)) {
+            Ok(there) if there == inode => {}
+            // Without a descriptor for it (EMFILE) it would look like held by another.
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(cannot(error)),
+            _ => return Ok(None),
         }
         Ok(before::lock(self).map(|before| Lock(file, before)))
     }
@@ -182,7 +186,7 @@ fn own(file: File) -> io::Result<File> {
     }
 }
 
-fn stat(directory: &str, flags: libc::c_int) -> io::Result<libc::stat> {
+fn stat(directory: &str, flags: libc::c_int) -> io::Result<libc::stat64> {
     file::stat(&file::open_any(directory, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC | flags)?)
 }
 

@@ -44,12 +44,21 @@ pub fn open_any(path: &str, flags: libc::c_int) -> io::Result<File> {
 }
 
 /// What a file is (fstat(2)).
-pub fn stat(file: &File) -> io::Result<libc::stat> {
-    // SAFETY: all-zero bytes are a valid `stat`, and the kernel writes one.
+pub fn stat(file: &File) -> io::Result<libc::stat64> {
+    // Not by fstat: musl's is 1.4 KiB for times of 64 bits. The kernel's struct is the `stat64` of the C libraries' old
+    // interface, which is that of the crate libc.
+    #[cfg(target_pointer_width = "64")]
+    let number = libc::SYS_fstat;
+    #[cfg(target_pointer_width = "32")]
+    let number = libc::SYS_fstat64;
+    // SAFETY: all-zero bytes are a valid `stat64`, and the kernel writes one. All arguments are as wide as a register, as
+    // syscall(2) needs them.
     unsafe {
-        let mut stat = std::mem::zeroed();
-        checked(libc::fstat(file.as_raw_fd(), &mut stat))?;
-        Ok(stat)
+        let mut stat: libc::stat64 = std::mem::zeroed();
+        match libc::syscall(number, libc::c_long::from(file.as_raw_fd()), &raw mut stat) {
+            0 => Ok(stat),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 }
 
@@ -156,13 +165,22 @@ pub fn lock_holder(file: &File) -> io::Result<Option<u32>> {
 }
 
 fn record(file: &File, command: libc::c_int) -> io::Result<libc::flock> {
+    // Not by fcntl: musl's is 700 bytes for commands of all kinds.
+    #[cfg(target_pointer_width = "64")]
+    let number = libc::SYS_fcntl;
+    #[cfg(target_pointer_width = "32")]
+    let number = libc::SYS_fcntl64;
+    let [fd, command] = [file.as_raw_fd(), command].map(libc::c_long::from);
     // SAFETY: all-zero bytes are a valid `flock`: of the whole file, from its beginning. The kernel reads and writes one.
+    // All arguments are as wide as a register, as syscall(2) needs them.
     unsafe {
         let mut lock: libc::flock = std::mem::zeroed();
         lock.l_type = libc::F_WRLCK as libc::c_short;
         lock.l_whence = libc::SEEK_SET as libc::c_short;
-        checked(libc::fcntl(file.as_raw_fd(), command, &raw mut lock))?;
-        Ok(lock)
+        match libc::syscall(number, fd, command, &raw mut lock) {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(lock),
+        }
     }
 }
 

@@ -23,7 +23,7 @@ const PATIENCE: u64 = 400;
 const PIPE: usize = 4096;
 const TERMINAL: usize = 256;
 
-/// Nobody reads stderr: do not wait for that again.
+/// stderr took nothing for so long; the next sentence does not wait at all.
 static STUCK: AtomicBool = AtomicBool::new(false);
 
 /// Sends what is said to stderr.
@@ -83,12 +83,11 @@ fn replace_stderr(by: &File) -> io::Result<()> {
     }
 }
 
-/// Another descriptor for an open file (dup(2)). Programs that we start do not inherit it.
+/// Another descriptor for an open file (dup(2)). No program is started while we have it, so none inherits it.
 fn duplicate(fd: RawFd) -> io::Result<File> {
-    let above: libc::c_long = 3;
     // SAFETY: no memory is touched; the descriptor is new, checked, and owned by the File alone.
     unsafe {
-        match libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, above) {
+        match libc::dup(fd) {
             -1 => Err(io::Error::last_os_error()),
             new => Ok(File::from_raw_fd(new)),
         }

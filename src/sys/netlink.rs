@@ -1,121 +1,176 @@
-//! Netlink messages to netfilter (RFC 3549; linux/netfilter/nfnetlink.h): the little that no program can be asked for.
+//! Netlink messages to netfilter (RFC 3549; linux/netfilter/nfnetlink.h), for what no program of the host tells.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 
+use crate::sys::poll;
 use crate::sys::socket;
 
-/// How a message to nf_tables begins to be numbered (NFNL_SUBSYS_NFTABLES), and one to conntrack (NFNL_SUBSYS_CTNETLINK).
+/// The high byte of a message type: NFNL_SUBSYS_NFTABLES and NFNL_SUBSYS_CTNETLINK.
 const NFTABLES: u16 = 10 << 8;
 const CONNTRACK: u16 = 1 << 8;
 
-/// NFT_MSG_GETGEN: the number of the generation of nf_tables' rules, which each change raises.
+/// NFT_MSG_GETGEN: the generation number of nf_tables' rules, which each change raises.
 pub const GENERATION: u16 = NFTABLES | 16;
 /// NFT_MSG_GETTABLE: tables of nf_tables.
 pub const TABLES: u16 = NFTABLES | 1;
 /// NFT_MSG_GETCHAIN: chains of nf_tables.
 pub const CHAINS: u16 = NFTABLES | 4;
+/// IPCTNL_MSG_CT_GET: what is known of a connection.
+pub const LOOK_UP: u16 = CONNTRACK | 1;
 /// IPCTNL_MSG_CT_DELETE: forget a connection.
 pub const FORGET: u16 = CONNTRACK | 2;
 
-/// NLM_F_REQUEST, and NLM_F_ACK for what is not answered else.
+/// NLM_F_REQUEST; NLM_F_ACK for a request that has no answer but success; NLM_F_DUMP for all things of a kind.
 const REQUEST: u16 = 1;
 const ACKNOWLEDGE: u16 = 4;
-
-/// NLM_F_DUMP: all there are.
 const DUMP: u16 = 0x300;
 
-/// NLMSG_ERROR, which also tells of success, and NLMSG_DONE, the end of a list.
+/// NLMSG_ERROR, which also tells of success, and NLMSG_DONE after the last part of a dump.
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
+
+/// NLM_F_DUMP_INTR: something was changed while it was dumped, so the parts do not fit together.
+const TORN: u16 = 0x10;
 
 /// Bytes before the attributes: nlmsghdr and nfgenmsg.
 const HEADER: usize = 20;
 
+/// How long the kernel may take to answer, in milliseconds. It answers before write(2) returns; but an answer for which
+/// it had no memory never comes.
+const PATIENCE: u64 = 1000;
+
+/// How often a request is sent whose answer was lost (ENOBUFS, EINTR).
+const TRIES: usize = 3;
+
 /// A socket to netfilter.
 #[derive(Debug)]
-pub struct Netlink(File);
+pub struct Netlink {
+    socket: File,
+    /// Of the last request, so that a late answer to one that was repeated is not taken for the answer to the next one.
+    sequence: u32,
+}
 
 impl Netlink {
     /// Opens it.
     pub fn open() -> io::Result<Self> {
-        socket::open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER).map(Netlink)
+        let socket = socket::open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER)?;
+        Ok(Netlink { socket, sequence: 0 })
     }
 
-    /// Sends one request about a family (AF_INET or AF_INET6) and returns the attributes of its answer.
+    /// Sends one request about a family (AF_INET, AF_INET6, or AF_UNSPEC) and returns the attributes of its answer. An
+    /// error is the kernel's, or ETIMEDOUT. A request can reach the kernel twice.
     pub fn ask(&mut self, kind: u16, family: libc::c_int, attributes: &[u8]) -> io::Result<Vec<u8>> {
         let flags = if kind == FORGET { REQUEST | ACKNOWLEDGE } else { REQUEST };
-        let mut message = Vec::new();
-        message.extend_from_slice(&((HEADER + attributes.len()) as u32).to_ne_bytes());
-        message.extend_from_slice(&kind.to_ne_bytes());
-        message.extend_from_slice(&flags.to_ne_bytes());
-        // Sequence number and sender: there is one answer, and the kernel knows who asks.
-        message.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, family as u8, 0, 0, 0]);
-        message.extend_from_slice(attributes);
-        self.0.write_all(&message)?;
-
-        let mut answer = vec![0; 1024];
-        let length = self.0.read(&mut answer)?;
-        answer.truncate(length);
-        let word = |at: usize| answer.get(at..at + 4)?.try_into().ok().map(i32::from_ne_bytes);
-        if answer.get(4..6) == Some(&ERROR.to_ne_bytes()) {
-            match word(16) {
-                Some(0) => {}
-                error => return Err(io::Error::from_raw_os_error(error.map_or(libc::EIO, i32::wrapping_neg))),
-            }
-        }
-        Ok(answer.split_off(HEADER.min(answer.len())))
+        self.repeat(kind, flags, family, attributes)
     }
 
-    /// Asks for all things of a kind and a family, and gives the attributes of each to `take`.
+    /// Asks for all things of a kind and a family, and calls `take` with the attributes of each. After an error not all
+    /// have been taken.
     pub fn list(&mut self, kind: u16, family: libc::c_int, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        let mut message = Vec::new();
-        message.extend_from_slice(&(HEADER as u32).to_ne_bytes());
-        message.extend_from_slice(&kind.to_ne_bytes());
-        message.extend_from_slice(&(REQUEST | DUMP).to_ne_bytes());
-        message.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, family as u8, 0, 0, 0]);
-        self.0.write_all(&message)?;
-        let mut buffer = vec![0; 32 * 1024];
+        let all = self.repeat(kind, REQUEST | DUMP, family, &[])?;
+        let mut rest = all.as_slice();
+        while let [a, b, c, d, ..] = rest {
+            let length = u32::from_ne_bytes([*a, *b, *c, *d]) as usize;
+            take(rest.get(4..length).unwrap_or_default());
+            rest = rest.get(length.max(4)..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn repeat(&mut self, kind: u16, flags: u16, family: libc::c_int, attributes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut tries = 1;
         loop {
-            let length = self.0.read(&mut buffer)?;
+            match self.exchange(kind, flags, family, attributes) {
+                Err(error) if tries < TRIES && matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EINTR)) => {
+                    tries += 1;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Sends a request and collects the attributes of the answer; those of each part of a dump have four bytes before
+    /// them, with the length of both.
+    fn exchange(&mut self, kind: u16, flags: u16, family: libc::c_int, attributes: &[u8]) -> io::Result<Vec<u8>> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut request = Vec::new();
+        request.extend_from_slice(&((HEADER + attributes.len()) as u32).to_ne_bytes());
+        request.extend_from_slice(&kind.to_ne_bytes());
+        request.extend_from_slice(&flags.to_ne_bytes());
+        request.extend_from_slice(&self.sequence.to_ne_bytes());
+        // The sender's port, which the kernel fills in; then nfgenmsg: family, version, resource.
+        request.extend_from_slice(&[0, 0, 0, 0, family as u8, 0, 0, 0]);
+        request.extend_from_slice(attributes);
+        self.socket.write_all(&request)?;
+
+        let (mut buffer, mut found, mut torn) = (vec![0; 32 * 1024], Vec::new(), false);
+        loop {
+            let mut events = [poll::pollfd(self.socket.as_raw_fd(), libc::POLLIN)];
+            poll::wait(&mut events, PATIENCE);
+            if events.iter().all(|event| event.revents == 0) {
+                return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
+            }
+            let length = self.socket.read(&mut buffer)?;
             let mut rest = buffer.get(..length).unwrap_or_default();
             while let Some(size) = word(rest, 0).map(|size| size as usize).filter(|size| *size >= 16) {
-                let Some(message) = rest.get(..size) else { return Err(libc_error(libc::EMSGSIZE)) };
-                match message.get(4..6).and_then(|kind| kind.try_into().ok()).map(u16::from_ne_bytes) {
-                    Some(DONE) => return Ok(()),
-                    Some(ERROR) => return Err(libc_error(word(message, 16).map_or(libc::EIO, i32::wrapping_neg))),
-                    _ => take(message.get(HEADER..).unwrap_or_default()),
-                }
+                let Some(message) = rest.get(..size) else { return Err(io::Error::from_raw_os_error(libc::EMSGSIZE)) };
                 // Messages begin at multiples of four bytes.
                 rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+                if word(message, 8) != Some(self.sequence) {
+                    continue;
+                }
+                // nlmsghdr has the type and the flags, of 16 bits each, in its second word.
+                let [a, b, c, d] = word(message, 4).unwrap_or_default().to_ne_bytes();
+                torn |= u16::from_ne_bytes([c, d]) & TORN != 0;
+                let content = message.get(HEADER..).unwrap_or_default();
+                match u16::from_ne_bytes([a, b]) {
+                    DONE if torn => return Err(io::Error::from_raw_os_error(libc::EINTR)),
+                    DONE => return Ok(found),
+                    ERROR => match word(message, 16) {
+                        Some(0) => return Ok(found),
+                        error => {
+                            let number = error.map_or(libc::EIO, |error| (error as i32).wrapping_neg());
+                            return Err(io::Error::from_raw_os_error(number));
+                        }
+                    },
+                    _ if flags & DUMP == DUMP => {
+                        found.extend_from_slice(&(content.len() as u32 + 4).to_ne_bytes());
+                        found.extend_from_slice(content);
+                    }
+                    _ => return Ok(content.to_vec()),
+                }
             }
         }
     }
 }
 
-/// A word of 32 bits of the machine's byte order.
-fn word(bytes: &[u8], at: usize) -> Option<i32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(i32::from_ne_bytes)
+/// A word of 32 bits in the machine's byte order.
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
-fn libc_error(number: i32) -> io::Error {
-    io::Error::from_raw_os_error(number)
+/// The content of the first attribute of this kind, if it is text (a C string, as nf_tables has names).
+pub fn text_of(attributes: &[u8], kind: u16) -> Option<&str> {
+    let text = find(attributes, kind)?;
+    std::str::from_utf8(text.strip_suffix(&[0]).unwrap_or(text)).ok()
 }
 
-/// The text of the attribute of this kind among `attributes`: a C string (linux/netlink.h, nlattr).
-pub fn text_of(mut attributes: &[u8], kind: u16) -> Option<&str> {
-    while let Some([a, b, c, d]) = attributes.get(..4) {
-        let (length, is) = (usize::from(u16::from_ne_bytes([*a, *b])), u16::from_ne_bytes([*c, *d]));
-        if is == kind {
-            let text = attributes.get(4..length)?;
-            return std::str::from_utf8(text.strip_suffix(&[0]).unwrap_or(text)).ok();
+/// The content of the first attribute of this kind.
+pub fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    loop {
+        let [a, b, c, d, ..] = attributes else { return None };
+        let length = usize::from(u16::from_ne_bytes([*a, *b]));
+        // The upper two bits are flags (NLA_F_NESTED, NLA_F_NET_BYTEORDER).
+        if u16::from_ne_bytes([*c, *d]) & 0x3fff == kind {
+            return attributes.get(4..length);
         }
         attributes = attributes.get(length.max(4).next_multiple_of(4)..)?;
     }
-    None
 }
 
-/// Appends the header of an attribute of so many bytes, of which it is the first four.
+/// Appends the header of an attribute of so many bytes, its own four included.
 pub fn header(to: &mut Vec<u8>, kind: u16, length: u16) {
     to.extend_from_slice(&length.to_ne_bytes());
     to.extend_from_slice(&kind.to_ne_bytes());
@@ -133,6 +188,21 @@ pub fn attribute(to: &mut Vec<u8>, kind: u16, content: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_attribute_is_found_among_others() {
+        let mut bytes = Vec::new();
+        attribute(&mut bytes, 1, &[7]);
+        attribute(&mut bytes, 2 | 1 << 15, &[8, 9]);
+        attribute(&mut bytes, 2, &[1]);
+        assert_eq!((find(&bytes, 1), find(&bytes, 2), find(&bytes, 3)), (Some(&[7][..]), Some(&[8, 9][..]), None));
+        // A length that cannot be is no endless loop.
+        for length in [0, 3, 200] {
+            bytes[..2].copy_from_slice(&u16::to_ne_bytes(length));
+            assert!(find(&bytes, 1).is_none());
+            find(&bytes, 3);
+        }
+    }
 
     #[test]
     fn attributes_are_padded() {

@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{self, Seek, Write as _};
-use std::os::fd::FromRawFd;
+use std::os::fd::{FromRawFd, RawFd};
 
 use crate::error::{fail, plain, Error};
 use crate::sys::poll::clock;
@@ -111,6 +111,8 @@ impl fmt::Display for Said<'_> {
 #[derive(Debug)]
 pub struct Child {
     path: String,
+    /// When its time is over, by [`clock`].
+    until: u64,
     /// 0 when it has ended and its status was read.
     process: libc::pid_t,
     out: File,
@@ -136,7 +138,7 @@ fn started(path: &str, arguments: &[&str], input: &str) -> io::Result<Child> {
         words.push(CString::new(*word)?);
     }
     let process = spawn::spawn(&words, [&stdin, &out, &err])?;
-    Ok(Child { path: path.to_owned(), process, out, err })
+    Ok(Child { path: path.to_owned(), until: clock() + PATIENCE, process, out, err })
 }
 
 /// Starts a program and waits for its end.
@@ -145,27 +147,27 @@ pub fn run(path: &str, arguments: &[&str], input: &str) -> Result<Output, Error>
 }
 
 impl Child {
-    /// Waits for its end, at most 60 s; then kills it, which is an error. If [`signal::ending`] tells that we are to
-    /// end, it gets 3 s more.
+    /// Waits for its end, at most until 60 s after its start; then kills it, which is an error. So several that were
+    /// started at once and all hang take a minute together. If [`signal::ending`] tells that we are to end, it gets 3 s
+    /// more.
     pub fn wait(mut self) -> Result<Output, Error> {
-        let begun = clock();
-        let end = self.end(PATIENCE, signal::ending());
-        let path = &self.path;
-        match end {
-            Ok(Some(end)) => {
-                let text = |file: &mut File| text(file).map_err(|error| cannot_read(path, &error));
-                Ok(Output { end, out: text(&mut self.out)?, err: text(&mut self.err)? })
-            }
-            Ok(None) if clock() - begun < PATIENCE => fail!("{path} was killed, since this program was told to end"),
-            Ok(None) => fail!("{path} did not end within {} s and was killed", PATIENCE / 1000),
-            Err(error) => Err(cannot_read(path, &error)),
-        }
+        let why = match self.output() {
+            Ok(Some(output)) => return Ok(output),
+            Ok(None) if clock() < self.until => "killed, since we were told to end".to_owned(),
+            Ok(None) => format!("killed, since it did not end within {} s", PATIENCE / 1000),
+            Err(error) => plain(&error),
+        };
+        fail!("{}: {why}", self.path)
     }
 
-    /// How it has ended; `None` after so many milliseconds, or [`GRACE`] after `ending` became readable.
-    fn end(&mut self, most: u64, mut ending: std::os::fd::RawFd) -> io::Result<Option<End>> {
+    fn output(&mut self) -> io::Result<Option<Output>> {
+        let Some(end) = self.end(self.until, signal::ending())? else { return Ok(None) };
+        Ok(Some(Output { end, out: text(&mut self.out)?, err: text(&mut self.err)? }))
+    }
+
+    /// How it has ended; `None` if it has not by that time, or [`GRACE`] after `ending` became readable.
+    fn end(&mut self, mut until: u64, mut ending: RawFd) -> io::Result<Option<End>> {
         let deaths = Deaths::new();
-        let mut until = clock() + most;
         loop {
             let mut status = 0;
             // SAFETY: the kernel writes one integer.
@@ -203,13 +205,9 @@ impl Drop for Child {
     fn drop(&mut self) {
         if self.process > 0 {
             signal(self.process as u32, libc::SIGKILL);
-            let _ = self.end(BURIAL, -1);
+            let _ = self.end(clock() + BURIAL, -1);
         }
     }
-}
-
-fn cannot_read(path: &str, error: &io::Error) -> Error {
-    Error::system(format_args!("cannot read what {path} says: {}", plain(error)))
 }
 
 /// The whole file; what is not UTF-8 is replaced.
@@ -238,12 +236,6 @@ pub fn signal(process: u32, signal: libc::c_int) {
         // SAFETY: no memory is touched.
         unsafe { libc::kill(process, signal) };
     }
-}
-
-/// Whether we run as root (geteuid(2)).
-pub fn is_root() -> bool {
-    // SAFETY: no memory is touched.
-    unsafe { libc::geteuid() == 0 }
 }
 
 #[cfg(test)]
@@ -315,13 +307,13 @@ mod tests {
     fn a_child_is_killed_when_its_time_is_over() {
         let mut child = start(&find("sleep").unwrap(), &["60"], "").unwrap();
         let since = Instant::now();
-        assert_eq!(child.end(200, -1).unwrap(), None);
+        assert_eq!(child.end(clock() + 200, -1).unwrap(), None);
         assert!((200..2000).contains(&since.elapsed().as_millis()), "{:?}", since.elapsed());
         // Told to end, we leave it a moment.
         let mut child = start(&find("sleep").unwrap(), &["0.5"], "").unwrap();
-        let (reader, writer) = std::io::pipe().unwrap();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
         drop(writer);
-        let end = child.end(60_000, std::os::fd::AsRawFd::as_raw_fd(&reader));
+        let end = child.end(clock() + 60_000, std::os::fd::AsRawFd::as_raw_fd(&reader));
         assert_eq!(end.unwrap(), Some(End::Status(0)));
     }
 

@@ -59,7 +59,7 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
     if drop_removed {
         let before: Vec<Endpoint> = serve::in_force(&views).map(|frontend| frontend.bind).collect();
         let stays = |one: &Connection| services.iter().any(|service| has(service, one));
-        let ended = conntrack::forget(&before, &|connection| !stays(connection))?;
+        let ended = conntrack::forget(&before, &|connection| !stays(connection)).complete()?;
         log::info!("ended {} to what is no longer in the config", log::count(ended, "connection"));
     }
     Ok(Exit::Done)

@@ -1,4 +1,4 @@
-//! One check of one backend, without waiting: it goes on whenever its socket has something to tell.
+//! One check of one backend on a non-blocking socket: it goes on whenever poll(2) has an event for it.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use crate::service::health::Health;
 use crate::sys::file;
 use crate::sys::socket;
 
-/// How much of an answer is looked at, in bytes.
+/// How much of an answer is read, in bytes.
 const MOST_ANSWER: usize = 16 * 1024;
 
 /// A check that has begun.
@@ -23,17 +23,18 @@ pub struct Probe {
 }
 
 impl Drop for Probe {
-    /// With an RST, so that no TIME_WAIT is left of each check, neither here nor in the connection table.
+    /// Ends the connection with an RST, so that no TIME_WAIT is left in this host's TCP. The connection table, where this
+    /// host tracks its own connections, keeps an entry in state CLOSE for 10 s (nf_conntrack_tcp_timeout_close).
     fn drop(&mut self) {
         socket::abort(&self.socket);
     }
 }
 
-/// Nothing yet, good, or why not.
+/// The result of a check, the reason if it failed; `None` while it runs.
 pub type Verdict = Option<Result<(), String>>;
 
 impl Probe {
-    /// Begins to connect.
+    /// Begins to connect; the outcome comes as an event.
     pub fn begin(to: Endpoint) -> io::Result<Self> {
         let socket = socket::open(to.family().domain(), libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
         match socket::connect(&socket, to.ip(), to.port()) {
@@ -42,7 +43,7 @@ impl Probe {
         }
     }
 
-    /// What poll(2) has to wait for.
+    /// The descriptor, and what poll(2) has to wait for.
     pub fn events(&self) -> (RawFd, libc::c_short) {
         (self.socket.as_raw_fd(), if self.asked { libc::POLLIN } else { libc::POLLOUT })
     }
@@ -53,13 +54,13 @@ impl Probe {
             Ok(verdict) => verdict,
             // Connected, and there is nothing to read yet.
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => (!health.http).then_some(Ok(())),
-            Err(error) => Some(Err(sentence(&error))),
+            Err(error) => Some(Err(plain(&error).to_ascii_lowercase())),
         }
     }
 
     fn step(&mut self, health: &Health, to: Endpoint) -> io::Result<Verdict> {
         if health.http && !self.asked {
-            // A new socket has room for it.
+            // It fits into the empty send buffer of a new connection.
             let request = format!(
                 "GET {} HTTP/1.0\r\nHost: {to}\r\nUser-Agent: paraglider\r\nConnection: close\r\n\r\n",
                 health.path
@@ -68,7 +69,7 @@ impl Probe {
             self.asked = true;
             return Ok(None);
         }
-        // If it could not connect, this tells why.
+        // If the connection failed, this read returns the reason.
         let more = file::read_on(&mut self.socket, &mut self.answer)?;
         if !health.http {
             return Ok(Some(Ok(())));
@@ -77,12 +78,7 @@ impl Probe {
     }
 }
 
-/// What the system said, as the end of a sentence.
-pub fn sentence(error: &io::Error) -> String {
-    plain(error).to_ascii_lowercase()
-}
-
-/// What the beginning of an answer tells, of which `all` may be there.
+/// Judges the beginning of an HTTP answer, or `all` of it.
 fn judge(answer: &[u8], all: bool, health: &Health) -> Verdict {
     // "HTTP/1.1 200 ": RFC 9112, section 4.
     const STATUS: usize = 12;

@@ -2,7 +2,7 @@
 //! others change them. One thread and one poll(2); the rules stay whatever becomes of it.
 
 use crate::engine::{self, transaction, Engine};
-use crate::error::{Error, Exit};
+use crate::error::{plain, Error, Exit};
 use crate::host::before;
 use crate::host::conntrack;
 use crate::host::forwarding;
@@ -15,7 +15,7 @@ use crate::sys::poll::clock;
 use crate::sys::poll::{self, Signals};
 use crate::watch::checker::{self, All, Event, Step};
 use crate::watch::claim::{self, Claim, Known};
-use crate::watch::probe::{sentence, Probe};
+use crate::watch::probe::Probe;
 
 /// How often the rules, and what is meant, are looked at, in milliseconds.
 const LOOK: u64 = 2000;
@@ -226,7 +226,9 @@ impl Watch<'_> {
                             running += 1;
                         }
                         Err(error) if is_ours(&error) => one.put_off(now),
-                        Err(error) => step = one.step(Event::Ended(Err(sentence(&error))), health, now, true),
+                        Err(error) => {
+                            step = one.step(Event::Ended(Err(plain(&error).to_ascii_lowercase())), health, now, true)
+                        }
                     }
                 }
                 let Step::End { turned, first } = step else { continue };
@@ -387,7 +389,7 @@ impl Watch<'_> {
             if gone.is_empty() {
                 continue;
             }
-            match conntrack::forget(&[service.bind], &|connection| addresses.contains(&connection.backend)) {
+            match conntrack::forget(&[service.bind], &|connection| addresses.contains(&connection.backend)).complete() {
                 Ok(_) => gone.into_iter().for_each(|(_, one)| one.forgotten = true),
                 Err(error) => failed = Some(error),
             }

@@ -211,7 +211,7 @@ on_both!(without_the_capability_there_is_a_sentence_with_its_name, |lab| {
         assert!(
             code == Some(if verb == "status" { 4 } else { 1 })
                 && said.contains("this needs CAP_NET_ADMIN")
-                && said.contains("run it as root"),
+                && said.contains("which root does not have here"),
             "{said}"
         );
     }

@@ -2,7 +2,7 @@
 //! these tables, so a verb or an option is added in one place (and, for an option, in [`Arguments`], where argh puts it).
 
 use std::ffi::OsString;
-use std::fmt::{self, Write};
+use std::fmt;
 
 use argh::FromArgs;
 
@@ -34,7 +34,7 @@ pub static VERBS: [Verb; 8] = [
     Verb {
         word: "stop",
         help: "remove every rule of Paraglider; needs no config",
-        run: |given, _| stop::run(given.drain),
+        run: |given, _| stop::run(given.drain.as_deref().and_then(seconds)),
     },
     Verb { word: "reload", help: "the same as start; so is restart", run: reload },
     Verb { word: "restart", help: "", run: reload },
@@ -76,9 +76,9 @@ fn reload(given: &Arguments, _: &mut String) -> Result<Exit, Error> {
 
 /// An option of the command line.
 pub struct Opt {
-    /// As it is typed, without dashes.
+    /// As it is typed, with two dashes.
     pub word: &'static str,
-    /// Its short form without the dash; empty where there is none.
+    /// Its short form with the dash; empty where there is none.
     short: &'static str,
     /// What its value is called; empty for an option without a value.
     pub value: &'static str,
@@ -90,48 +90,54 @@ pub struct Opt {
 /// All options, in the order of `--help`.
 pub static OPTIONS: [Opt; 12] = [
     Opt {
-        word: "again",
+        word: "--again",
         short: "",
         value: "",
         verbs: &["start", "watch"],
         help: "put back in force what the last start put there",
     },
     Opt {
-        word: "drain",
+        word: "--drain",
         short: "",
         value: SECONDS,
         verbs: &["stop"],
         help: "take no new connections, and wait for the established ones to end",
     },
     Opt {
-        word: "drop-removed",
+        word: "--drop-removed",
         short: "",
         value: "",
         verbs: &["reload", "restart"],
         help: "end the connections to backends that are no longer in the config",
     },
-    Opt { word: "stop-on-exit", short: "", value: "", verbs: &["watch"], help: "remove the rules when it ends" },
+    Opt { word: "--stop-on-exit", short: "", value: "", verbs: &["watch"], help: "remove the rules when it ends" },
     Opt {
-        word: "needed",
+        word: "--needed",
         short: "",
         value: "",
         verbs: &["watch"],
         help: "only tell: exit status 0 if the config has `health:`, else 1",
     },
-    Opt { word: "json", short: "", value: "", verbs: &["status"], help: "as JSON" },
-    Opt { word: "prometheus", short: "", value: "", verbs: &["status"], help: "as Prometheus reads it" },
-    Opt { word: "ipv6", short: "", value: "", verbs: &["print"], help: "the rules for ip6tables-restore" },
-    Opt { word: "config", short: "c", value: "FILE", verbs: &[], help: "default: /etc/paraglider/glider.yaml" },
-    Opt { word: "verbose", short: "v", value: "", verbs: &[], help: "show every command that is run, and its input" },
-    Opt { word: "version", short: "", value: "", verbs: &[], help: "print the version" },
-    Opt { word: "help", short: "h", value: "", verbs: &[], help: "print this" },
+    Opt { word: "--json", short: "", value: "", verbs: &["status"], help: "as JSON" },
+    Opt { word: "--prometheus", short: "", value: "", verbs: &["status"], help: "as Prometheus reads it" },
+    Opt { word: "--ipv6", short: "", value: "", verbs: &["print"], help: "the rules for ip6tables-restore" },
+    Opt { word: "--config", short: "-c", value: "FILE", verbs: &[], help: "default: /etc/paraglider/glider.yaml" },
+    Opt {
+        word: "--verbose",
+        short: "-v",
+        value: "",
+        verbs: &[],
+        help: "show every command that is run, and its input",
+    },
+    Opt { word: "--version", short: "", value: "", verbs: &[], help: "print the version" },
+    Opt { word: "--help", short: "-h", value: "", verbs: &[], help: "print this" },
 ];
 
 /// The value of an option that is a number of seconds.
 const SECONDS: &str = "SECONDS";
 
 /// Options of which only one may be given.
-const EXCLUSIVE: [(&str, &str); 2] = [("json", "prometheus"), ("needed", "stop-on-exit")];
+const EXCLUSIVE: [(&str, &str); 2] = [("--json", "--prometheus"), ("--needed", "--stop-on-exit")];
 
 /// The command line as argh reads it. A field for each of [`OPTIONS`].
 #[derive(Debug, PartialEq, Eq, FromArgs)]
@@ -148,7 +154,7 @@ pub struct Arguments {
     pub again: bool,
     /// seconds to wait for connections to end
     #[argh(option)]
-    pub drain: Option<u32>,
+    pub drain: Option<String>,
     /// end connections to removed backends
     #[argh(switch)]
     pub drop_removed: bool,
@@ -184,75 +190,73 @@ pub enum Command {
 
 /// Reads the words after the program's name. Wrong usage is an error with [`Exit::Usage`].
 pub fn parse(words: Vec<OsString>) -> Result<Command, Error> {
+    let mut given = Vec::new();
+    for word in words {
+        let word = word.into_string();
+        given.push(word.map_err(|word| usage(format_args!("`{}` is not UTF-8", Shown(&word.to_string_lossy()))))?);
+    }
+    // Each option in the spelling that argh knows, its value behind it: `-config=FILE` becomes `--config FILE`.
     let mut plain = Vec::new();
-    let mut given: Vec<&Opt> = Vec::new();
-    // The first error; `--help` behind it still prints the help.
-    let mut wrong = None;
-    let mut words = words.into_iter();
+    let mut options: Vec<&Opt> = Vec::new();
+    let mut words = given.iter().map(String::as_str);
     while let Some(word) = words.next() {
-        let word = utf8(word)?;
-        let (name, inline) = word.split_once('=').map_or((word.as_str(), None), |(name, value)| (name, Some(value)));
-        let known = option(name);
-        match known.map_or(word.as_str(), |option| option.word) {
-            "help" => return Ok(Command::Help),
-            "version" => return Ok(Command::Version),
-            _ => {}
-        }
-        let Some(option) = known else {
-            if word.starts_with('-') {
-                wrong.get_or_insert_with(|| unknown(name));
-            } else {
-                plain.push(word);
+        let (name, inline) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+        let Some(option) = OPTIONS.iter().find(|option| option.is(name)) else {
+            match word {
+                "help" => return Ok(Command::Help),
+                "version" => return Ok(Command::Version),
+                _ if word.starts_with('-') => return Err(unknown(name)),
+                _ => plain.push(word),
             }
             continue;
         };
-        // One spelling of each option, its value behind it as a word: `-config=FILE` becomes `--config FILE`.
-        plain.push(format!("--{}", option.word));
-        if option.value.is_empty() {
-            if inline.is_some() {
-                wrong.get_or_insert_with(|| usage(format_args!("--{} takes no value", option.word)));
+        let Opt { word, value, .. } = option;
+        plain.push(word);
+        if value.is_empty() {
+            match (*word, inline) {
+                (_, Some(_)) => return Err(usage(format_args!("{word} takes no value"))),
+                ("--help", _) => return Ok(Command::Help),
+                ("--version", _) => return Ok(Command::Version),
+                _ => {}
             }
         } else {
-            let value = match inline {
-                Some(value) => value.to_owned(),
-                None => words.next().map_or(Ok(String::new()), utf8)?,
-            };
-            if let Err(error) = option.judge(&value, &given) {
-                wrong.get_or_insert(error);
+            let text = inline.or_else(|| words.next()).unwrap_or_default();
+            if text.is_empty() {
+                return Err(usage(format_args!("{word} needs a value: {word} {value}")));
             }
-            plain.push(value);
+            if *value == SECONDS && seconds(text).is_none() {
+                return Err(usage(format_args!("{word} `{}` is not a number of seconds", Shown(text))));
+            }
+            if options.iter().any(|before| before.word == *word) {
+                return Err(usage(format_args!("{word} is given twice")));
+            }
+            plain.push(text);
         }
-        given.push(option);
+        options.push(option);
     }
-    match wrong {
-        Some(error) => Err(error),
-        None => resolve(&plain, &given),
-    }
+    resolve(&plain, &options)
 }
 
 /// Finds the verb, and checks that the options fit it and each other.
-fn resolve(plain: &[String], given: &[&Opt]) -> Result<Command, Error> {
-    let plain: Vec<&str> = plain.iter().map(String::as_str).collect();
+fn resolve(plain: &[&str], options: &[&Opt]) -> Result<Command, Error> {
     // The words are checked already; what argh may still refuse it says on its first line.
-    let mut arguments = Arguments::from_args(&["paraglider"], &plain).map_err(|early| {
-        usage(format_args!("{}", Shown(early.output.lines().next().unwrap_or_default().trim_end_matches('.'))))
-    })?;
-    let words = VERBS.each_ref().map(|verb| verb.word);
+    let mut arguments = Arguments::from_args(&["paraglider"], plain)
+        .map_err(|early| usage(format_args!("{}", Shown(early.output.lines().next().unwrap_or_default()))))?;
+    let words: Vec<&str> = VERBS.iter().map(|verb| verb.word).collect();
     let word = match std::mem::take(&mut arguments.verb).as_slice() {
         [word] => word.to_ascii_lowercase(),
         [] => return Err(usage(format_args!("the verb is missing: {}", words.join(", ")))),
         [_, more, ..] => return Err(usage(format_args!("unexpected argument `{}`", Shown(more)))),
     };
-    let at = one_of("unknown verb", &words, &word).map_err(hinted)?;
-    for option in given {
-        if let Some(owner) = option.verbs.first().filter(|_| !option.verbs.contains(&word.as_str())) {
-            return Err(usage(format_args!("--{} belongs to {owner}", option.word)));
+    let at = one_of("unknown verb", &words, &word)?;
+    for Opt { word: option, verbs, .. } in options {
+        if let Some(owner) = verbs.first().filter(|_| !verbs.contains(&word.as_str())) {
+            return Err(usage(format_args!("{option} belongs to {owner}")));
         }
     }
     for (one, other) in EXCLUSIVE {
-        let has = |word: &str| given.iter().any(|option| option.word == word);
-        if has(one) && has(other) {
-            return Err(usage(format_args!("--{one} and --{other} exclude each other")));
+        if [one, other].iter().all(|word| options.iter().any(|option| option.word == *word)) {
+            return Err(usage(format_args!("{one} and {other} exclude each other")));
         }
     }
     match VERBS.get(at) {
@@ -261,54 +265,28 @@ fn resolve(plain: &[String], given: &[&Opt]) -> Result<Command, Error> {
     }
 }
 
-/// The option that is spelt like this: `--word`, `-word` (as the Go original has it), or its short form.
-fn option(name: &str) -> Option<&'static Opt> {
-    let short = name.strip_prefix('-')?;
-    let word = short.strip_prefix('-').unwrap_or(short);
-    OPTIONS.iter().find(|option| option.word == word || !short.is_empty() && option.short == short)
+impl Opt {
+    /// Whether it is spelt like this; the Go original has one dash where we have two.
+    fn is(&self, name: &str) -> bool {
+        name == self.word || Some(name) == self.word.strip_prefix('-') || !name.is_empty() && name == self.short
+    }
 }
 
-impl Opt {
-    /// Whether this can be its value, behind the options that were given before.
-    fn judge(&self, value: &str, before: &[&Opt]) -> Result<(), Error> {
-        let word = self.word;
-        if value.is_empty() {
-            return Err(usage(format_args!("--{word} needs a value: --{word} {}", self.value)));
-        }
-        if before.iter().any(|option| option.word == word) {
-            return Err(usage(format_args!("--{word} is given twice")));
-        }
-        if self.value == SECONDS && number(value, u32::MAX.into()).is_none() {
-            return Err(usage(format_args!("--{word} `{}` is not a number of seconds", Shown(value))));
-        }
-        Ok(())
-    }
+fn seconds(text: &str) -> Option<u32> {
+    number(text, u32::MAX.into()).map(|seconds| seconds as u32)
 }
 
 fn unknown(name: &str) -> Error {
-    let shown = Shown(name);
-    match nearest(name.trim_start_matches('-'), &OPTIONS.each_ref().map(|option| option.word)) {
-        Some(word) => usage(format_args!("unknown option `{shown}`; did you mean `--{word}`?")),
-        None => usage(format_args!("unknown option `{shown}`")),
+    let words: Vec<&str> = OPTIONS.iter().map(|option| option.word).collect();
+    let name = name.trim_start_matches('-');
+    match nearest(&format!("--{name}"), &words).filter(|_| !name.is_empty()) {
+        Some(word) => Error::usage(format_args!("unknown option `-{}`; did you mean `{word}`?", Shown(name))),
+        None => usage(format_args!("unknown option `-{}`", Shown(name))),
     }
 }
-
-fn utf8(word: OsString) -> Result<String, Error> {
-    word.into_string().map_err(|word| usage(format_args!("`{}` is not UTF-8", Shown(&word.to_string_lossy()))))
-}
-
-const HINT: &str = "see paraglider --help";
 
 fn usage(what: fmt::Arguments<'_>) -> Error {
-    hinted(Error::usage(what))
-}
-
-/// Says where the usage is explained, unless there is a suggestion already.
-fn hinted(error: Error) -> Error {
-    if error.to_string().ends_with('?') {
-        return error;
-    }
-    error.and(HINT)
+    Error::usage(what).and("see paraglider --help")
 }
 
 /// What `--help` prints.
@@ -317,24 +295,31 @@ pub fn help() -> String {
                    Balances TCP connections over backends with iptables rules; only `watch` stays as a process.\n\n\
                    Verbs:\n"
         .to_owned();
-    for Verb { word, help, .. } in VERBS.iter().filter(|verb| !verb.help.is_empty()) {
-        let _ = writeln!(out, "  {word:8} {help}");
-        for Opt { word, value, help, .. } in OPTIONS.iter().filter(|option| option.verbs.first() == Some(word)) {
-            let spelling = format!("--{word} {value}");
-            let _ = writeln!(out, "             {spelling:17} {help}");
+    for verb in VERBS.iter().filter(|verb| !verb.help.is_empty()) {
+        row(&mut out, &["  ", verb.word], 11, verb.help);
+        for option in OPTIONS.iter().filter(|option| option.verbs.first() == Some(&verb.word)) {
+            row(&mut out, &["             ", option.word, " ", option.value], 31, option.help);
         }
     }
     out.push_str("\nOptions:\n");
-    for Opt { word, short, value, help, .. } in OPTIONS.iter().filter(|option| option.verbs.is_empty()) {
-        let (dash, comma) = if short.is_empty() { ("", "") } else { ("-", ", ") };
-        let spelling = format!("{dash}{short}{comma}--{word} {value}");
-        let _ = writeln!(out, "  {spelling:18} {help}");
+    for option in OPTIONS.iter().filter(|option| option.verbs.is_empty()) {
+        let comma = if option.short.is_empty() { "" } else { ", " };
+        row(&mut out, &["  ", option.short, comma, option.word, " ", option.value], 21, option.help);
     }
     out.push_str(
         "\nExit status: 0 done; 1 the system refused or failed; 2 wrong usage or config.\n\
          status: 0 in force, 1 not as in the config, 3 not in force. check: 1 it would not work.\n",
     );
     out
+}
+
+/// A line with `help` in column `width`.
+fn row(out: &mut String, name: &[&str], width: usize, help: &str) {
+    let mut name = name.concat();
+    while name.len() < width {
+        name.push(' ');
+    }
+    out.extend([name.as_str(), help, "\n"]);
 }
 
 #[cfg(test)]
@@ -377,8 +362,8 @@ mod tests {
     fn verbs_have_their_own_options() {
         for (line, verb, arguments) in [
             ("start --again", "start", Arguments { again: true, ..nothing() }),
-            ("stop --drain 30", "stop", Arguments { drain: Some(30), ..nothing() }),
-            ("stop -drain=4294967295", "stop", Arguments { drain: Some(u32::MAX), ..nothing() }),
+            ("stop --drain 30", "stop", Arguments { drain: Some("30".into()), ..nothing() }),
+            ("stop -drain=4294967295", "stop", Arguments { drain: Some("4294967295".into()), ..nothing() }),
             ("status --json -v", "status", Arguments { json: true, verbose: true, ..nothing() }),
             ("-v -v status", "status", Arguments { verbose: true, ..nothing() }),
             ("status -prometheus", "status", Arguments { prometheus: true, ..nothing() }),
@@ -394,7 +379,7 @@ mod tests {
 
     #[test]
     fn help_and_version_are_options_and_words() {
-        for line in ["help", "-h", "--help", "-help", "start --help", "--nonsense -h", "start help", "a b c help"] {
+        for line in ["help", "-h", "--help", "-help", "start --help", "a b c -h", "start help", "a b c help"] {
             assert_eq!(parsed(line), Err("help".into()), "{line}");
         }
         for line in ["version", "--version", "-version", "-v version"] {
@@ -431,7 +416,7 @@ mod tests {
             ("stop --drain -3", "`-3` is not a number of seconds"),
             ("stop --drain 4294967296", "`4294967296` is not a number of seconds"),
             ("stop --drain", "--drain needs a value: --drain SECONDS"),
-            ("start --conf x", "unknown option `--conf`; did you mean `--config`?"),
+            ("start --conf x", "unknown option `-conf`; did you mean `--config`?"),
             ("start --config", "--config needs a value: --config FILE"),
             ("start -config=", "--config needs a value: --config FILE"),
             ("-c a -c b start", "--config is given twice"),
@@ -443,7 +428,7 @@ mod tests {
             let said = parsed(line).unwrap_err();
             assert!(said.contains(why), "{line}: {said}");
             assert!(
-                !said.contains('\n') && said.ends_with("; see paraglider --help") != said.ends_with('?'),
+                !said.contains('\n') && said.ends_with("; see paraglider --help") || said.contains("unknown"),
                 "{line}: {said}"
             );
         }
@@ -462,12 +447,11 @@ mod tests {
     fn each_option_is_known_to_argh() {
         for option in &OPTIONS {
             assert!(option.verbs.iter().all(|word| VERBS.iter().any(|verb| verb.word == *word)), "{}", option.word);
-            if ["help", "version"].contains(&option.word) {
+            if ["--help", "--version"].contains(&option.word) {
                 continue;
             }
-            let name = format!("--{}", option.word);
-            let words = if option.value.is_empty() { vec![name.as_str()] } else { vec![name.as_str(), "7"] };
-            assert!(Arguments::from_args(&["paraglider"], &words).is_ok(), "{name}");
+            let words = if option.value.is_empty() { vec![option.word] } else { vec![option.word, "7"] };
+            assert!(Arguments::from_args(&["paraglider"], &words).is_ok(), "{}", option.word);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Addresses: families, and endpoints of TCP connections.
+//! Address families, and the endpoints of TCP connections.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use crate::error::{refuse, Error};
 use crate::text::{has, number, Shown};
 
-/// The address family, which decides which tool (`iptables` or `ip6tables`) has the rules.
+/// The address family. `iptables` has the rules of IPv4, `ip6tables` those of IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     /// IPv4.
@@ -19,7 +19,7 @@ impl Family {
     /// Both.
     pub const ALL: [Family; 2] = [Family::V4, Family::V6];
 
-    /// As socket(2) calls it.
+    /// The number that socket(2) has for it.
     pub fn domain(self) -> libc::c_int {
         match self {
             Family::V4 => libc::AF_INET,
@@ -46,19 +46,21 @@ impl fmt::Display for Family {
     }
 }
 
-/// A unicast address. Its text is the same in Rust, in iptables and in the config.
+/// Reads the address of one host. Rust, iptables and the config write it the same way. The error says what it is instead.
 pub(crate) fn unicast(text: &str) -> Result<IpAddr, Error> {
     let ip: IpAddr = text.parse().or_else(|_| no_address(text))?;
     let shown = Shown(text);
     let reserved = match ip {
-        // The kernel never sees a packet to 0.0.0.0 or ::, and one to many hosts is no TCP.
-        _ if ip.is_unspecified() => Some("stands for no address in particular; give the address of one host"),
+        // No packet goes to 0.0.0.0 or ::, and TCP has no connections to more than one host.
+        _ if ip.is_unspecified() => Some("is the unspecified address; give the address of one host"),
         _ if ip.is_multicast() => Some("is a multicast address; give the address of one host"),
         IpAddr::V4(Ipv4Addr::BROADCAST) => Some("is the broadcast address; give the address of one host"),
         IpAddr::V6(v6) if v6.to_ipv4().is_some() && !ip.is_loopback() => {
-            Some("is an IPv4 address in IPv6 clothes; write the IPv4 address")
+            Some("is an IPv4-mapped IPv6 address; write it as IPv4")
         }
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("is link-local, and rules cannot say on which link"),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+            Some("is link-local, and a rule cannot name the link; give another address of that host")
+        }
         _ => None,
     };
     match reserved {
@@ -67,33 +69,33 @@ pub(crate) fn unicast(text: &str) -> Result<IpAddr, Error> {
     }
 }
 
-/// Says why `text` is no IP address, for the one who wrote it.
+/// The error about a text that is not an IP address: what it looks like instead.
 fn no_address(text: &str) -> Result<IpAddr, Error> {
     let shown = Shown(text);
     let numbers = |t: &str| t.split('.').all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()));
     let why = if text.is_empty() {
         return refuse!("the address is missing");
     } else if has(text, '%') {
-        "names a zone; an address in a rule has none"
+        "has a zone (`%`), which an address in a rule cannot have"
     } else if has(text, '/') {
         "is a network; give one address"
     } else if numbers(text) {
         if text.split('.').any(|part| part.len() > 1 && part.starts_with('0')) {
-            "has a leading zero; write each of the four numbers plainly, as in 192.0.2.1"
+            "has a leading zero; write the four numbers without, as in 192.0.2.1"
         } else {
             "is not an IPv4 address: four numbers from 0 to 255, as in 192.0.2.1"
         }
     } else if has(text, ':') {
         "is not an IPv6 address, as in 2001:db8::1"
     } else if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
-        "is a name; rules hold addresses only, so write its IP address"
+        "is a name; rules contain only addresses, so write its IP address"
     } else {
         "is not an IP address"
     };
     refuse!("`{shown}` {why}")
 }
 
-/// An address and a port that a TCP connection can go to.
+/// An address and a port of one host, to which a TCP connection can go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
     ip: IpAddr,
@@ -103,37 +105,37 @@ pub struct Endpoint {
 impl Endpoint {
     /// Reads `192.0.2.1:80` or `[2001:db8::1]:80`.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        const FORM: &str = "write address:port, as in 192.0.2.1:80 or \"[2001:db8::1]:80\"";
+        const FORMAT: &str = "write address:port, as in 192.0.2.1:80 or \"[2001:db8::1]:80\"";
         let shown = Shown(text);
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => match rest.split_once(']') {
                 Some((host, "")) => (host, None),
                 Some((host, port)) => match port.strip_prefix(':') {
                     Some(port) => (host, Some(port)),
-                    None => return refuse!("`{shown}` is not an address and a port; {FORM}"),
+                    None => return refuse!("`{shown}` is not an address and a port; {FORMAT}"),
                 },
-                None => return refuse!("`{shown}` lacks its `]`; {FORM}"),
+                None => return refuse!("`{shown}` lacks its `]`; {FORMAT}"),
             },
             None => match text.rsplit_once(':') {
                 Some((host, _)) if has(host, ':') => {
-                    return refuse!("`{shown}`: an IPv6 address stands in brackets; {FORM}");
+                    return refuse!("`{shown}`: an IPv6 address needs brackets; {FORMAT}");
                 }
                 Some((host, port)) => (host, Some(port)),
                 None => (text, None),
             },
         };
         let port = match port {
-            None | Some("") => return refuse!("`{shown}` has no port; {FORM}"),
+            None | Some("") => return refuse!("`{shown}` has no port; {FORMAT}"),
             Some(port) => port_number(port)?,
         };
         let ip = unicast(host)?;
         if text.starts_with('[') != ip.is_ipv6() {
-            return refuse!("`{shown}`: brackets are for IPv6 addresses; {FORM}");
+            return refuse!("`{shown}`: brackets are for IPv6 addresses; {FORMAT}");
         }
         Ok(Endpoint { ip, port })
     }
 
-    /// From an address and a port as other programs print them, each by itself.
+    /// From an address and a port that another program printed separately.
     pub fn of(ip: &str, port: &str) -> Option<Self> {
         let text = if has(ip, ':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
         Self::parse(&text).ok()
@@ -149,13 +151,13 @@ impl Endpoint {
         self.port
     }
 
-    /// The same address with another port, if one is given (never 0).
+    /// The same address with `port`, if there is one; not 0.
     #[must_use]
     pub fn with_port(self, port: Option<u16>) -> Self {
         Endpoint { port: port.unwrap_or(self.port), ..self }
     }
 
-    /// For the standard library's sockets.
+    /// As the standard library's sockets take it.
     pub fn socket(self) -> SocketAddr {
         SocketAddr::new(self.ip, self.port)
     }
@@ -176,13 +178,13 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Reads a port, 1 to 65535, written plainly.
+/// Reads a port, 1 to 65535, without leading zeros.
 pub fn port_number(text: &str) -> Result<u16, Error> {
     let shown = Shown(text);
     match number(text, u16::MAX.into()) {
         _ if text.bytes().any(|b| !b.is_ascii_digit()) => refuse!("port `{shown}` is not a number in 1-65535"),
         Some(0) | None => refuse!("port {shown} is not in 1-65535"),
-        Some(_) if text.starts_with('0') => refuse!("port {shown} has a leading zero; write it plainly"),
+        Some(_) if text.starts_with('0') => refuse!("port {shown} has a leading zero; write it without"),
         Some(port) => Ok(port as u16),
     }
 }
@@ -192,14 +194,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_what_it_was_written_as() {
+    fn an_endpoint_prints_as_it_was_written() {
         for text in ["166.1.101.2:4444", "127.0.0.1:1", "255.255.255.254:65535", "[2001:db8::1]:80", "[::1]:8080"] {
             assert_eq!(Endpoint::parse(text).unwrap().to_string(), text);
         }
     }
 
     #[test]
-    fn what_is_no_endpoint_is_told_why() {
+    fn the_error_says_why_a_text_is_no_endpoint() {
         for (text, why) in [
             ("", "has no port"),
             ("172.19.0.2", "has no port"),
@@ -215,14 +217,14 @@ mod tests {
             ("1.2.3:80", "is not an IPv4 address"),
             ("web.example:80", "`web.example` is a name"),
             (":80", "the address is missing"),
-            ("0.0.0.0:80", "stands for no address"),
-            ("[::]:80", "stands for no address"),
+            ("0.0.0.0:80", "is the unspecified address"),
+            ("[::]:80", "is the unspecified address"),
             ("224.0.0.1:80", "multicast"),
             ("255.255.255.255:80", "broadcast"),
-            ("[::ffff:1.2.3.4]:80", "IPv4 address in IPv6 clothes"),
+            ("[::ffff:1.2.3.4]:80", "is an IPv4-mapped IPv6 address; write it as IPv4"),
             ("[fe80::1]:80", "link-local"),
             ("[fe80::1%eth0]:80", "zone"),
-            ("fd00::1:80", "stands in brackets"),
+            ("fd00::1:80", "needs brackets"),
             ("[fd00::1:80", "lacks its `]`"),
             ("[fd00::1]80", "is not an address and a port"),
             ("[fd00::1]", "has no port"),

@@ -37,7 +37,7 @@ pub struct Escaped<'a>(pub &'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| escape(f, c))
+        escape(f, self.0, usize::MAX)
     }
 }
 
@@ -46,20 +46,21 @@ pub struct Shown<'a>(pub &'a str);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rest = self.0.chars();
-        rest.by_ref().take(MOST_SHOWN).try_for_each(|c| escape(f, c))?;
-        match rest.next() {
-            Some(_) => f.write_char('…'),
-            None => Ok(()),
-        }
+        escape(f, self.0, MOST_SHOWN)
     }
 }
 
-fn escape(f: &mut fmt::Formatter<'_>, c: char) -> fmt::Result {
-    match c {
-        '\'' | '"' => f.write_char(c),
-        _ => c.escape_debug().try_for_each(|c| f.write_char(c)),
+fn escape(f: &mut fmt::Formatter<'_>, text: &str, most: usize) -> fmt::Result {
+    for (at, c) in text.chars().enumerate() {
+        if at == most {
+            return f.write_char('…');
+        }
+        match c {
+            '\'' | '"' => f.write_char(c)?,
+            _ => c.escape_debug().try_for_each(|c| f.write_char(c))?,
+        }
     }
+    Ok(())
 }
 
 /// The index of `text` in `words`. The error begins with `what` and names the nearest word, or all of them.
@@ -76,12 +77,16 @@ pub fn one_of(what: &str, words: &[&str], text: &str) -> Result<usize, Error> {
 /// The candidate that a mistyped word most likely meant: one that begins with it, else one at most two edits away.
 pub fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let word = word.to_ascii_lowercase();
+    let distance = |candidate: &str| match candidate.starts_with(&word) && !word.is_empty() {
+        true => 0,
+        false => edits(&word, candidate),
+    };
     candidates
         .iter()
-        .map(|candidate| (word.is_empty() || !candidate.starts_with(&word), edits(&word, candidate), *candidate))
-        .min()
-        .filter(|(misspelt, distance, candidate)| !misspelt || *distance <= 2 && *distance < candidate.len())
-        .map(|(_, _, candidate)| candidate)
+        .map(|candidate| (distance(candidate), *candidate))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, candidate)| *distance <= 2 && *distance < candidate.len())
+        .map(|(_, candidate)| candidate)
 }
 
 /// Levenshtein distance. Both words are short: the time is the product of their lengths.

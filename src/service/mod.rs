@@ -1,4 +1,4 @@
-//! What a valid config means. These types cannot hold an invalid state: whoever has a [`Service`] can render it.
+//! What a valid config means, as plain data. The types cannot represent an invalid config, so no layer above has to check.
 
 mod name;
 mod source;
@@ -26,45 +26,45 @@ pub fn weight(text: &str) -> Result<u16, Error> {
     }
 }
 
-/// One that takes connections.
+/// A host and port to which connections go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backend {
     /// Where its connections go.
     pub address: Endpoint,
-    /// Its share of new connections in proportion to the others' weights, at most [`MOST_WEIGHT`]. With 0 it gets none,
-    /// and keeps those that it has.
+    /// Its share of the new connections, in proportion to the other weights; at most [`MOST_WEIGHT`]. With 0 it gets no
+    /// new connections and keeps the established ones.
     pub weight: u16,
-    /// The same as the config says: what it gets while it is chosen.
+    /// The weight that the config gives it, which it has while it is chosen ([`Service::choose`]).
     pub nominal: u16,
-    /// It is chosen only while no other takes connections.
+    /// It is chosen only while no backend without this mark takes connections.
     pub backup: bool,
 }
 
-/// Who gets the next connection.
+/// How the backend of a new connection is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Schedule {
     /// Each in turn.
     #[default]
     RoundRobin,
-    /// Anyone.
+    /// At random, by weight.
     Random,
-    /// Always the same for the same client.
+    /// By the client's address: the same client gets the same backend.
     Source,
 }
 
 impl Schedule {
-    /// All of them with their names in the config.
+    /// All schedules with their names in the config.
     pub const ALL: [(&'static str, Schedule); 3] =
         [("roundrobin", Schedule::RoundRobin), ("random", Schedule::Random), ("source", Schedule::Source)];
 
-    /// Reads a name.
+    /// Reads the name of a schedule.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let at = one_of("there is no schedule", &Self::ALL.map(|(name, _)| name), text)?;
+        let at = one_of("unknown schedule", &Self::ALL.map(|(name, _)| name), text)?;
         Ok(Self::ALL.get(at).map_or(Schedule::RoundRobin, |(_, schedule)| *schedule))
     }
 }
 
-/// One frontend with all that belongs to it. [`config`](crate::config) is the only maker.
+/// A frontend with its backends. Only the config's reader makes one, and it checks what is said here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     /// Unique in a config.
@@ -75,16 +75,16 @@ pub struct Service {
     pub source: Source,
     /// At least one; each address once; of the bind's family; none is the bind.
     pub backends: Vec<Backend>,
-    /// Who gets the next connection. Round robin has at most [`MOST_SLOTS`](crate::schedule::MOST_SLOTS) slots, source
-    /// at most [`BUCKETS`](crate::schedule::BUCKETS) backends.
+    /// How the backend of a new connection is chosen. The weights fit it: at most `schedule::MOST_SLOTS` slots for round
+    /// robin, at most `schedule::BUCKETS` backends for source.
     pub schedule: Schedule,
-    /// How the backends are checked; nothing where they are taken for alive.
+    /// How the backends are checked; none if they are not, and count as up.
     pub health: Option<Box<Health>>,
 }
 
 impl Service {
-    /// Chooses who takes connections while some backends are `down`: all others, and the backups only if there is nobody
-    /// else. If all are down and nothing else is wanted, whoever was chosen before stays.
+    /// Sets the weights while some backends are `down`: all others take connections, or the backups if there are no others.
+    /// If all are down, the weights stay as they are, or become 0 with `on_all_down: reject`.
     pub fn choose(&mut self, down: &[Endpoint]) {
         let lives = |backend: &Backend| backend.nominal > 0 && !down.contains(&backend.address);
         let (mut others, mut backups) = (false, false);
@@ -93,7 +93,7 @@ impl Service {
             backups |= lives(backend) && backend.backup;
         }
         if !others && !backups && !down.is_empty() && self.health.as_ref().is_some_and(|health| !health.reject) {
-            // Nobody may have been chosen who is still there: then they are as good as each other.
+            // A reload may have removed every backend that was chosen: then choose as if none were down.
             if self.backends.iter().all(|backend| backend.weight == 0) {
                 self.choose(&[]);
             }

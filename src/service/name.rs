@@ -6,15 +6,16 @@ use crate::error::{refuse, Error};
 use crate::net::Endpoint;
 use crate::text::{fnv1a, Shown};
 
-/// Longest name of a frontend, in bytes. With `PG-`, a slash and three digits it fills the 28 bytes of a chain name.
+/// Longest name of a frontend, in bytes. With `PG-`, a slash and three digits it fills the 28 bytes of a chain's name
+/// (XT_EXTENSION_MAXNAMELEN, linux/netfilter/x_tables.h).
 pub const LONGEST_NAME: usize = 21;
 
-/// A frontend's name: the middle of the names of its chains, so that it stays when a neighbour changes.
+/// The name of a frontend. The names of its chains contain it, so they stay when other frontends come and go.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name(String);
 
 impl Name {
-    /// A name that a person gave: letters, digits, `-`, `_` and `.`, beginning with a letter or a digit.
+    /// Reads a name: letters, digits, `-`, `_` and `.`, beginning with a letter or a digit.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
         let begins_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
@@ -22,12 +23,12 @@ impl Name {
             return Ok(Name(text.to_owned()));
         }
         refuse!(
-            "name `{}` is not 1 to {LONGEST_NAME} letters, digits, `-`, `_` or `.` that begin with a letter or a digit",
+            "name `{}` is not 1 to {LONGEST_NAME} letters, digits, `-`, `_` or `.` with a letter or a digit first",
             Shown(text)
         )
     }
 
-    /// The name of a frontend without one: its bind, where that is short enough for a chain's name.
+    /// The name of a frontend that the config gives none: its bind, or a hash of it if it is too long.
     pub fn of_bind(bind: Endpoint) -> Self {
         let text = bind.to_string();
         if text.len() <= LONGEST_NAME {

@@ -12,11 +12,12 @@ pub const MOST_SOURCES: u128 = 256;
 /// The source address that backends see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The address of the interface that the connection leaves by (`privateip` left out, or `auto`).
+    /// The address of the interface through which the connection leaves (`auto`, or no `privateip`).
     Masquerade,
-    /// One address, or one of a range: first and last, of one family, first ≤ last.
+    /// The first and the last address of a range, which may be one and the same: of one family, first ≤ last, at most
+    /// [`MOST_SOURCES`] addresses.
     Addresses(IpAddr, IpAddr),
-    /// The client's own (`none`): the backends must route back through this host.
+    /// The client's own (`none`): the backends must route their answers through this host.
     Client,
 }
 
@@ -39,7 +40,7 @@ impl Source {
             _ => return refuse!("the range `{shown}` mixes IPv4 and IPv6"),
         };
         match size {
-            None => refuse!("the range `{shown}` is upside down; write {last}-{first}"),
+            None => refuse!("the range `{shown}` begins with its last address; write {last}-{first}"),
             Some(size) if size >= MOST_SOURCES => {
                 refuse!("the range `{shown}` has more than {MOST_SOURCES} addresses")
             }
@@ -47,7 +48,7 @@ impl Source {
         }
     }
 
-    /// The family of the addresses, where there are any.
+    /// The family of the addresses; none for [`Source::Masquerade`] and [`Source::Client`].
     pub fn family(self) -> Option<Family> {
         match self {
             Source::Addresses(first, _) => Some(Family::of(first)),
@@ -61,12 +62,12 @@ fn source_address(text: &str) -> Result<IpAddr, Error> {
         return refuse!("`{}` has a port; give the address alone", Shown(text));
     }
     if let Some(word) = nearest(text, &["auto", "none"]) {
-        return refuse!("there is no privateip `{}`; did you mean `{word}`?", Shown(text));
+        return refuse!("unknown privateip `{}`; did you mean `{word}`?", Shown(text));
     }
     let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
     match unicast(bare) {
         Ok(ip) if ip.is_loopback() => {
-            refuse!("`{}` is a loopback address, to which no backend can answer", Shown(text))
+            refuse!("`{}` is a loopback address, to which a backend cannot answer", Shown(text))
         }
         Ok(ip) => Ok(ip),
         Err(why) => refuse!("{why}; or write a range first-last, `auto` or `none`"),
@@ -90,14 +91,14 @@ mod tests {
         assert_eq!(Source::parse("none").unwrap(), Source::Client);
         for (text, why) in [
             ("", "missing"),
-            ("172.19.0.9-172.19.0.4", "upside down"),
+            ("172.19.0.9-172.19.0.4", "begins with its last address"),
             ("172.19.0.4-fd00::4", "mixes"),
             ("10.0.0.1-10.0.1.1", "more than 256"),
             ("172.19.0.4:80", "has a port"),
             ("web", "`auto` or `none`"),
             ("None", "did you mean `none`?"),
             ("127.0.0.1", "is a loopback address"),
-            ("0.0.0.0", "no address"),
+            ("0.0.0.0", "unspecified address"),
         ] {
             let said = Source::parse(text).unwrap_err().to_string();
             assert!(said.contains(why), "{text}: {said}");

@@ -114,9 +114,10 @@ mod tests {
     use super::*;
 
     fn judged(answer: &str, all: bool, expect: &str) -> Verdict {
-        let mut health = Health { http: true, ..Health::default() };
-        health.take("expect", expect).unwrap();
-        judge(answer.as_bytes(), all, &health)
+        let yaml =
+            format!("{{bind: '10.0.0.1:1', backends: ['10.0.0.2:1'], health: {{type: http, expect: '{expect}'}}}}");
+        let services = crate::config::parse(format!("frontend: {yaml}").as_bytes()).unwrap();
+        judge(answer.as_bytes(), all, services[0].health.as_ref().unwrap())
     }
 
     #[test]

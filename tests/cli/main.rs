@@ -1,5 +1,5 @@
-//! Words in, words out: the program as a user calls it. Only verbs that ask no kernel run here; all others run in the
-//! laboratory of `tests/netns`.
+//! The program as a user calls it: arguments in, output and exit status out. Only verbs that do not touch the kernel run
+//! here; the others run in the namespaces of `tests/netns`.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -12,6 +12,7 @@
 mod corpus;
 mod layers;
 mod words;
+mod yaml;
 
 use std::fs;
 use std::path::Path;
@@ -45,7 +46,7 @@ fn each_mistake_gets_one_sentence_with_its_place() {
 }
 
 #[test]
-fn what_is_odd_but_right_means_the_same() {
+fn unusual_but_valid_configs_mean_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("glider.yaml");
     fs::write(&path, corpus::GOOD).unwrap();
@@ -68,7 +69,7 @@ fn a_config_that_cannot_be_read_is_a_sentence() {
         let said = format!("ERROR [paraglider] {}: cannot read the config: {why}\n", path.display());
         assert_eq!((code, err), (2, said));
     }
-    // Root may read any file; this one the kernel refuses to everybody.
+    // Root may read any file, but the kernel refuses this one.
     let (code, _, err) = print(Path::new("/proc/self/mem"));
     assert!(code == 2 && err.contains("cannot read the config"), "{err}");
     let unreadable = dir.path().join("unreadable.yaml");
@@ -81,13 +82,13 @@ fn a_config_that_cannot_be_read_is_a_sentence() {
 }
 
 #[test]
-fn an_endless_config_ends() {
+fn an_endless_config_is_refused() {
     let (code, _, err) = print(Path::new("/dev/zero"));
     assert!(code == 2 && err.contains("larger than 64 KiB"), "{err}");
 }
 
 #[test]
-fn wrong_words_end_with_2_and_a_sentence_on_stderr() {
+fn wrong_usage_ends_with_2_and_a_sentence_on_stderr() {
     for words in [
         &[][..],
         &["strat"],
@@ -99,7 +100,7 @@ fn wrong_words_end_with_2_and_a_sentence_on_stderr() {
         let (code, out, err) = paraglider(words);
         assert_eq!((code, out.as_str()), (2, ""), "{words:?}");
         assert!(
-            err.lines().count() == 1 && (err.ends_with("; see paraglider --help\n") || err.contains("did you mean")),
+            err.lines().count() == 1 && (err.ends_with("; see paraglider --help\n") || err.contains("unknown")),
             "{words:?}: {err}"
         );
     }
@@ -133,7 +134,7 @@ fn help_and_version_go_to_stdout() {
 }
 
 #[test]
-fn a_full_disk_is_no_success() {
+fn a_full_disk_is_a_failure() {
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let status = Command::new(env!("CARGO_BIN_EXE_paraglider"))
         .arg("--help")
@@ -144,9 +145,9 @@ fn a_full_disk_is_no_success() {
     assert_eq!(status.code(), Some(1));
 }
 
-/// Whoever is checked has rules like everybody; a backup has none while others live.
+/// `health:` alone changes no rule; a backup has none while another backend takes connections.
 #[test]
-fn checks_change_no_rule_of_the_living() {
+fn checks_alone_change_no_rule() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("glider.yaml");
     let printed = |config: &str| {
@@ -164,6 +165,9 @@ fn checks_change_no_rule_of_the_living() {
         "{type: http, path: '/a?b=c&d', expect: 204, on_all_down: keep}",
         "{type: http, expect: 200-299}",
         "{type: http, expect: all is well}",
+        "{type: http, expect: \"Tom & Jerry\"}",
+        "{type: http, expect: 'a *b, !c #d'}",
+        "{type: http, expect: it's & that's}",
     ] {
         let config = corpus::GOOD.replace("  backends:", &format!("  health: {health}\n  backends:"));
         assert_eq!(printed(&config), plain, "{health}");

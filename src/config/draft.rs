@@ -1,0 +1,239 @@
+//! What has been read of a config so far, and the functions that take the values of frontends and backends. Each value is
+//! checked against everything read before it, so the error is reported at the value's own line and column.
+
+use crate::error::{refuse, Error};
+use crate::net::{Endpoint, Family};
+use crate::schedule::{self, BUCKETS, MOST_SLOTS};
+use crate::service::health::Health;
+use crate::service::{weight, Backend, Name, Schedule, Service, Source, MOST_BACKENDS};
+use crate::text::{one_of, Shown};
+
+/// The message about a config without any frontend.
+const NO_FRONTEND: &str = "there is no frontend; begin with `frontend:` or `frontends:`";
+
+/// What has been read so far. It contains no contradiction; something may be missing.
+#[derive(Default)]
+pub(super) struct Draft {
+    /// The frontends that are complete.
+    pub services: Vec<Service>,
+    /// The frontend that is being read.
+    pub frontend: Frontend,
+    /// The backend that is being read, if it is a mapping.
+    backend: Share,
+    /// The `health:` that is being read.
+    pub checks: Checks,
+}
+
+/// The values of a frontend.
+#[derive(Default)]
+pub(super) struct Frontend {
+    name: Option<Name>,
+    bind: Option<Endpoint>,
+    source: Option<Source>,
+    schedule: Schedule,
+    /// What `health:` says, once it is complete.
+    pub health: Option<Box<Health>>,
+    backends: Vec<Backend>,
+    /// The backends' addresses, sorted: a duplicate among a thousand is found by binary search.
+    addresses: Vec<Endpoint>,
+}
+
+/// The values of `health:`.
+#[derive(Default)]
+pub(super) struct Checks {
+    /// The values, defaults included; the timeout only once it is complete.
+    pub health: Health,
+    /// `timeout:` in milliseconds.
+    pub timeout: Option<u64>,
+    /// A key that was given and that only checks by http have.
+    pub needs_http: Option<&'static str>,
+}
+
+/// The values of a backend; its address joins the frontend at once.
+#[derive(Default)]
+struct Share {
+    addressed: bool,
+    weight: Option<u16>,
+    backup: bool,
+}
+
+impl Draft {
+    /// `name:` of a frontend.
+    pub fn name(&mut self, text: &str) -> Result<(), Error> {
+        let name = Name::parse(text)?;
+        self.unique(&name)?;
+        self.frontend.name = Some(name);
+        Ok(())
+    }
+
+    fn unique(&self, name: &Name) -> Result<(), Error> {
+        if self.services.iter().any(|service| service.name == *name) {
+            return refuse!("the name `{name}` is taken by another frontend");
+        }
+        Ok(())
+    }
+
+    /// `bind:` of a frontend.
+    pub fn bind(&mut self, text: &str) -> Result<(), Error> {
+        let bind = Endpoint::parse(text)?;
+        if let Some(other) = self.services.iter().find(|service| service.bind == bind) {
+            return refuse!("`{bind}` is the bind of another frontend (`{}`)", other.name);
+        }
+        if self.frontend.addresses.binary_search(&bind).is_ok() {
+            return refuse!("`{bind}` is also a backend of this frontend; connections would run in circles");
+        }
+        if let Some(family) = self.frontend.source.and_then(Source::family) {
+            same_family(bind, family, "privateip")?;
+        }
+        if let Some(backend) = self.frontend.backends.first() {
+            same_family(bind, backend.address.family(), "the backends")?;
+        }
+        self.frontend.bind = Some(bind);
+        Ok(())
+    }
+
+    /// `privateip:` of a frontend.
+    pub fn source(&mut self, text: &str) -> Result<(), Error> {
+        let source = Source::parse(text)?;
+        if let (Some(family), Some(bind)) = (source.family(), self.frontend.bind) {
+            if family != bind.family() {
+                return refuse!("`{}` is {family}, but bind `{bind}` is {}", Shown(text), bind.family());
+            }
+        }
+        self.frontend.source = Some(source);
+        Ok(())
+    }
+
+    /// `schedule:` of a frontend.
+    pub fn schedule(&mut self, text: &str) -> Result<(), Error> {
+        self.frontend.schedule = Schedule::parse(text)?;
+        Ok(())
+    }
+
+    /// A backend that is an address alone.
+    pub fn plain_backend(&mut self, text: &str) -> Result<(), Error> {
+        self.address(text)?;
+        self.end_of_backend()
+    }
+
+    /// `address:` of a backend.
+    pub fn address(&mut self, text: &str) -> Result<(), Error> {
+        let address = Endpoint::parse(text)?;
+        let Frontend { bind, backends, addresses, .. } = &mut self.frontend;
+        if *bind == Some(address) {
+            return refuse!("`{address}` is also the bind of this frontend; connections would run in circles");
+        }
+        let Err(place) = addresses.binary_search(&address) else {
+            return refuse!("`{address}` is already a backend of this frontend; use weight to give it more");
+        };
+        if let Some(bind) = bind {
+            same_family(address, bind.family(), &format!("bind `{bind}`"))?;
+        } else if let Some(first) = backends.first() {
+            same_family(address, first.address.family(), &format!("backend `{}`", first.address))?;
+        }
+        if backends.len() == MOST_BACKENDS {
+            return refuse!("`{address}` is one backend too many; a frontend has at most {MOST_BACKENDS}");
+        }
+        addresses.insert(place, address);
+        backends.push(Backend { address, weight: 0, nominal: 1, backup: false });
+        self.backend.addressed = true;
+        Ok(())
+    }
+
+    /// `weight:` of a backend.
+    pub fn weight(&mut self, text: &str) -> Result<(), Error> {
+        self.backend.weight = Some(weight(text)?);
+        Ok(())
+    }
+
+    /// `backup:` of a backend.
+    pub fn backup(&mut self, text: &str) -> Result<(), Error> {
+        self.backend.backup = one_of("unknown value", &["false", "true"], text)? == 1;
+        Ok(())
+    }
+
+    /// The end of a backend that is a mapping.
+    pub fn end_of_backend(&mut self) -> Result<(), Error> {
+        let Share { addressed, weight, backup } = std::mem::take(&mut self.backend);
+        match self.frontend.backends.last_mut().filter(|_| addressed) {
+            Some(backend) => (backend.nominal, backend.backup) = (weight.unwrap_or(1), backup),
+            None => return refuse!("this backend has no `address:`"),
+        }
+        Ok(())
+    }
+
+    /// The end of the list of backends.
+    pub fn end_of_backends(&mut self) -> Result<(), Error> {
+        match self.frontend.backends.is_empty() {
+            true => refuse!("the list of backends is empty"),
+            false => Ok(()),
+        }
+    }
+
+    /// The end of a frontend: nothing may be missing, and what was left out gets its default.
+    pub fn end_of_frontend(&mut self) -> Result<(), Error> {
+        let Frontend { name, bind, source, schedule, health, backends, .. } = std::mem::take(&mut self.frontend);
+        let Some(bind) = bind else {
+            return refuse!("`bind` is missing: the address:port that clients connect to");
+        };
+        if backends.is_empty() {
+            return refuse!("`backends` is missing: a list of address:port");
+        }
+        let name = name.unwrap_or_else(|| Name::of_bind(bind));
+        self.unique(&name)?;
+        fits(schedule, &backends)?;
+        if let Some(Backend { address, .. }) = backends.iter().find(|backend| backend.backup && health.is_none()) {
+            return refuse!("`{address}` is a backup, but without `health:` nothing detects that the others are down");
+        }
+        let source = source.unwrap_or(Source::Masquerade);
+        let mut service = Service { name, bind, source, backends, schedule, health };
+        service.choose(&[]);
+        self.services.push(service);
+        Ok(())
+    }
+
+    /// The end of the list of frontends.
+    pub fn end_of_frontends(&mut self) -> Result<(), Error> {
+        match self.services.is_empty() {
+            true => refuse!("the list of frontends is empty"),
+            false => Ok(()),
+        }
+    }
+
+    /// The end of the config.
+    pub fn end(&mut self) -> Result<(), Error> {
+        match self.services.is_empty() {
+            true => refuse!("{NO_FRONTEND}"),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Whether the schedule has room for the backends.
+fn fits(schedule: Schedule, backends: &[Backend]) -> Result<(), Error> {
+    let count = backends.len();
+    match schedule {
+        Schedule::RoundRobin => {
+            let weights: Vec<u16> = backends.iter().map(|backend| backend.nominal).collect();
+            let slots = schedule::slot_count(&weights);
+            if slots > MOST_SLOTS {
+                return refuse!(
+                    "the weights, divided by their greatest common divisor, add up to {slots}, and {MOST_SLOTS} is the \
+                     most; use smaller ones, or `schedule: random`"
+                );
+            }
+        }
+        Schedule::Source if count > BUCKETS => {
+            return refuse!("`schedule: source` has {BUCKETS} buckets for clients, fewer than these {count} backends");
+        }
+        Schedule::Source | Schedule::Random => {}
+    }
+    Ok(())
+}
+
+fn same_family(address: Endpoint, family: Family, other: &str) -> Result<(), Error> {
+    if address.family() == family {
+        return Ok(());
+    }
+    refuse!("`{address}` is {}, but {other} is {family}; one frontend has one family", address.family())
+}

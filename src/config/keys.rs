@@ -1,0 +1,40 @@
+//! The keys of the config, except for those of `health:`, each with the function that takes its value.
+
+use super::draft::Draft;
+use super::health::HEALTH;
+use super::node::{Key, Node};
+
+/// The whole file.
+pub(super) static DOCUMENT: Node = Node::mapping(
+    "`frontend:` or `frontends:`",
+    &[
+        Key("frontend", FRONTEND),
+        Key("frontends", Node::list("a list of frontends", &FRONTEND, Draft::end_of_frontends)),
+    ],
+    Draft::end,
+)
+.of_one_key("`frontend` and `frontends` exclude each other; list all of them under `frontends:`");
+
+const FRONTEND: Node = Node::mapping(
+    "a frontend with `bind:`, `privateip:` and `backends:`",
+    &[
+        Key("name", Node::text("a name", Draft::name)),
+        Key("bind", Node::text("address:port", Draft::bind)),
+        Key("privateip", Node::text("an address, a range first-last, `auto` or `none`", Draft::source)),
+        Key("schedule", Node::text("`roundrobin`, `random` or `source`", Draft::schedule)),
+        Key("health", HEALTH),
+        Key("backends", Node::list("a list of backends, each `- address:port`", &BACKEND, Draft::end_of_backends)),
+    ],
+    Draft::end_of_frontend,
+);
+
+const BACKEND: Node = Node::mapping(
+    "a backend as address:port, or as a mapping with `address:`",
+    &[
+        Key("address", Node::text("address:port", Draft::address)),
+        Key("weight", Node::text("a weight in 0-256", Draft::weight)),
+        Key("backup", Node::text("`true` or `false`", Draft::backup)),
+    ],
+    Draft::end_of_backend,
+)
+.or_text(Draft::plain_backend);

@@ -1,6 +1,8 @@
+# make         the program, for this machine
 # make demo    see it work, in a throw-away laboratory
-# make test    everything that CI runs
-# make setup   install what these need (apt, as root); without root it tells what to install
+# make quick   half a minute of tests, for every day
+# make test    everything that CI runs, 10 minutes; ends with a summary
+# make setup   install what the tests need (apt, as root); without root it tells what to install
 # make bench   Paraglider beside its peers; tables in target/bench and benches/README.md
 # make cross   the small static binaries of every board, or of TARGET; in target/dist/TARGET
 # make dist    archives of them, with SHA256SUMS
@@ -21,21 +23,23 @@ DEBS = amd64 arm64 armel armhf mipsel
 
 PREFIX ?= /usr/local
 DESTDIR ?=
-BINARY ?= $(or $(CARGO_TARGET_DIR),target)/release/paraglider
+BINARY ?= $(or $(BUILT_IN),target)/release/paraglider
+BUILT_IN := $(CARGO_TARGET_DIR)
 SBIN = $(DESTDIR)$(PREFIX)/sbin
 MAN = $(DESTDIR)$(PREFIX)/share/man/man8
 DOC = $(DESTDIR)$(PREFIX)/share/doc/paraglider
 UNITS = $(DESTDIR)$(PREFIX)/lib/systemd/system
 SYSTEMD = paraglider.service paraglider-watch.service
 
-.PHONY: all demo test test-cross test-openwrt bench cross dist ipk apk size setup fmt clippy shellcheck fuzz test-buildroot install uninstall test-linux test-twoboxes deb board boards
+.PHONY: all help demo quick test test-cross test-openwrt bench cross dist ipk apk size setup fmt clippy shellcheck fuzz test-buildroot install uninstall test-linux test-twoboxes deb board boards owner
 
 all:
+	@tests/setup rust
 	cargo build --release --locked
 
 # It builds nothing: what root would build, the user could not clean. The config is the administrator's to write.
 install:
-	@[ -e "$(BINARY)" ] || { echo "$(BINARY) is missing: run make first, without sudo" >&2; exit 1; }
+	@[ -e "$(BINARY)" ] || { echo "$(BINARY) is missing: run make first, without sudo, or say BINARY=… if cargo builds elsewhere" >&2; exit 1; }
 	install -d "$(SBIN)" "$(MAN)" "$(DOC)" "$(UNITS)"
 	install -m 755 "$(BINARY)" "$(SBIN)/paraglider"
 	install -m 644 man/paraglider.8 "$(MAN)/paraglider.8"
@@ -48,55 +52,66 @@ uninstall:
 	rm -f "$(SBIN)/paraglider" "$(MAN)/paraglider.8" "$(DOC)/glider.yaml" $(SYSTEMD:%="$(UNITS)/%")
 	-@rmdir "$(DOC)" 2>/dev/null || :
 
-demo: setup
+help:
+	@sed -n '/^$$/q; s/^# //p' Makefile
+
+# What root builds, the user who called sudo could not replace: it goes into a directory of root's own, below one that is
+# the user's.
+ifdef SUDO_UID
+demo quick test test-%: export CARGO_TARGET_DIR := $(or $(BUILT_IN),$(CURDIR)/target/root)
+endif
+owner:
+	@[ -z "$$SUDO_UID" ] || [ -e target ] || install -d -o "$$SUDO_UID" -g "$$SUDO_GID" target
+
+demo: owner
+	@tests/setup demo
 	cargo build --locked --quiet --bin paraglider --example demo
 	cargo run --locked --quiet --example demo
 
-test: setup fmt clippy shellcheck
-	cargo test --locked --lib --test cli --test golden
-	cargo build --locked --example demo
-	@tests/promtool
-	cargo test --locked --test netns
-	@$(MAKE) --no-print-directory test-twoboxes
-	@if cross/setup; then $(MAKE) --no-print-directory test-cross test-openwrt board; \
-	else echo "skipped: cross, openwrt, board: the tools for static binaries are missing"; fi
-	@$(MAKE) --no-print-directory test-buildroot
-	@if [ -e target/dist/x86_64-unknown-linux-musl/paraglider ]; then $(MAKE) --no-print-directory test-linux; \
-	else echo "skipped: linux: make cross has not built the x86_64 binary"; fi
+quick: owner fmt
+	@tests/setup demo
+	@tests/quick
+
+test: owner setup
+	@tests/all
+
+# tests/all has set up and built everything before it asks for the suites.
+READY ?=
+NEEDED = $(if $(READY),,setup cross)
 
 # The recipe of docs/two-boxes.md in namespaces, with what it says of the time that a change of boxes takes.
-test-twoboxes: setup
+test-twoboxes: $(if $(READY),,setup)
 	cargo test --locked --test twoboxes -- --nocapture --test-threads=2
 
 # The binaries of the boards, each of which does its job under qemu.
-test-cross: setup cross
+test-cross: $(NEEDED)
 	cargo test --locked --test cross -- --nocapture --test-threads=2
 
 # The packages, on a router that is made of busybox and namespaces.
-test-openwrt: setup cross
+test-openwrt: $(NEEDED)
 	cargo test --locked --test openwrt -- --test-threads=2
 
 # The Buildroot tree: its init script with the binary of a board like this machine, its recipe with crates in a place of
 # their own, as Buildroot has them. What cannot be tried here is left out and said.
 BOARD = target/dist/$(shell uname -m)-unknown-linux-musl/paraglider
-test-buildroot: setup
+test-buildroot: $(if $(READY),,setup)
 	@skip=; \
 	if [ ! -x $(BOARD) ]; then \
 		echo "skipped: Buildroot's init script: $(BOARD) is missing (make cross)"; \
 		skip="--skip init:: --skip watch::"; \
 	fi; \
-	if ! CARGO_HOME=$(CURDIR)/target/buildroot/dl/br-cargo-home cargo fetch --locked --quiet; then \
+	if ! CARGO_HOME='$(CURDIR)/target/buildroot/dl/br-cargo-home' cargo fetch --locked --quiet; then \
 		echo "skipped: Buildroot's build from source: cargo cannot fetch the crates"; \
 		skip="$$skip --skip from_source"; \
 	fi; \
 	cargo test --locked --test buildroot -- --test-threads=2 $$skip
 
 # What `make install` and `make deb` install, under a systemd of its own where that can be had.
-test-linux: setup
+test-linux: $(if $(READY),,setup)
 	cargo test --locked --test linux -- --nocapture --test-threads=2
 
 # Real kernels in qemu. The kernel and the programs of this board, the quickest to come and to boot, have three minutes.
-board: setup cross
+board: $(NEEDED)
 	@if tests/boards/setup first; then PARAGLIDER_FETCH_SECONDS=180 timeout -k 9 900 \
 		cargo test --locked --test boards -- --exact --nocapture --test-threads=1 \
 		story::aarch64 clock::the_date_jumps_while_backends_are_checked; \
@@ -144,7 +159,8 @@ ipk apk:
 	@set -e; for arch in $(ARCHS); do target=$$(openwrt/pack target $$arch); cross/build $$target; done; \
 	for arch in $(ARCHS); do openwrt/pack $@ $$arch || failed=1; done; [ -z "$$failed" ]
 
-deb: TARGET = $(foreach arch,$(or $(ARCH),$(DEBS)),$(shell contrib/debian/build target $(arch)))
+# A word that is no architecture ends it before anything is installed or built.
+deb: TARGET = $(foreach arch,$(or $(ARCH),$(DEBS)),$(or $(shell contrib/debian/build target $(arch)),$(error no package for $(arch))))
 deb: cross
 	@set -e; for arch in $(or $(ARCH),$(DEBS)); do contrib/debian/build $$arch; done
 

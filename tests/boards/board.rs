@@ -121,8 +121,8 @@ pub fn root(lab: &Lab, kind: &Kind) -> PathBuf {
     let root = lab.path("root");
     let dir = root.display();
     sh(&format!("rm -rf {dir} && cp -a {}/root {dir}", kind.kept().display()));
-    sh(&format!("cd {ROOT} && openwrt/pack ipk {} >&2", kind.package));
-    sh(&format!("cp -a {ROOT}/target/openwrt/{}/ipk/data/. {dir}", kind.package));
+    sh(&format!("cd '{ROOT}' && openwrt/pack ipk {} >&2", kind.package));
+    sh(&format!("cp -a '{ROOT}/target/openwrt/{}/ipk/data/.' {dir}", kind.package));
     sh(&format!("mkdir -p {dir}/etc/config {dir}/sbin {dir}/lib {dir}/root/.ssh"));
     for (file, place) in [
         ("boards/init", "init"),

@@ -7,7 +7,7 @@ use std::os::unix::fs::{symlink, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::lab::{self, sh, Held, Lab, Variant};
+use crate::lab::{self, sh, tool, Held, Lab, Variant};
 use crate::{package, ROOT};
 
 pub const BIND: &str = "10.9.0.1:4444";
@@ -49,7 +49,7 @@ impl Board {
                 }
             }
         }
-        sh(&format!("cp $(command -v busybox) {}", at("bin/busybox").display()));
+        install(&tool("busybox"), &at("bin/busybox"));
         let board = Board { root: root.clone() };
         board.sh("/bin/busybox", &["--install", "-s", "/bin"]);
         install(&binary(), &at("usr/bin/paraglider"));

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::lab::sh;
+use crate::lab::{sh, tool};
 use crate::{read, ROOT};
 
 /// Buildroot's side. Its profile is set, its offline build and its steps are as in its pkg-cargo.mk and pkg-generic.mk.
@@ -43,7 +43,7 @@ hooks = $(foreach hook,$(PARAGLIDER_$(1)_HOOKS),$(call $(hook))$(sep))
 
 $(D)/.rsynced:
 	mkdir -p $(@D)
-	rsync -au --chmod=u=rwX,go=rX $(PARAGLIDER_OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS) --exclude .git $(PARAGLIDER_SITE)/ $(@D)
+	$(RSYNC) -au --chmod=u=rwX,go=rX $(PARAGLIDER_OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS) --exclude .git $(PARAGLIDER_SITE)/ $(@D)
 	touch $@
 $(D)/.built: $(D)/.rsynced
 	$(call hooks,PRE_BUILD)
@@ -105,6 +105,7 @@ impl Build {
         make.args(if nix::unistd::geteuid().is_root() { ["-n", "--"] } else { ["-Ucn", "--"] });
         make.args(["make", "-f"]).arg(self.dir.path().join("Makefile")).arg(goal).args(&self.settings);
         make.arg(format!("BR2_EXTERNAL_PARAGLIDER_PATH={}/buildroot", self.checkout.display()));
+        make.arg(format!("RSYNC={}", tool("rsync").display()));
         make.arg(format!("OUT={}", self.dir.path().display())).arg(format!("DL_DIR={}", downloads().display()));
         // What the test was started with is no part of it.
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_") || name.starts_with("MAKE")) {
@@ -214,7 +215,7 @@ fn the_prebuilt_binary_is_installed_or_named() {
     let dir = tempfile::tempdir().unwrap();
     let checkout = dir.path().join("checkout");
     fs::create_dir(&checkout).unwrap();
-    sh(&format!("cd {ROOT} && cp -R buildroot man Cargo.toml LICENSE {}", checkout.display()));
+    sh(&format!("cd '{ROOT}' && cp -R buildroot man Cargo.toml LICENSE {}", checkout.display()));
     let build = Build::new(&checkout, &PREBUILT);
     let (success, said) = build.make("install");
     assert!(!success, "{said}");

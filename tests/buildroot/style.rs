@@ -237,7 +237,7 @@ fn the_tree_has_its_name() {
 
 #[test]
 fn the_hash_is_that_of_the_license() {
-    let licence = crate::lab::sh(&format!("sha256sum {ROOT}/LICENSE"));
+    let licence = crate::lab::sh(&format!("sha256sum '{ROOT}/LICENSE'"));
     let line = format!("sha256  {}  LICENSE", licence.split(' ').next().unwrap());
     let hashes = read(&package("paraglider.hash"));
     assert!(hashes.lines().any(|known| known == line), "no `{line}` in\n{hashes}");

@@ -65,7 +65,7 @@ impl Target {
         }
         let path = dir.join(&self.name);
         let qemu = format!("qemu-{}-static -cpu {}", self.qemu, self.processor);
-        let line = format!("#!/bin/sh\nexec {qemu} {} \"$@\"\n", self.binary().display());
+        let line = format!("#!/bin/sh\nexec {qemu} '{}' \"$@\"\n", self.binary().display());
         fs::write(&path, line).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         path
@@ -75,7 +75,7 @@ impl Target {
 #[test]
 fn each_is_static_and_for_its_processor() {
     for target in Target::all() {
-        let said = sh(&format!("llvm-readelf-19 -h -l -A {}", target.binary().display()));
+        let said = sh(&format!("llvm-readelf-19 -h -l -A '{}'", target.binary().display()));
         let has = |words: &str| said.contains(words);
         assert!(has("EXEC (Executable file)") && !has("INTERP") && !has("DYNAMIC"), "{}: {said}", target.name);
         let stack = said.lines().find(|line| line.contains("GNU_STACK")).unwrap();
@@ -102,7 +102,7 @@ fn each_is_static_and_for_its_processor() {
 fn arm_uses_no_register_that_routers_lack() {
     for (target, lacks) in [("armv7-unknown-linux-musleabihf", 16), ("arm-unknown-linux-musleabi", 0)] {
         let file = format!("{ROOT}/target/cross/{target}/{target}/release/paraglider");
-        let code = sh(&format!("llvm-objdump-19 -d --no-show-raw-insn --mattr=+neon {file}"));
+        let code = sh(&format!("llvm-objdump-19 -d --no-show-raw-insn --mattr=+neon '{file}'"));
         assert!(code.lines().count() > 10_000, "that is no whole program");
         let register = |word: &str| {
             let number = |letter| word.strip_prefix(letter)?.parse::<u8>().ok();
@@ -121,7 +121,7 @@ fn each_keeps_to_its_size() {
     for target in Target::all() {
         let path = target.binary();
         let size = fs::metadata(&path).unwrap().len();
-        let xz: u64 = sh(&format!("xz -9e -c {} | wc -c", path.display())).trim().parse().unwrap();
+        let xz: u64 = sh(&format!("xz -9e -c '{}' | wc -c", path.display())).trim().parse().unwrap();
         println!("size  {:32} {:7} bytes ({:.0} KiB), xz {xz}", target.name, size, size as f64 / 1024.0);
         if size > target.most_kib * 1024 || xz > MOST_XZ {
             wrong.push_str(&format!("{}: {size} bytes, xz {xz}\n", target.name));
@@ -139,7 +139,7 @@ fn the_same_source_makes_the_same_bytes_elsewhere() {
     fs::create_dir_all(elsewhere.join("target/cross")).unwrap();
     let to = elsewhere.display();
     sh(&format!(
-        "cd {ROOT} && cp -r Cargo.toml Cargo.lock src cross {to} && ln -s $PWD/target/cross/venv {to}/target/cross/"
+        "cd '{ROOT}' && cp -r Cargo.toml Cargo.lock src cross {to} && ln -s \"$PWD/target/cross/venv\" {to}/target/cross/"
     ));
     sh(&format!("{to}/cross/build {} 2>&1", x86.name));
     let other = fs::read(elsewhere.join("target/dist").join(&x86.name).join("paraglider")).unwrap();
@@ -149,12 +149,12 @@ fn the_same_source_makes_the_same_bytes_elsewhere() {
 #[test]
 fn an_archive_has_all_that_is_needed_and_is_always_the_same() {
     let x86 = Target::all().into_iter().find(|target| target.qemu == "x86_64").unwrap();
-    let pack = || sh(&format!("SOURCE_DATE_EPOCH=1000000000 {ROOT}/cross/archive {}", x86.name)).trim().to_owned();
+    let pack = || sh(&format!("SOURCE_DATE_EPOCH=1000000000 '{ROOT}/cross/archive' {}", x86.name)).trim().to_owned();
     let version = env!("CARGO_PKG_VERSION");
     let name = format!("paraglider-{version}-{}", x86.name);
     assert_eq!(pack(), format!("target/dist/{name}.tar.gz"));
     let archive = format!("{ROOT}/target/dist/{name}.tar.gz");
-    let list = sh(&format!("TZ=UTC tar --numeric-owner --full-time -tvzf {archive}"));
+    let list = sh(&format!("TZ=UTC tar --numeric-owner --full-time -tvzf '{archive}'"));
     let line = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
         format!("{} {} {} {}", words[0], words[1], words[3], words[5..].join(" "))
@@ -172,7 +172,7 @@ fn an_archive_has_all_that_is_needed_and_is_always_the_same() {
     let once = fs::read(&archive).unwrap();
     pack();
     assert!(fs::read(&archive).unwrap() == once, "the same input made other bytes");
-    sh(&format!("cd {ROOT}/target/dist && grep {name}.tar.gz SHA256SUMS | sha256sum -c"));
+    sh(&format!("cd '{ROOT}/target/dist' && grep {name}.tar.gz SHA256SUMS | sha256sum -c"));
 }
 
 #[test]

@@ -42,8 +42,8 @@ const CONTENT: [&str; 20] = [
 /// Builds one, from a tree of its own, so that tests do not meet in the same one.
 pub fn build(arch: &str, tree: &Path) -> PathBuf {
     let words = format!(
-        "mkdir -p {tree} && cp -r {ROOT}/contrib {ROOT}/man {ROOT}/cross {ROOT}/Makefile {ROOT}/Cargo.toml {ROOT}/LICENSE \
-         {ROOT}/CHANGELOG.md {tree} && mkdir -p {tree}/target/dist && cp -r {dist}/*-linux-* {tree}/target/dist \
+        "mkdir -p {tree} && (cd '{ROOT}' && cp -r contrib man cross Makefile Cargo.toml LICENSE \
+         CHANGELOG.md {tree}) && mkdir -p {tree}/target/dist && cp -r '{dist}'/*-linux-* {tree}/target/dist \
          && cd {tree} && SOURCE_DATE_EPOCH=1700000000 contrib/debian/build {arch}",
         tree = tree.display(),
         dist = binary().parent().unwrap().parent().unwrap().display()

@@ -57,8 +57,11 @@ fn it_puts_five_files_into_their_places_and_uninstall_takes_them_out() {
 #[test]
 fn a_strict_umask_does_not_matter() {
     let dir = tempfile::tempdir().unwrap();
-    let line =
-        format!("umask 077; make -C {ROOT} install DESTDIR={}/x BINARY={}", dir.path().display(), binary().display());
+    let line = format!(
+        "umask 077; make -C '{ROOT}' install DESTDIR={}/x BINARY='{}'",
+        dir.path().display(),
+        binary().display()
+    );
     crate::lab::sh(&line);
     let found = files(dir.path());
     let open = |file: &&String| ["755 ", "644 "].iter().any(|mode| file.starts_with(mode));

@@ -35,8 +35,8 @@ fn binary() -> PathBuf {
 
 /// `make install` and the like.
 fn make(goal: &str, prefix: &str, dir: &Path) -> String {
-    let words = format!("make -C {ROOT} {goal} PREFIX={prefix} DESTDIR={}", dir.display());
-    lab::sh(&format!("{words} BINARY={}", binary().display()))
+    let words = format!("make -C '{ROOT}' {goal} PREFIX={prefix} DESTDIR={}", dir.display());
+    lab::sh(&format!("{words} BINARY='{}'", binary().display()))
 }
 
 /// All below a directory: `755 /usr/sbin/paraglider`, directories as `/usr/`.

@@ -19,7 +19,12 @@ fn main() -> ExitCode {
         let status = command.status();
         return match status {
             Ok(status) if status.success() => ExitCode::SUCCESS,
-            Ok(_) => ExitCode::FAILURE,
+            Ok(_) => {
+                if let Some(why) = lab::forbidden() {
+                    eprintln!("{why}: run sudo make demo");
+                }
+                ExitCode::FAILURE
+            }
             Err(error) => {
                 eprintln!("cannot run unshare (package util-linux): {error}");
                 ExitCode::FAILURE

@@ -19,6 +19,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -59,18 +60,50 @@ pub fn entrance(arguments: &[&str]) -> Option<Command> {
     if std::env::var_os(INSIDE).is_some() {
         return None;
     }
-    let root = nix::unistd::geteuid().is_root();
+    let mut command = unshare();
+    command.arg(std::env::current_exe().unwrap()).args(arguments).env(INSIDE, "1");
+    Some(command)
+}
+
+/// What runs a program in namespaces of its own.
+fn unshare() -> Command {
     let mut unshare = Command::new("unshare");
-    if !root {
+    if !nix::unistd::geteuid().is_root() {
         // First the user namespace by itself: a network namespace that is made together with it belongs to nobody, and
         // some of its files in /proc cannot be read.
         unshare.args(["-Ur", "--", "unshare"]);
     }
     // The child dies with the parent, and so does all that it started.
-    unshare.args(["-nm", "--fork", "--kill-child", "--"]).arg(std::env::current_exe().unwrap()).args(arguments);
-    unshare.env(INSIDE, "1");
-    Some(unshare)
+    unshare.args(["-nm", "--fork", "--kill-child", "--"]);
+    unshare
 }
+
+/// Why no laboratory can be made, if that is so: what a user may do differs from system to system.
+pub fn forbidden() -> Option<&'static str> {
+    let allowed = unshare().arg("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    match nix::unistd::geteuid().is_root() {
+        _ if allowed => None,
+        true => Some("this system lets not even root make namespaces (a container without CAP_SYS_ADMIN?)"),
+        false => Some("this system lets only root make namespaces"),
+    }
+}
+
+/// Said by a story that cannot go on because the host has no IPv6.
+pub const NO_IPV6: &str = "skipped: no IPv6";
+
+static IPV6: AtomicBool = AtomicBool::new(true);
+
+/// Ends the story here where the host has no IPv6; see [`NO_IPV6`].
+pub fn needs_ipv6() {
+    assert!(IPV6.load(Ordering::Relaxed), "{NO_IPV6}");
+}
+
+/// A program that tests/setup has found on this host or fetched.
+pub fn tool(name: &str) -> PathBuf {
+    Path::new(TOOLS).join(name)
+}
+
+const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/bin");
 
 /// Names another program under test than the one that cargo has built for this machine.
 pub const PROGRAM: &str = "PARAGLIDER_PROGRAM";
@@ -96,6 +129,9 @@ pub fn run(program: impl AsRef<Path>, arguments: &[&str]) -> Output {
 /// Runs a line of words that must succeed; returns what it printed.
 pub fn sh(line: &str) -> String {
     let output = run("/bin/sh", &["-c", line]);
+    if !output.status.success() && line.contains(" -6 ") {
+        needs_ipv6();
+    }
     assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -120,8 +156,9 @@ impl Lab {
     pub fn bare(variant: Variant) -> Self {
         assert!(std::env::var_os(INSIDE).is_some(), "only inside");
         let dir = tempfile::tempdir().unwrap();
-        sh("mount -t tmpfs lab /run && mkdir /run/netns");
-        sh("ip link set lo up");
+        sh("mount -t tmpfs lab /run && mkdir /run/netns && ip link set lo up");
+        // Stand-ins for programs lie there, and the host may have mounted its own with noexec.
+        sh(&format!("mount -t tmpfs lab '{}'", dir.path().display()));
         // The variant under test is the one that `iptables` is.
         let bin = dir.path().join("bin");
         fs::create_dir(&bin).unwrap();
@@ -132,7 +169,7 @@ impl Lab {
                 symlink(real, bin.join(format!("{family}{verb}"))).unwrap();
             }
         }
-        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin:{TOOLS}", bin.display());
         std::env::set_var("PATH", path);
 
         let lab = Lab { variant, dir };
@@ -146,18 +183,19 @@ impl Lab {
     }
 
     /// A client (10.1.0.2), the balancer (10.1.0.1, bind 10.9.0.1, and 10.2.0.1) and backends 10.2.0.11, .12, .13,
-    /// in three networks; the same in IPv6 (fd01::2, fd01::1, fd09::1, fd02::1, fd02::11, …).
+    /// in three networks; the same in IPv6 (fd01::2, fd01::1, fd09::1, fd02::1, fd02::11, …) where the host has it.
     pub fn new(variant: Variant) -> Self {
         let lab = Self::bare(variant);
-        sh("ip link add lan type bridge && ip link set lan up");
-        sh("ip addr add 10.2.0.1/24 dev lan && ip -6 addr add fd02::1/64 dev lan nodad");
-        sh("ip addr add 10.9.0.1/32 dev lo && ip -6 addr add fd09::1/128 dev lo nodad");
+        let probe = run("ip", &["-6", "addr", "add", "fd09::1/128", "dev", "lo", "nodad"]);
+        IPV6.store(probe.status.success(), Ordering::Relaxed);
+        sh("ip link add lan type bridge && ip link set lan up && ip addr add 10.2.0.1/24 dev lan");
+        sh("ip addr add 10.9.0.1/32 dev lo");
         host("client");
-        sh("ip link add wan type veth peer name eth0 netns client && ip link set wan up");
-        sh("ip addr add 10.1.0.1/24 dev wan && ip -6 addr add fd01::1/64 dev wan nodad");
-        sh("ip -n client addr add 10.1.0.2/24 dev eth0 && ip -n client -6 addr add fd01::2/64 dev eth0 nodad");
-        sh("ip -n client link set eth0 up");
-        sh("ip -n client route add default via 10.1.0.1 && ip -n client -6 route add default via fd01::1");
+        sh("ip link add wan type veth peer name eth0 netns client && ip link set wan up && ip addr add 10.1.0.1/24 dev wan");
+        sh("ip -n client addr add 10.1.0.2/24 dev eth0 && ip -n client link set eth0 up");
+        sh("ip -n client route add default via 10.1.0.1");
+        six("ip -6 addr add fd02::1/64 dev lan nodad && ip -6 addr add fd01::1/64 dev wan nodad");
+        six("ip -n client -6 addr add fd01::2/64 dev eth0 nodad && ip -n client -6 route add default via fd01::1");
         for n in 1..=3 {
             lab.add_backend(n);
         }
@@ -170,10 +208,8 @@ impl Lab {
         let name = format!("b{n}");
         host(&name);
         sh(&format!("ip link add v{n} type veth peer name eth0 netns {name} && ip link set v{n} master lan up"));
-        sh(&format!(
-            "ip -n {name} addr add 10.2.0.1{n}/24 dev eth0 && ip -n {name} -6 addr add fd02::1{n}/64 dev eth0 nodad"
-        ));
-        sh(&format!("ip -n {name} link set eth0 up"));
+        sh(&format!("ip -n {name} addr add 10.2.0.1{n}/24 dev eth0 && ip -n {name} link set eth0 up"));
+        six(&format!("ip -n {name} -6 addr add fd02::1{n}/64 dev eth0 nodad"));
     }
 
     /// A file of the laboratory's own.
@@ -183,6 +219,9 @@ impl Lab {
 
     /// Writes the config.
     pub fn config(&self, yaml: &str) {
+        if yaml.contains("[fd") {
+            needs_ipv6();
+        }
         fs::write(self.path("glider.yaml"), yaml).unwrap();
     }
 
@@ -246,6 +285,20 @@ impl Lab {
     }
 }
 
+impl Drop for Lab {
+    /// Its directory can be removed when nothing is mounted there any more.
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["--recursive", "--lazy"]).arg(self.dir.path()).status();
+    }
+}
+
+/// Runs a line that concerns IPv6, where the host has it.
+fn six(line: &str) {
+    if IPV6.load(Ordering::Relaxed) {
+        sh(line);
+    }
+}
+
 /// A host: a network namespace of this name.
 pub fn host(name: &str) {
     sh(&format!("ip netns add {name} && ip -n {name} link set lo up"));
@@ -258,8 +311,9 @@ pub fn host(name: &str) {
 pub fn serve(host: &'static str, port: u16) {
     let (ready, wait) = mpsc::channel();
     inside(host, move || {
-        // Of both families.
-        let listener = TcpListener::bind((std::net::Ipv6Addr::UNSPECIFIED, port)).unwrap();
+        // Of both families, where the host has them.
+        let both = TcpListener::bind((std::net::Ipv6Addr::UNSPECIFIED, port));
+        let listener = both.or_else(|_| TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port))).unwrap();
         ready.send(()).unwrap();
         for stream in listener.incoming() {
             let stream = stream.unwrap();

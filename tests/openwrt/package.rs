@@ -33,8 +33,8 @@ pub fn ipk(arch: &str) -> PathBuf {
 /// Unpacks a gzip'd tar and lists it: `MODE OWNER TIME NAME`, a line each, in the archive's order.
 fn unpack(archive: &Path, into: &Path) -> Vec<String> {
     fs::create_dir_all(into).unwrap();
-    sh(&format!("tar -xzf {} -C {}", archive.display(), into.display()));
-    let list = sh(&format!("TZ=UTC tar --numeric-owner --full-time -tvzf {}", archive.display()));
+    sh(&format!("tar -xzf '{}' -C {}", archive.display(), into.display()));
+    let list = sh(&format!("TZ=UTC tar --numeric-owner --full-time -tvzf '{}'", archive.display()));
     let line = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
         format!("{} {} {} {}", words[0], words[1], words[3], words[5..].join(" "))
@@ -207,7 +207,7 @@ fn an_apk_is_prepared_and_handed_to_apk_mkpkg() {
     assert_eq!(options["--script"].len(), 4);
 
     // The tree is that of the ipk, and apk's own lists.
-    let tree = sh(&format!("cd {ROOT}/{work}/data && find . -type f | LC_ALL=C sort"));
+    let tree = sh(&format!("cd '{ROOT}/{work}/data' && find . -type f | LC_ALL=C sort"));
     let files = DATA.iter().filter(|line| line.starts_with('-')).map(|line| line.split_once(' ').unwrap().1);
     let lists = ["conffiles", "conffiles_static", "list"].map(|kind| format!("./lib/apk/packages/paraglider.{kind}"));
     let mut expected: Vec<&str> = files.clone().chain(lists.iter().map(String::as_str)).collect();
@@ -217,7 +217,7 @@ fn an_apk_is_prepared_and_handed_to_apk_mkpkg() {
         |kind: &str| fs::read_to_string(format!("{ROOT}/{work}/data/lib/apk/packages/paraglider.{kind}")).unwrap();
     assert_eq!(list("list").lines().collect::<Vec<_>>(), files.map(|file| &file[1..]).collect::<Vec<_>>());
     assert_eq!(list("conffiles"), "/etc/paraglider/glider.yaml\n");
-    let sum = sh(&format!("sha256sum <{ROOT}/openwrt/files/glider.yaml"));
+    let sum = sh(&format!("sha256sum <'{ROOT}/openwrt/files/glider.yaml'"));
     assert_eq!(
         list("conffiles_static"),
         format!("/etc/paraglider/glider.yaml {}\n", sum.split_whitespace().next().unwrap())

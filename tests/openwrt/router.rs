@@ -11,7 +11,7 @@ use std::thread;
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use crate::lab::{sh, Lab, Variant};
+use crate::lab::{needs_ipv6, sh, tool, Lab, Variant};
 use crate::{package, HERE, ROOT};
 
 /// A router in a laboratory, of which it is the balancer.
@@ -65,8 +65,8 @@ impl Router {
 
         // All that a router's busybox has, and nothing that it lacks.
         let busybox = router.root.join("bin/busybox");
-        fs::copy("/bin/busybox", &busybox).unwrap_or_else(|error| panic!("busybox-static: {error}"));
-        for applet in sh("/bin/busybox --list").lines() {
+        fs::copy(tool("busybox"), &busybox).unwrap_or_else(|error| panic!("{error}: run tests/setup"));
+        for applet in sh(&format!("{} --list", busybox.display())).lines() {
             if !["busybox", "timeout", "stat", "install", "nproc", "tac"].contains(&applet) {
                 symlink("busybox", router.root.join("bin").join(applet)).unwrap();
             }
@@ -104,7 +104,7 @@ impl Router {
     pub fn install(&self, upgrade: bool) -> Done {
         let dir = tempfile::tempdir().unwrap();
         let (package, dir) = (package::ipk(HERE), dir.path());
-        sh(&format!("tar -xzf {} -C {}", package.display(), dir.display()));
+        sh(&format!("tar -xzf '{}' -C {}", package.display(), dir.display()));
         let kept = fs::read(self.root.join("etc/paraglider/glider.yaml"));
         sh(&format!("tar -xzf {}/data.tar.gz -C {}", dir.display(), self.root.display()));
         // A conffile that was changed stays.
@@ -151,7 +151,7 @@ impl Router {
         let image = self.root.join("image");
         fs::create_dir(&image).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        sh(&format!("tar -xzf {} -C {}", package::ipk(HERE).display(), dir.path().display()));
+        sh(&format!("tar -xzf '{}' -C {}", package::ipk(HERE).display(), dir.path().display()));
         sh(&format!("tar -xzf {}/data.tar.gz -C {}", dir.path().display(), image.display()));
         let info = image.join("usr/lib/opkg/info");
         sh(&format!("mkdir -p {0} && tar -xzf {1}/control.tar.gz -C {0}", info.display(), dir.path().display()));
@@ -204,6 +204,9 @@ impl Router {
     }
 
     pub fn write(&self, file: &str, text: &str) {
+        if text.contains("[fd") {
+            needs_ipv6();
+        }
         fs::write(self.root.join(file), text).unwrap();
     }
 

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use crate::lab::{host, program, sh, Lab};
+use crate::lab::{host, program, sh, tool, Lab};
 
 const RECIPE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/keepalived");
 
@@ -43,6 +43,9 @@ pub fn until(what: &str, mut is: impl FnMut() -> bool) {
 
 /// The switches, and who stays there.
 pub fn surroundings() {
+    // An /etc of the laboratory's own, with the places for the recipe's files; a host without the packages has none.
+    sh("mkdir /run/etc && { cp -a /etc/. /run/etc 2>/dev/null || :; }
+        mkdir -p /run/etc/keepalived /run/etc/conntrackd && mount --bind /run/etc /etc");
     for switch in ["front", "back"] {
         sh(&format!("ip link add {switch} type bridge && ip link set {switch} up"));
     }
@@ -103,7 +106,8 @@ impl Balancer {
 
     /// From now on the connections get into the kernel so much later than the addresses come.
     pub fn commit_late(&self, seconds: u32) {
-        let text = format!("#!/bin/sh\n[ \"$1\" != -c ] || sleep {seconds}\nexec /usr/sbin/conntrackd \"$@\"\n");
+        let real = tool("conntrackd");
+        let text = format!("#!/bin/sh\n[ \"$1\" != -c ] || sleep {seconds}\nexec '{}' \"$@\"\n", real.display());
         self.put("bin/conntrackd", &text, 0o755);
     }
 
@@ -226,7 +230,6 @@ impl Drop for Balancer {
 
 /// Why the story cannot be told here, if so.
 pub fn missing() -> Option<String> {
-    let programs = ["/usr/sbin/keepalived", "/usr/sbin/conntrackd"];
-    let missing = programs.iter().find(|path| !Path::new(path).exists())?;
-    Some(format!("{missing} is missing (apt install keepalived conntrackd)"))
+    let missing = ["keepalived", "conntrackd"].into_iter().find(|name| !tool(name).exists())?;
+    Some(format!("{missing} is missing (tests/setup fetches it)"))
 }

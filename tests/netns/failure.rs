@@ -8,6 +8,7 @@ use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
 use crate::lab::{ask_often, serve, sh, Lab, Variant};
+use crate::watching::kept;
 use crate::{on_both, BIND};
 
 /// Puts a script in the place of `iptables-restore`; `$REAL` is the true one.
@@ -177,12 +178,18 @@ on_both!(four_starts_at_once_are_one, |lab| {
 
 on_both!(another_paraglider_is_waited_for_ten_seconds, |lab| {
     lab.balance(&[1, 2, 3]);
-    let mut other =
-        std::process::Command::new("flock").args(["--no-fork", "/run/paraglider.lock", "sleep", "30"]).spawn().unwrap();
+    // The folder is there after any run.
+    assert_eq!(lab.paraglider("status").0, 3);
+    let path = kept("lock");
+    let holder = std::process::Command::new("flock").arg("--no-fork").arg(&path).args(["sleep", "30"]).spawn();
+    let mut other = holder.unwrap();
     std::thread::sleep(Duration::from_millis(300));
     let since = Instant::now();
     let (code, _, err) = lab.paraglider("start");
-    assert!(code == 1 && err.contains("another paraglider has held /run/paraglider.lock for 10 seconds"), "{err}");
+    assert!(
+        code == 1 && err.contains(&format!("another paraglider has held {} for 10 seconds", path.display())),
+        "{err}"
+    );
     assert!((9..14).contains(&since.elapsed().as_secs()));
     assert_eq!(lab.ours(), [""; 0]);
     other.kill().unwrap();

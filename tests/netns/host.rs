@@ -282,6 +282,7 @@ fn without_root_in_one_step() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("glider.yaml");
     fs::write(&config, "frontend: {bind: '10.9.0.1:80', backends: ['10.2.0.11:80', '10.2.0.12:80']}").unwrap();
+    fs::create_dir(dir.path().join("run")).unwrap();
     for variant in [Variant::Nft, Variant::Legacy] {
         let bin = dir.path().join(variant.infix());
         fs::create_dir(&bin).unwrap();
@@ -308,7 +309,7 @@ fn without_root_in_one_step() {
             .args(["-Urn", "sh", "-c", story])
             .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()))
             .env("CONFIG", &config)
-            .env("XTABLES_LOCKFILE", dir.path().join("xtables.lock"))
+            .env("XTABLES_LOCKFILE", dir.path().join("run/xtables.lock"))
             .output()
             .unwrap();
         let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

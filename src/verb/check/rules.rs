@@ -2,7 +2,7 @@
 
 use super::Findings;
 use crate::engine::transaction::{self, Views};
-use crate::engine::{self, iptables, Before, Engine, InForce, Plan, Share};
+use crate::engine::{self, iptables, Before, Engine, InForce, Level, Plan, Share};
 use crate::host::state::Lock;
 use crate::host::{nft, remedy};
 use crate::net::Family;
@@ -44,7 +44,9 @@ fn others(plan: &Plan<'_>, engines: &[Box<dyn Engine>], views: &Views<'_>, findi
         ));
     }
     for (family, why) in views.iter().flat_map(|view| view.unread()) {
-        findings.warning(format_args!("{family} rules: cannot be read: {why}"));
+        // `start` refuses to write what it cannot read back.
+        let level = if plan.has(*family) { Level::Error } else { Level::Warning };
+        findings.add(level, format_args!("{family} rules: cannot be read: {why}"));
     }
     if let (Some(view), Some(engine)) = (views.first(), engines.first()) {
         let foreign = view.foreign();

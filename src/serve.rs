@@ -17,19 +17,13 @@ use crate::text::Escaped;
 pub type Config = (Vec<u8>, Vec<Service>);
 
 /// Reads the config file and judges its content.
-pub fn load(path: &str) -> Result<Vec<Service>, Error> {
-    read(path).map(|(_, services)| services)
-}
-
-/// The same, with the text.
-pub fn read(path: &str) -> Result<Config, Error> {
+pub fn load(path: &str) -> Result<Config, Error> {
     // One byte more than allowed: a file of exactly the limit differs from a larger one, and /dev/zero ends.
     let text = file::open(path, libc::O_RDONLY).and_then(|file| file::content(file, MOST_BYTES + 1));
     let shown = Escaped(path);
-    judged(
-        path,
-        text.map_err(|error| Error::usage(format_args!("{shown}: cannot read the config: {}", plain(&error))))?,
-    )
+    let text =
+        text.map_err(|error| Error::usage(format_args!("{shown}: cannot read the config: {}", plain(&error))))?;
+    judged(path, text)
 }
 
 /// Judges the text of a config; `place` begins the sentence about a mistake.
@@ -82,6 +76,12 @@ pub fn say_who_is_balanced(engines: &[Box<dyn Engine>], services: &[Service]) {
 /// The frontends of all engines.
 pub fn in_force<'a>(views: &'a Views<'_>) -> impl Iterator<Item = &'a InForce> {
     views.iter().flat_map(|view| view.frontends())
+}
+
+/// The frontends in force that are balanced, each with its backends that get new connections.
+pub fn chosen(views: &Views<'_>) -> Vec<(Endpoint, Vec<Endpoint>)> {
+    let balanced = in_force(views).filter(|frontend| !frontend.draining);
+    balanced.map(|one| (one.bind, one.backends.iter().map(|share| share.address).collect())).collect()
 }
 
 /// Connections of a frontend that is no longer there have lost the rule that let them through.

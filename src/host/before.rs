@@ -3,20 +3,19 @@
 
 use std::fs::File;
 
-use crate::host::state::Folder;
 use crate::sys::file;
 use crate::sys::poll::clock;
 use crate::sys::process;
 use crate::text::number;
 
-fn open(folder: &Folder, what: &str) -> Option<File> {
-    let file = file::open_inherited(&format!("{}.{what}", folder.base()), libc::O_RDWR | libc::O_NOFOLLOW).ok()?;
+fn open(base: &str, what: &str) -> Option<File> {
+    let file = file::open_inherited(&format!("{base}.{what}"), libc::O_RDWR | libc::O_NOFOLLOW).ok()?;
     file::is_own_regular(&file).then_some(file)
 }
 
 /// The lock of version 0.1, if its file is there; nothing at all while that version works under it.
-pub fn lock(folder: &Folder) -> Option<Option<File>> {
-    match open(folder, "lock") {
+pub fn lock(base: &str) -> Option<Option<File>> {
+    match open(base, "lock") {
         Some(file) => file::try_lock(&file, false).then_some(Some(file)),
         None => Some(None),
     }
@@ -36,8 +35,8 @@ pub struct Watch {
 }
 
 /// Reads the file of a `watch` of version 0.1.
-pub fn watch(folder: &Folder) -> Option<Watch> {
-    let file = open(folder, "watch")?;
+pub fn watch(base: &str) -> Option<Watch> {
+    let file = open(base, "watch")?;
     let runs = !file::try_lock(&file, true);
     let modified = file::identity(&file).ok()?[2];
     let text = file::content(file, 1 << 20).ok()?;
@@ -56,18 +55,18 @@ pub fn watch(folder: &Folder) -> Option<Watch> {
 }
 
 /// Tells a `watch` of version 0.1 that `start` (SIGHUP) or `stop` (SIGUSR1) is at work: it waits for the lock then.
-pub fn tell(folder: &Folder, signal: libc::c_int) {
-    if let Some(Watch { process: Some(process), .. }) = watch(folder) {
+pub fn tell(base: &str, signal: libc::c_int) {
+    if let Some(Watch { process: Some(process), .. }) = watch(base) {
         process::signal(process, signal);
     }
 }
 
 /// Removes what a version left behind of which nothing runs any more. For the holder of both locks.
-pub fn clean(folder: &Folder) {
-    let idle = open(folder, "watch").is_none_or(|file| file::try_lock(&file, false));
+pub fn clean(base: &str) {
+    let idle = open(base, "watch").is_none_or(|file| file::try_lock(&file, false));
     if idle {
         for what in ["watch", "lock"] {
-            let _ = file::remove(&format!("{}.{what}", folder.base()));
+            let _ = file::remove(&format!("{base}.{what}"));
         }
     }
 }

@@ -116,7 +116,7 @@ impl Folder {
             Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(cannot(error)),
             _ => return Ok(None),
         }
-        Ok(before::lock(self).map(|before| Lock(file, before)))
+        Ok(before::lock(&self.base).map(|before| Lock(file, before)))
     }
 
     /// The text of the config that is meant to be in force. It is empty if there was no space to write it down, and only

@@ -3,8 +3,6 @@
 use std::os::fd::RawFd;
 use std::ptr;
 
-pub use crate::sys::signal::Signals;
-
 /// An entry for [`wait`].
 pub fn pollfd(fd: RawFd, events: libc::c_short) -> libc::pollfd {
     libc::pollfd { fd, events, revents: 0 }

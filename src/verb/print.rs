@@ -8,7 +8,7 @@ use crate::sys::log;
 
 /// Prints the rules of one family: IPv6 if asked for or if there is no other, else IPv4.
 pub fn run(path: &str, ipv6: bool, out: &mut String) -> Result<Exit, Error> {
-    let services = serve::load(path)?;
+    let (_, services) = serve::load(path)?;
     let text = |family| iptables::text(&Plan::Serve(&services), family);
     let (v4, v6) = (text(Family::V4), text(Family::V6));
     if v4.is_some() && v6.is_some() && !ipv6 {

@@ -9,12 +9,13 @@ use crate::net::Endpoint;
 use crate::serve;
 use crate::service::Service;
 use crate::sys::log;
-use crate::watch::claim::{self, Known};
+use crate::watch::checker;
+use crate::watch::claim::Known;
 
 /// Reads the config and puts it in force; with `drop_removed` the connections to backends that are no longer in it end;
 /// with `again` it is the config that is meant to be in force, and nothing is done if none is.
 pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
-    let given = if again { None } else { Some(serve::read(path)?) };
+    let given = if again { None } else { Some(serve::load(path)?) };
     let folder = Folder::open()?;
     if again && folder.stamp().is_none() {
         return Ok(Exit::Done);
@@ -31,7 +32,7 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
     };
     let known = Known::of(&folder);
     let views = transaction::read(&engines)?;
-    claim::recall(&known.believed(&services, serve::in_force(&views)), &mut services);
+    checker::recall(&known.believed(&services, &serve::chosen(&views)), &mut services);
     // The same config needs no space.
     let noted = again || folder.meant().as_ref() == Some(&text);
     if !noted {
@@ -50,9 +51,9 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
     }
     // The watch waits for the lock, and then finds what is meant.
     known.wake();
-    before::tell(&folder, libc::SIGHUP);
+    before::tell(folder.base(), libc::SIGHUP);
     if services.iter().all(|service| service.health.is_none()) {
-        before::clean(&folder);
+        before::clean(folder.base());
     } else if known.watch.is_none() {
         log::info!("the backends are not checked until `paraglider watch` runs");
     }

@@ -23,44 +23,28 @@ type Looked<'a> = Vec<Result<Box<dyn View + 'a>, Error>>;
 pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
     let engines = engine::find()?;
     let (folder, lock) = begin()?;
-    let stamps: Vec<_> = engines.iter().map(|engine| engine.stamp()).collect();
-    let done = match drain {
-        None => remove(&engines),
-        Some(seconds) => drained(&engines, lock, folder.as_ref(), seconds),
+    let Some(seconds) = drain else {
+        return remove(&engines, folder.as_ref());
     };
-    let Some(folder) = folder else { return done };
-    let unchanged = engines.iter().zip(stamps).all(|(engine, stamp)| stamp.is_some() && engine.stamp() == stamp);
-    if unchanged && !matches!(done, Ok(Exit::Done)) {
-        // Nothing could be removed: the config is still meant, and a `watch` goes on.
-        folder.put_back()?;
-    } else {
-        folder.forget();
+    let views = transaction::read(&engines)?;
+    if let Err(error) = transaction::drain(&engines, &views) {
+        still_meant(folder.as_ref(), true);
+        return Err(error);
     }
-    done
-}
-
-fn drained(
-    engines: &[Box<dyn Engine>],
-    lock: Option<Lock>,
-    folder: Option<&Folder>,
-    seconds: u32,
-) -> Result<Exit, Error> {
-    let views = transaction::read(engines)?;
-    transaction::drain(engines, &views)?;
     let binds: Vec<Endpoint> = serve::in_force(&views).map(|frontend| frontend.bind).collect();
-    if !binds.is_empty() {
-        // While it waits, others may start.
-        drop(lock);
-        wait(&binds, seconds);
-        let _lock = folder.map(Folder::lock).transpose()?;
-        let now = transaction::read(engines)?;
-        if serve::in_force(&now).any(|frontend| !frontend.draining) {
-            log::warning!("Paraglider was started while connections drained; its rules stay");
-            return Ok(Exit::Done);
-        }
-        return remove(engines);
+    if binds.is_empty() {
+        return remove(&engines, folder.as_ref());
     }
-    remove(engines)
+    still_meant(folder.as_ref(), false);
+    // While it waits, others may start.
+    drop(lock);
+    wait(&binds, seconds);
+    let _lock = folder.as_ref().map(Folder::lock).transpose()?;
+    if serve::in_force(&transaction::read(&engines)?).any(|frontend| !frontend.draining) {
+        log::warning!("Paraglider was started while connections drained; its rules stay");
+        return Ok(Exit::Done);
+    }
+    remove(&engines, None)
 }
 
 /// Takes the lock; from then on nothing is meant to be in force, so that no `watch` puts back what is removed. `stop` works
@@ -89,11 +73,21 @@ fn begin() -> Result<(Option<Folder>, Option<Lock>), Error> {
         log::warning!("{error}{who}");
     }
     known.wake();
-    before::tell(&folder, libc::SIGUSR1);
+    before::tell(folder.base(), libc::SIGUSR1);
     if known.watch.is_none() {
-        before::clean(&folder);
+        before::clean(folder.base());
     }
     Ok((Some(folder), lock))
+}
+
+/// Ends the time in which the config can be put back that was meant; if nothing could be removed, it is meant again, and a
+/// `watch` goes on.
+fn still_meant(folder: Option<&Folder>, all_is_left: bool) {
+    match folder {
+        Some(folder) if all_is_left => folder.put_back().unwrap_or_else(|error| log::warning!("{error}")),
+        Some(folder) => folder.forget(),
+        None => {}
+    }
 }
 
 fn wait(binds: &[Endpoint], seconds: u32) {
@@ -108,7 +102,7 @@ fn wait(binds: &[Endpoint], seconds: u32) {
     }
 }
 
-fn remove(engines: &[Box<dyn Engine>]) -> Result<Exit, Error> {
+fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, Error> {
     let looked: Looked<'_> = engines.iter().map(|engine| engine.read()).collect();
     let views = || looked.iter().flatten();
     let nothing = views().all(|view| view.is_empty());
@@ -118,10 +112,15 @@ fn remove(engines: &[Box<dyn Engine>]) -> Result<Exit, Error> {
     for error in &failed {
         log::sentence(log::Level::Error, format_args!("{error}"));
     }
-    match (failed.is_empty(), nothing) {
-        (true, true) => log::info!("nothing of Paraglider is in force"),
-        (true, false) => log::info!("removed all rules of Paraglider"),
-        (false, _) => log::warning!("removed all other rules of Paraglider that could be found"),
+    let balanced = views().flat_map(|view| view.frontends()).filter(|frontend| !frontend.draining).count();
+    let left = || transaction::read(engines).map_or(balanced, |now| serve::chosen(&now).len());
+    let all_is_left = !failed.is_empty() && left() >= balanced;
+    still_meant(folder, all_is_left);
+    match failed.is_empty() {
+        true if nothing => log::info!("nothing of Paraglider is in force"),
+        true => log::info!("removed all rules of Paraglider"),
+        false if all_is_left => log::warning!("nothing was removed"),
+        false => log::warning!("removed all other rules of Paraglider"),
     }
     // Connections outlive the rules only where something else keeps the kernel tracking them, family by family.
     let tracked = |family| views().any(|view| view.foreign().tracking.contains(&family)) || nft::uses_conntrack(family);

@@ -4,7 +4,6 @@
 use crate::net::Endpoint;
 use crate::service::health::Health;
 use crate::service::Service;
-use crate::watch::claim::{self, Seen};
 
 /// In how many parts the backends of a frontend are checked: not all at once, and not each by itself, since to wake up
 /// costs more than a check.
@@ -48,6 +47,21 @@ impl Condition {
         }
         turns
     }
+}
+
+/// How a backend does, for others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The frontend.
+    pub bind: Endpoint,
+    /// The backend.
+    pub backend: Endpoint,
+    /// It is chosen to take connections.
+    pub chosen: bool,
+    /// What its checks tell; times are those of the machine's clock.
+    pub condition: Condition,
+    /// When its next check is due.
+    pub due: u64,
 }
 
 /// What a running check has come to.
@@ -168,7 +182,7 @@ pub fn take<C>(before: (&[Service], All<C>), services: &[Service], seen: &[Seen]
                 });
                 let mut one = kept.unwrap_or_else(|| {
                     let due = now + health.pace() * (at % BURSTS) / BURSTS;
-                    recalled(claim::of(seen, service.bind, backend.address), due, now)
+                    recalled(of(seen, service.bind, backend.address), due, now)
                 });
                 one.forgotten = false;
                 of_service.push(one);
@@ -199,6 +213,28 @@ fn recalled<C>(known: Option<&Seen>, due: u64, now: u64) -> Checked<C> {
 pub fn down<C>(service: &Service, checked: &[Checked<C>]) -> Vec<Endpoint> {
     let pairs = service.backends.iter().zip(checked);
     pairs.filter(|(_, one)| one.condition.down).map(|(backend, _)| backend.address).collect()
+}
+
+/// What is known of a backend.
+pub fn of(seen: &[Seen], bind: Endpoint, backend: Endpoint) -> Option<&Seen> {
+    seen.iter().find(|seen| seen.bind == bind && seen.backend == backend)
+}
+
+/// Chooses backends as the `watch` that saw them does.
+pub fn recall(seen: &[Seen], services: &mut [Service]) {
+    for service in services.iter_mut().filter(|service| service.health.is_some()) {
+        let bind = service.bind;
+        let mut down = Vec::new();
+        for backend in &mut service.backends {
+            if let Some(known) = of(seen, bind, backend.address) {
+                backend.weight = if known.chosen { backend.nominal } else { 0 };
+                if known.condition.down {
+                    down.push(backend.address);
+                }
+            }
+        }
+        service.choose(&down);
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use std::fs::File;
 use std::io::{self, Seek};
 use std::os::unix::fs::FileExt;
 
-use crate::engine::InForce;
 use crate::error::{fail, plain, Error};
 use crate::host::before;
 use crate::host::state::Folder;
@@ -22,22 +21,7 @@ use crate::service::{Backend, Service};
 use crate::sys::poll::{clock, pause};
 use crate::sys::{file, process};
 use crate::text::number;
-use crate::watch::checker::Condition;
-
-/// How a backend does. As text it is one line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    /// The frontend.
-    pub bind: Endpoint,
-    /// The backend.
-    pub backend: Endpoint,
-    /// It is chosen to take connections.
-    pub chosen: bool,
-    /// What its checks tell; times are those of [`clock`].
-    pub condition: Condition,
-    /// When its next check is due.
-    pub due: u64,
-}
+use crate::watch::checker::{Condition, Seen};
 
 /// The file's name.
 const NAME: &str = "watch";
@@ -83,7 +67,7 @@ impl Claim {
         if let Some(who) = known.who() {
             return fail!("another `paraglider watch` is running ({who})");
         }
-        if before::watch(folder).is_some_and(|watch| watch.runs) || !file::lock_record(&file).unwrap_or(false) {
+        if before::watch(folder.base()).is_some_and(|watch| watch.runs) || !file::lock_record(&file).unwrap_or(false) {
             return fail!("another `paraglider watch` is running");
         }
         Ok((Claim { file, boot: boot(), sequence: 0, reserved: 0 }, known))
@@ -153,7 +137,7 @@ impl Known {
     }
 
     fn of_before(folder: &Folder) -> Self {
-        before::watch(folder).map_or_else(Self::default, |watch| Known {
+        before::watch(folder.base()).map_or_else(Self::default, |watch| Known {
             watch: None,
             seen: watch.lines.lines().filter_map(Seen::parse).collect(),
             written: Some(watch.written),
@@ -207,18 +191,17 @@ impl Known {
     }
 
     /// What can be believed of it about the backends of `services`: what is not older than a dead backend would have taken
-    /// to be found, and, if no `watch` runs, agrees with the rules. `in_force` are the frontends.
-    pub fn believed<'a>(&self, services: &[Service], in_force: impl Iterator<Item = &'a InForce>) -> Vec<Seen> {
-        let in_force: Vec<&InForce> = in_force.collect();
+    /// to be found, and, if no `watch` runs, agrees with the rules. `in_force` has the frontends with those of their
+    /// backends that get new connections.
+    pub fn believed(&self, services: &[Service], in_force: &[(Endpoint, Vec<Endpoint>)]) -> Vec<Seen> {
         let age = clock().saturating_sub(self.written.unwrap_or(0));
         let believed = |service: &Service| {
             let Some(health) = &service.health else { return false };
             let fresh = age <= health.interval * health.fall + UPGRADE;
-            match in_force.iter().find(|frontend| frontend.bind == service.bind) {
+            match in_force.iter().find(|(bind, _)| *bind == service.bind) {
                 // One without backends was flushed by half, or refuses all connections: neither contradicts.
-                Some(frontend) if self.watch.is_none() && !frontend.backends.is_empty() => {
-                    let serves = |backend| frontend.backends.iter().any(|share| share.address == backend);
-                    let agrees = |one: &Seen| one.bind != service.bind || one.chosen == serves(one.backend);
+                Some((_, chosen)) if self.watch.is_none() && !chosen.is_empty() => {
+                    let agrees = |one: &Seen| one.bind != service.bind || one.chosen == chosen.contains(&one.backend);
                     (fresh || self.before) && self.seen.iter().all(agrees)
                 }
                 _ => fresh,
@@ -298,32 +281,9 @@ pub fn line(to: &mut String, bind: Endpoint, backend: &Backend, condition: &Cond
     to.push('\n');
 }
 
-/// What is known of a backend.
-pub fn of(seen: &[Seen], bind: Endpoint, backend: Endpoint) -> Option<&Seen> {
-    seen.iter().find(|seen| seen.bind == bind && seen.backend == backend)
-}
-
-/// Chooses backends as the `watch` that saw them does.
-pub fn recall(seen: &[Seen], services: &mut [Service]) {
-    for service in services.iter_mut().filter(|service| service.health.is_some()) {
-        let bind = service.bind;
-        let mut down = Vec::new();
-        for backend in &mut service.backends {
-            if let Some(known) = of(seen, bind, backend.address) {
-                backend.weight = if known.chosen { backend.nominal } else { 0 };
-                if known.condition.down {
-                    down.push(backend.address);
-                }
-            }
-        }
-        service.choose(&down);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Share;
 
     const BIND: &str = "[fd00::1]:80";
 
@@ -408,10 +368,8 @@ mod tests {
             };
             let written = Some(clock().saturating_sub(age));
             let known = Known { watch, seen: vec![of(one, true), of(two, false)], written, before };
-            let share = |address: &Endpoint| Share { address: *address, taken: 0, slots: 1 };
-            let backends = rules.iter().map(share).collect();
-            let frontend = InForce { name: "x".into(), bind, draining: false, exact: true, backends };
-            known.believed(&services, Some(&frontend).into_iter().filter(|_| !rules.is_empty())).len() == 2
+            let in_force = [(bind, rules.to_vec())];
+            known.believed(&services, if rules.is_empty() { &[] } else { &in_force }).len() == 2
         };
         // interval × fall + 60 s
         let (fresh, old) = (65_000, 66_500);

@@ -11,9 +11,10 @@ use crate::net::Endpoint;
 use crate::serve;
 use crate::service::Service;
 use crate::sys::log;
+use crate::sys::poll;
 use crate::sys::poll::clock;
-use crate::sys::poll::{self, Signals};
-use crate::watch::checker::{self, All, Event, Step};
+use crate::sys::signal::Signals;
+use crate::watch::checker::{self, All, Event, Seen, Step};
 use crate::watch::claim::{self, Claim, Known};
 use crate::watch::probe::Probe;
 
@@ -60,7 +61,7 @@ struct Watch<'a> {
 /// Watches until a signal ends it. It begins with a start of the config at `path`; with `again` of the one that is meant, or
 /// with a rest if none is.
 pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
-    let given = if again { None } else { Some(serve::read(path)?) };
+    let given = if again { None } else { Some(serve::load(path)?) };
     let engines = engine::find()?;
     // First: from now on a `start` or `stop` may send us signals.
     let signals = Signals::catch().map_err(|error| Error::system(format_args!("cannot wait for signals: {error}")))?;
@@ -80,7 +81,7 @@ pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
         (Some(given), _) => Some(given),
         (None, None) => None,
         // It was in the memory of a watch that is gone.
-        (None, Some(text)) if text.is_empty() => Some(serve::read(path)?),
+        (None, Some(text)) if text.is_empty() => Some(serve::load(path)?),
         (None, Some(text)) => Some(serve::judged(MEANT, text)?),
     };
     let mut watch = Watch {
@@ -119,7 +120,7 @@ impl Watch<'_> {
         let engines = self.engines;
         self.rules = engines.first().and_then(|engine| engine.stamp());
         let views = transaction::read(engines)?;
-        let seen = known.believed(&services, serve::in_force(&views));
+        let seen = known.believed(&services, &serve::chosen(&views));
         self.draft()?;
         self.take(services, &seen);
         if let Err(error) = serve::put_in_force(engines, &views, &self.services) {
@@ -130,7 +131,7 @@ impl Watch<'_> {
         self.stamp = self.folder.stamp();
         (self.pending, self.look) = (false, clock() + LOOK);
         self.tell();
-        before::clean(&self.folder);
+        before::clean(self.folder.base());
         serve::say_who_is_balanced(engines, &self.services);
         Ok(())
     }
@@ -144,9 +145,9 @@ impl Watch<'_> {
     }
 
     /// Takes a config, with what was `seen` of its backends.
-    fn take(&mut self, services: Vec<Service>, seen: &[claim::Seen]) {
+    fn take(&mut self, services: Vec<Service>, seen: &[Seen]) {
         let old = std::mem::replace(&mut self.services, services);
-        claim::recall(seen, &mut self.services);
+        checker::recall(seen, &mut self.services);
         let checked = std::mem::take(&mut self.checked);
         self.checked = checker::take((&old, checked), &self.services, seen, clock());
         (self.pending, self.look) = (true, 0);
@@ -322,14 +323,14 @@ impl Watch<'_> {
 
     /// SIGHUP: a start of our own config. If it is broken or refused, all stays as it is.
     fn read_anew(&mut self) {
-        let read = serve::read(self.path).and_then(|(text, mut services)| {
+        let read = serve::load(self.path).and_then(|(text, mut services)| {
             log::info!("read the config anew");
             if text == self.text && self.resting.is_none() {
                 return Ok(());
             }
             let old = std::mem::replace(&mut self.text, text);
             let seen = self.seen();
-            claim::recall(&seen, &mut services);
+            checker::recall(&seen, &mut services);
             let done = self.draft().and_then(|()| {
                 let views = transaction::read(self.engines)?;
                 serve::put_in_force(self.engines, &views, &services).map(drop)
@@ -354,17 +355,17 @@ impl Watch<'_> {
     /// Ends the rest. What was known before it may be too old.
     fn wake_up(&mut self) {
         let Some(since) = self.resting.take() else { return };
-        let seen = Known::remembered(self.seen(), since).believed(&self.services, [].iter());
+        let seen = Known::remembered(self.seen(), since).believed(&self.services, &[]);
         self.checked.clear();
         let services = self.services.clone();
         self.take(services, &seen);
     }
 
-    fn seen(&self) -> Vec<claim::Seen> {
+    fn seen(&self) -> Vec<Seen> {
         let mut all = Vec::new();
         for (service, checked) in self.services.iter().zip(&self.checked) {
             for (backend, one) in service.backends.iter().zip(checked) {
-                all.push(claim::Seen {
+                all.push(Seen {
                     bind: service.bind,
                     backend: backend.address,
                     chosen: backend.weight > 0,

@@ -40,7 +40,7 @@ fn text(services: &[Service], family: Family) -> String {
 #[test]
 fn each_config_makes_the_rules_beside_it() {
     for path in configs() {
-        let services = serve::load(path.to_str().unwrap()).unwrap();
+        let (_, services) = serve::load(path.to_str().unwrap()).unwrap();
         let made: String = Family::ALL
             .iter()
             .map(|family| (family, text(&services, *family)))
@@ -75,7 +75,7 @@ fn seen_by_backends(source: Source, client: IpAddr, own: IpAddr) -> IpAddr {
 #[test]
 fn each_frontend_serves_each_kind_of_client_and_touches_nobody_else() {
     for path in configs() {
-        let services = serve::load(path.to_str().unwrap()).unwrap();
+        let (_, services) = serve::load(path.to_str().unwrap()).unwrap();
         for service in &services {
             let family = service.bind.family();
             // A policy of DROP shows what our own rules let through.

@@ -182,6 +182,8 @@ on_both!(while_no_watch_runs_the_dead_stay_out_and_the_recovered_come_back_at_on
     without_b2();
     b2.start();
     lab.config(&checked(slow, &[1, 2, 3]));
+    // It was down for an interval, as it has to be.
+    sleep(Duration::from_millis(5000));
     let since = Instant::now();
     let watch = Watch::begin(lab);
     let took = watch.turns(lab, since, "10.2.0.12:80 of 10.9.0.1:4444 is up");

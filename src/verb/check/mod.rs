@@ -44,7 +44,7 @@ impl Findings<'_> {
 
 /// Looks at everything, even after a finding.
 pub fn run(path: &str, out: &mut String) -> Result<Exit, Error> {
-    let services = serve::load(path)?;
+    let (_, services) = serve::load(path)?;
     let mut findings = Findings { out, worst: Level::Ok, system: System::here() };
     let backends: usize = services.iter().map(|service| service.backends.len()).sum();
     let (frontends, backends) = (log::count(services.len(), "frontend"), log::count(backends, "backend"));

@@ -16,7 +16,8 @@ use crate::serve;
 use crate::service::Service;
 use crate::sys::log;
 use crate::sys::poll::clock;
-use crate::watch::claim::{self, Known};
+use crate::watch::checker;
+use crate::watch::claim::Known;
 
 /// Tells what is in force.
 pub fn run(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> {
@@ -46,11 +47,11 @@ fn tell(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> {
         Err(error) if nothing => (Exit::NotInForce, Some(error.to_string())),
         Err(error) => (Exit::Failed, Some(format!("the config cannot be compared: {error}"))),
         Ok(_) if nothing => (Exit::NotInForce, None),
-        Ok(mut services) => {
-            claim::recall(&known.believed(&services, serve::in_force(&views)), &mut services);
+        Ok((_, mut services)) => {
+            checker::recall(&known.believed(&services, &serve::chosen(&views)), &mut services);
             match drift(path, &services, &engines, &views) {
                 Some(why) => (Exit::Failed, Some(why)),
-                None => (Exit::Done, unwatched(&services, &known)),
+                None => (Exit::Done, unchecked(&services, &known)),
             }
         }
     };
@@ -59,20 +60,18 @@ fn tell(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> {
     Ok(exit)
 }
 
-/// What there is to say of the checks, with the rules as they should be.
-fn unwatched(services: &[Service], known: &Known) -> Option<String> {
+fn cannot_read((family, why): &(Family, Error)) -> String {
+    format!("cannot read the {family} rules: {why}")
+}
+
+/// What is the matter with the checks, if there is anything.
+fn unchecked(services: &[Service], known: &Known) -> Option<String> {
+    let checked = services.iter().any(|service| service.health.is_some());
     match (known.who(), known.silence()) {
-        (None, _) => services
-            .iter()
-            .any(|service| service.health.is_some())
-            .then(|| "the backends are not checked, since no `paraglider watch` runs".into()),
+        (None, _) if checked => Some("the backends are not checked, since no `paraglider watch` runs".into()),
         (Some(who), Some(seconds)) => Some(format!("the watch ({who}) has not written for {seconds} s")),
         _ => None,
     }
-}
-
-fn cannot_read((family, why): &(Family, Error)) -> String {
-    format!("cannot read the {family} rules: {why}")
 }
 
 /// In what the rules in force are not those of the config, if there is anything.

@@ -4,7 +4,7 @@ use crate::engine::InForce;
 use crate::error::Exit;
 use crate::host::conntrack::Connection;
 use crate::net::Endpoint;
-use crate::watch::claim::Seen;
+use crate::watch::checker::Seen;
 
 /// A frontend in force.
 #[derive(Debug, PartialEq)]

@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{symlink, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -153,20 +153,17 @@ on_both!(a_tool_that_is_killed_or_talks_nonsense_is_quoted_with_care, |lab| {
 fn a_tool_that_hangs_is_killed_after_a_minute() {
     in_lab("process::a_tool_that_hangs_is_killed_after_a_minute", Variant::Nft, |lab| {
         lab.balance(&[1, 2, 3]);
-        // Families without any table need not be listed.
-        sh("iptables -A INPUT -p udp -j ACCEPT && ip6tables -A INPUT -p udp -j ACCEPT");
+        lab.ok("start");
+        let before = lab.ours();
+        lab.balance(&[1, 2]);
         wrap(lab, "save", "echo $$ >$DIR/hangs\nexec sleep 1000");
-        // That of IPv6, which is started at the same time, hangs too.
-        let save = lab.path("bin/ip6tables-save");
-        fs::remove_file(&save).unwrap();
-        symlink(lab.path("bin/iptables-save"), &save).unwrap();
         let since = Instant::now();
         let (code, _, err) = lab.paraglider("start");
         assert!(code == 1 && err.contains("iptables-save: killed, since it did not end within 60 s"), "{err}");
-        assert!((59..70).contains(&since.elapsed().as_secs()), "{:?}", since.elapsed());
+        assert!((59..75).contains(&since.elapsed().as_secs()), "{:?}", since.elapsed());
         let child: i32 = fs::read_to_string(lab.path("hangs")).unwrap().trim().parse().unwrap();
         assert!(kill(Pid::from_raw(child), None).is_err(), "it still runs");
-        assert_eq!(lab.ours(), [""; 0]);
+        assert_eq!(lab.ours(), before);
     });
 }
 
@@ -341,42 +338,20 @@ fn what_a_parent_ignores_and_blocks_is_no_harm() {
     });
 }
 
-/// What is missing in a container is named, and not taken for something else.
+/// What cannot be read is not taken for switched off.
 #[test]
-fn a_host_without_proc_or_without_the_right_is_told_so() {
-    in_lab("process::a_host_without_proc_or_without_the_right_is_told_so", Variant::Nft, |lab| {
+fn a_host_without_proc_is_told_so() {
+    in_lab("process::a_host_without_proc_is_told_so", Variant::Nft, |lab| {
         lab.balance(&[1, 2, 3]);
-        let in_mounts = |mounts: &str, words: &str| {
-            let line = format!("{mounts} && exec \"$0\" -config \"$1\" {words}");
-            let mut command = Command::new("unshare");
-            command.args(["-m", "/bin/sh", "-c", &line]).arg(program()).arg(lab.path("glider.yaml"));
-            let output = command.stdin(Stdio::null()).output().unwrap();
-            (output.status.code(), String::from_utf8(output.stderr).unwrap())
-        };
-        let (code, err) = in_mounts("mount -t tmpfs none /proc", "start");
-        assert_eq!(code, Some(1), "{err}");
-        assert!(
-            err.contains("cannot tell whether IPv4 forwarding is on") && err.contains("/proc is not mounted"),
-            "{err}"
-        );
-        assert_eq!(lab.ours(), [""; 0]);
-        fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
-        let (code, err) = in_mounts("mount --bind /proc /proc && mount -o remount,bind,ro /proc", "start");
-        let said =
-            "IPv4 forwarding is off and cannot be switched on (/proc is read-only here); set net.ipv4.ip_forward=1";
-        assert!(code == Some(1) && err.contains(said), "{err}");
-        assert_eq!(lab.ours(), [""; 0]);
-        let output = Command::new("setpriv")
-            .args(["--bounding-set", "-net_admin"])
-            .arg(program())
-            .arg("-config")
-            .arg(lab.path("glider.yaml"))
-            .arg("start")
-            .output()
-            .unwrap();
-        let said = "this needs CAP_NET_ADMIN, which root does not have here; give it to this container or service";
+        let line = "mount -t tmpfs none /proc && exec \"$0\" -config \"$1\" start";
+        let mut command = Command::new("unshare");
+        command.args(["-m", "/bin/sh", "-c", line]).arg(program()).arg(lab.path("glider.yaml")).stdin(Stdio::null());
+        let output = command.output().unwrap();
         let err = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.code() == Some(1) && err.contains(said), "{err}");
+        assert_eq!(output.status.code(), Some(1), "{err}");
+        let said = "cannot tell whether IPv4 forwarding is on, or switch it on: /proc is not mounted";
+        assert!(err.contains(said), "{err}");
+        assert_eq!(lab.ours(), [""; 0]);
     });
 }
 

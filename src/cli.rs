@@ -1,182 +1,18 @@
-//! The command line. One table of verbs and one of options; the parser, `--help` and the tests of the documentation read
-//! these tables, so a verb or an option is added in one place (and, for an option, in [`Arguments`], where argh puts it).
+//! The command line: from the arguments to a verb of the table and its options.
+
+mod help;
+mod table;
 
 use std::ffi::OsString;
 use std::fmt;
 
 use argh::FromArgs;
 
-use crate::error::{Error, Exit};
-use crate::text::{nearest, number, one_of, Shown};
-use crate::verb::status::{self, Format};
-use crate::verb::{check, print, start, stop, watch};
-
-/// The config file that is read without `--config`.
-pub const DEFAULT_CONFIG: &str = "/etc/paraglider/glider.yaml";
-
-/// A verb of the command line.
-pub struct Verb {
-    /// As it is typed, in lower case.
-    pub word: &'static str,
-    /// Its line of `--help`; empty where the line of another verb names it.
-    help: &'static str,
-    /// Carries it out; what it writes to the string goes to stdout.
-    pub run: fn(&Arguments, &mut String) -> Result<Exit, Error>,
-}
-
-/// All verbs, in the order of `--help`.
-pub static VERBS: [Verb; 8] = [
-    Verb {
-        word: "start",
-        help: "put the config's rules in force; changes nothing if they already are",
-        run: |given, _| start::run(&given.config, false, given.again),
-    },
-    Verb {
-        word: "stop",
-        help: "remove every rule of Paraglider; needs no config",
-        run: |given, _| stop::run(given.drain.as_deref().and_then(seconds)),
-    },
-    Verb { word: "reload", help: "the same as start; so is restart", run: reload },
-    Verb { word: "restart", help: "", run: reload },
-    Verb {
-        word: "watch",
-        help: "start, then check the backends that have `health:`, and put back rules that others change",
-        run: |given, _| match given.needed {
-            true => watch::needed(&given.config),
-            false => watch::run(&given.config, given.stop_on_exit, given.again),
-        },
-    },
-    Verb {
-        word: "status",
-        help: "what is in force, and for each backend: connections taken, connections active, health",
-        run: |given, out| {
-            let format = match (given.json, given.prometheus) {
-                (false, false) => Format::Text,
-                (true, _) => Format::Json,
-                (false, true) => Format::Prometheus,
-            };
-            status::run(&given.config, format, out)
-        },
-    },
-    Verb {
-        word: "check",
-        help: "is the config right, and can this host run it?",
-        run: |given, out| check::run(&given.config, out),
-    },
-    Verb {
-        word: "print",
-        help: "the rules that start would put in force, for iptables-restore --noflush",
-        run: |given, out| print::run(&given.config, given.ipv6, out),
-    },
-];
-
-fn reload(given: &Arguments, _: &mut String) -> Result<Exit, Error> {
-    start::run(&given.config, given.drop_removed, false)
-}
-
-/// An option of the command line.
-pub struct Opt {
-    /// As it is typed, with two dashes.
-    pub word: &'static str,
-    /// Its short form with the dash; empty where there is none.
-    short: &'static str,
-    /// What its value is called; empty for an option without a value.
-    pub value: &'static str,
-    /// The verbs that have it, the one whose help lists it first; empty: all verbs.
-    pub verbs: &'static [&'static str],
-    help: &'static str,
-}
-
-/// All options, in the order of `--help`.
-pub static OPTIONS: [Opt; 12] = [
-    Opt {
-        word: "--again",
-        short: "",
-        value: "",
-        verbs: &["start", "watch"],
-        help: "put back in force what the last start put there",
-    },
-    Opt {
-        word: "--drain",
-        short: "",
-        value: SECONDS,
-        verbs: &["stop"],
-        help: "take no new connections, and wait for the established ones to end",
-    },
-    Opt {
-        word: "--drop-removed",
-        short: "",
-        value: "",
-        verbs: &["reload", "restart"],
-        help: "end the connections to backends that are no longer in the config",
-    },
-    Opt { word: "--stop-on-exit", short: "", value: "", verbs: &["watch"], help: "remove the rules when it ends" },
-    Opt {
-        word: "--needed",
-        short: "",
-        value: "",
-        verbs: &["watch"],
-        help: "only tell: exit status 0 if the config has `health:`, else 1",
-    },
-    Opt { word: "--json", short: "", value: "", verbs: &["status"], help: "as JSON" },
-    Opt { word: "--prometheus", short: "", value: "", verbs: &["status"], help: "as Prometheus reads it" },
-    Opt { word: "--ipv6", short: "", value: "", verbs: &["print"], help: "the rules for ip6tables-restore" },
-    Opt { word: "--config", short: "-c", value: "FILE", verbs: &[], help: "default: /etc/paraglider/glider.yaml" },
-    Opt {
-        word: "--verbose",
-        short: "-v",
-        value: "",
-        verbs: &[],
-        help: "show every command that is run, and its input",
-    },
-    Opt { word: "--version", short: "", value: "", verbs: &[], help: "print the version" },
-    Opt { word: "--help", short: "-h", value: "", verbs: &[], help: "print this" },
-];
-
-/// The value of an option that is a number of seconds.
-const SECONDS: &str = "SECONDS";
-
-/// Options of which only one may be given.
-const EXCLUSIVE: [(&str, &str); 2] = [("--json", "--prometheus"), ("--needed", "--stop-on-exit")];
-
-/// The command line as argh reads it. A field for each of [`OPTIONS`].
-#[derive(Debug, PartialEq, Eq, FromArgs)]
-/// Balances TCP connections.
-pub struct Arguments {
-    /// the config file
-    #[argh(option, default = "DEFAULT_CONFIG.to_owned()")]
-    pub config: String,
-    /// show commands and their input
-    #[argh(switch)]
-    pub verbose: bool,
-    /// put back what the last start put in force
-    #[argh(switch)]
-    pub again: bool,
-    /// seconds to wait for connections to end
-    #[argh(option)]
-    pub drain: Option<String>,
-    /// end connections to removed backends
-    #[argh(switch)]
-    pub drop_removed: bool,
-    /// remove the rules at the end
-    #[argh(switch)]
-    pub stop_on_exit: bool,
-    /// tell whether the config needs a watch
-    #[argh(switch)]
-    pub needed: bool,
-    /// one JSON object
-    #[argh(switch)]
-    pub json: bool,
-    /// the text format of Prometheus
-    #[argh(switch)]
-    pub prometheus: bool,
-    /// the IPv6 rules
-    #[argh(switch)]
-    pub ipv6: bool,
-    /// the verb
-    #[argh(positional)]
-    verb: Vec<String>,
-}
+pub use self::help::help;
+use self::table::{seconds, EXCLUSIVE, SECONDS};
+pub use self::table::{Arguments, Opt, Verb, DEFAULT_CONFIG, OPTIONS, VERBS};
+use crate::error::Error;
+use crate::text::{nearest, one_of, Shown};
 
 /// A valid command line.
 pub enum Command {
@@ -265,61 +101,18 @@ fn resolve(plain: &[&str], options: &[&Opt]) -> Result<Command, Error> {
     }
 }
 
-impl Opt {
-    /// Whether it is spelt like this; the Go original has one dash where we have two.
-    fn is(&self, name: &str) -> bool {
-        name == self.word || Some(name) == self.word.strip_prefix('-') || !name.is_empty() && name == self.short
-    }
-}
-
-fn seconds(text: &str) -> Option<u32> {
-    number(text, u32::MAX.into()).map(|seconds| seconds as u32)
-}
-
 fn unknown(name: &str) -> Error {
     let words: Vec<&str> = OPTIONS.iter().map(|option| option.word).collect();
-    let name = name.trim_start_matches('-');
-    match nearest(&format!("--{name}"), &words).filter(|_| !name.is_empty()) {
-        Some(word) => Error::usage(format_args!("unknown option `-{}`; did you mean `{word}`?", Shown(name))),
-        None => usage(format_args!("unknown option `-{}`", Shown(name))),
+    let shown = Shown(name);
+    let bare = name.trim_start_matches('-');
+    match nearest(&format!("--{bare}"), &words).filter(|_| !bare.is_empty()) {
+        Some(word) => Error::usage(format_args!("unknown option `{shown}`; did you mean `{word}`?")),
+        None => usage(format_args!("unknown option `{shown}`")),
     }
 }
 
 fn usage(what: fmt::Arguments<'_>) -> Error {
     Error::usage(what).and("see paraglider --help")
-}
-
-/// What `--help` prints.
-pub fn help() -> String {
-    let mut out = "Usage: paraglider [--config FILE] [-v] VERB\n\n\
-                   Balances TCP connections over backends with iptables rules; only `watch` stays as a process.\n\n\
-                   Verbs:\n"
-        .to_owned();
-    for verb in VERBS.iter().filter(|verb| !verb.help.is_empty()) {
-        row(&mut out, &["  ", verb.word], 11, verb.help);
-        for option in OPTIONS.iter().filter(|option| option.verbs.first() == Some(&verb.word)) {
-            row(&mut out, &["             ", option.word, " ", option.value], 31, option.help);
-        }
-    }
-    out.push_str("\nOptions:\n");
-    for option in OPTIONS.iter().filter(|option| option.verbs.is_empty()) {
-        let comma = if option.short.is_empty() { "" } else { ", " };
-        row(&mut out, &["  ", option.short, comma, option.word, " ", option.value], 21, option.help);
-    }
-    out.push_str(
-        "\nExit status: 0 done; 1 the system refused or failed; 2 wrong usage or config.\n\
-         status: 0 in force, 1 not as in the config, 3 not in force. check: 1 it would not work.\n",
-    );
-    out
-}
-
-/// A line with `help` in column `width`.
-fn row(out: &mut String, name: &[&str], width: usize, help: &str) {
-    let mut name = name.concat();
-    while name.len() < width {
-        name.push(' ');
-    }
-    out.extend([name.as_str(), help, "\n"]);
 }
 
 #[cfg(test)]
@@ -416,7 +209,7 @@ mod tests {
             ("stop --drain -3", "`-3` is not a number of seconds"),
             ("stop --drain 4294967296", "`4294967296` is not a number of seconds"),
             ("stop --drain", "--drain needs a value: --drain SECONDS"),
-            ("start --conf x", "unknown option `-conf`; did you mean `--config`?"),
+            ("start --conf x", "unknown option `--conf`; did you mean `--config`?"),
             ("start --config", "--config needs a value: --config FILE"),
             ("start -config=", "--config needs a value: --config FILE"),
             ("-c a -c b start", "--config is given twice"),

@@ -36,7 +36,7 @@ fuzz_target!(|bytes: &[u8]| {
                 None => panic!("an empty line"),
             }
         }
-        // What is in force needs no change.
+        // Rules in force need no change.
         assert_eq!(Change::of_family(&wanted, &Ruleset::following(&services, &wanted, &Family::ALL), family), None);
     }
 });

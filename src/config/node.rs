@@ -103,7 +103,7 @@ impl Keys {
 
 impl Reader<'_> {
     /// The error about a value of another kind.
-    fn refuse<E: serde::de::Error>(self, found: &str) -> E {
+    fn refuse<E: serde::de::Error>(self, found: fmt::Arguments<'_>) -> E {
         own(format_args!("found {found}, expected {}", &self as &dyn Expected))
     }
 }
@@ -134,12 +134,28 @@ impl<'de> Visitor<'de> for Reader<'_> {
         match self {
             Reader::Key(keys) => keys.take(text).map_err(own),
             Reader::Node(Node { take: Some(take), .. }, draft) => take(draft, text).map_err(own),
-            Reader::Node(..) => Err(self.refuse(&format!("`{}`", Shown(text)))),
+            Reader::Node(..) => Err(self.refuse(format_args!("`{}`", Shown(text)))),
         }
     }
 
     fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<(), E> {
-        Err(self.refuse("a number"))
+        Err(self.refuse(format_args!("a number")))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<(), E> {
+        self.visit_f64(0.0)
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<(), E> {
+        self.visit_f64(0.0)
+    }
+
+    fn visit_u128<E: serde::de::Error>(self, _: u128) -> Result<(), E> {
+        self.visit_f64(0.0)
+    }
+
+    fn visit_i128<E: serde::de::Error>(self, _: i128) -> Result<(), E> {
+        self.visit_f64(0.0)
     }
 
     fn visit_unit<E: serde::de::Error>(mut self) -> Result<(), E> {

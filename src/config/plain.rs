@@ -29,7 +29,10 @@ pub(super) fn text(bytes: &[u8]) -> Result<&str, Mistake> {
     }
     let mut scanner = Scanner { text: text.as_bytes(), at: 0, line: 0, depth: 0, indent: None, key: None };
     match scanner.refused() {
-        Some(what) => Err(mistake(scanner.text, scanner.at, what)),
+        Some(what) => {
+            let c = char::from(scanner.peek(0));
+            Err(mistake(scanner.text, scanner.at, format!("`{c}` begins a YAML {what}")))
+        }
         None => Ok(text),
     }
 }
@@ -92,8 +95,8 @@ impl Scanner<'_> {
         self.column() == 0 && matches!(c, b'-' | b'.') && self.peek(1) == c && self.peek(2) == c && self.blank(3)
     }
 
-    /// Goes to the first token that a config must not have, and says why; none if there is no such token.
-    fn refused(&mut self) -> Option<String> {
+    /// Goes to the first token that a config must not have, and returns what it begins; none if there is no such token.
+    fn refused(&mut self) -> Option<&'static str> {
         loop {
             let block = self.depth == 0;
             match self.peek(0) {
@@ -106,16 +109,8 @@ impl Scanner<'_> {
                 b'#' => self.comment(),
                 // A directive. `%YAML` changes nothing, and `%TAG` nothing without a tag.
                 b'%' if self.column() == 0 => self.comment(),
-                c @ (b'&' | b'*' | b'!') => {
-                    let c = char::from(c);
-                    return Some(format!(
-                        "`{c}` begins a YAML anchor, alias or tag; write the value itself, or quote it"
-                    ));
-                }
-                c @ (b'|' | b'>') if block => {
-                    let c = char::from(c);
-                    return Some(format!("`{c}` begins a YAML block of text; write the text on one line, in quotes"));
-                }
+                b'&' | b'*' | b'!' => return Some("anchor, alias or tag; write the value itself, or quote it"),
+                b'|' | b'>' if block => return Some("block of text; write the text on one line, in quotes"),
                 b'-' | b'?' if block && self.blank(1) => (self.indent, self.key) = (Some(self.column()), None),
                 b':' if block && self.blank(1) => self.indent = self.key.take().or(Some(self.column())),
                 b'?' | b':' if !block => {}
@@ -125,7 +120,7 @@ impl Scanner<'_> {
                         self.key = self.key.or(Some(self.column()));
                     }
                     match c {
-                        b'[' | b'{' if self.depth == DEEPEST => return Some("brackets are nested too deep".into()),
+                        b'[' | b'{' if self.depth == DEEPEST => return Some("list or mapping that is nested too deep"),
                         b'[' | b'{' => self.depth += 1,
                         b'\'' | b'"' => self.quoted(c),
                         _ => {
@@ -146,14 +141,14 @@ impl Scanner<'_> {
         }
     }
 
-    /// Goes to the quote that ends a quoted scalar; it may span lines.
+    /// Goes to the quote that ends a quoted scalar; it may span lines. (`''` inside counts as an end and a beginning, which
+    /// comes to the same.)
     fn quoted(&mut self, quote: u8) {
         self.skip();
         loop {
             match self.peek(0) {
                 0 => return,
                 b'\\' if quote == b'"' => self.skip(),
-                b'\'' if quote == b'\'' && self.peek(1) == b'\'' => self.skip(),
                 c if c == quote => return,
                 _ => {}
             }

@@ -1,6 +1,6 @@
-//! Config → rules, without a kernel: the text itself, held against files; and what it does, walked by the tracer.
+//! Config → rules, without a kernel: the text, compared with golden files, and what the rules do, walked by the tracer.
 //!
-//! A golden file is rewritten by `UPDATE=1 cargo test --test golden`; look at the difference before you commit it.
+//! `UPDATE=1 cargo test --test golden` rewrites the golden files; read the difference before you commit it.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -10,6 +10,7 @@
     clippy::string_slice
 )]
 
+mod rules;
 mod tracer;
 
 use std::collections::BTreeMap;
@@ -55,7 +56,7 @@ fn each_config_makes_the_rules_beside_it() {
     }
 }
 
-/// The balancer of the traces: 10.2.0.1 and the binds are its own, and it masquerades with an address of its own.
+/// The balancer of the traces: it has the addresses of the binds and one more, which MASQUERADE uses.
 fn balancer(services: &[Service]) -> Host {
     let six = services.iter().any(|service| service.bind.family() == Family::V6);
     let own: IpAddr = if six { "fd02::fe" } else { "10.2.0.254" }.parse().unwrap();
@@ -73,12 +74,12 @@ fn seen_by_backends(source: Source, client: IpAddr, own: IpAddr) -> IpAddr {
 }
 
 #[test]
-fn each_frontend_serves_each_kind_of_client_and_touches_nobody_else() {
+fn each_frontend_serves_each_kind_of_client_and_leaves_other_connections_alone() {
     for path in configs() {
         let (_, services) = serve::load(path.to_str().unwrap()).unwrap();
         for service in &services {
             let family = service.bind.family();
-            // A policy of DROP shows what our own rules let through.
+            // With a policy of DROP, only what our own rules accept gets through.
             let rules =
                 text(&services, family).replace("*filter\n", "*filter\n:FORWARD DROP [0:0]\n:INPUT ACCEPT [0:0]\n");
             let host = balancer(&services);
@@ -96,7 +97,7 @@ fn each_frontend_serves_each_kind_of_client_and_touches_nobody_else() {
                 [(From::Outside, outside), (From::Here, SocketAddr::new(own, 40000)), (From::Outside, from_backend)]
             {
                 if addresses.is_empty() {
-                    // Nobody takes them: not a service of the balancer either.
+                    // No backend takes connections: they must not reach a service of the balancer itself.
                     assert_eq!(tracer.connect(origin, client, bind).end, End::Dropped, "{}", path.display());
                 }
                 for _ in 0..2 * addresses.len() {
@@ -107,7 +108,7 @@ fn each_frontend_serves_each_kind_of_client_and_touches_nobody_else() {
                 }
             }
 
-            // An unrelated port of the bind, and an unrelated address with the bind's port: ours do not touch them.
+            // Our rules match neither another port of the bind's address nor the bind's port on another address.
             let port = SocketAddr::new(bind.ip(), 9);
             let fate = tracer.connect(From::Outside, outside, port);
             assert_eq!((fate.end, fate.to, fate.from), (End::Local, port, outside.ip()));
@@ -115,7 +116,7 @@ fn each_frontend_serves_each_kind_of_client_and_touches_nobody_else() {
             let fate = tracer.connect(From::Outside, outside, address);
             assert_eq!((fate.end, fate.to, fate.from), (End::Local, address, outside.ip()));
 
-            // A direct connection to a backend is as dropped as it was, and keeps its source where it is not.
+            // A direct connection to a backend meets only the policy, and keeps its source address.
             let fate = tracer.connect(From::Outside, outside, backend);
             assert_eq!((fate.end, fate.to), (End::Dropped, backend));
             let fate = tracer.connect(From::Here, SocketAddr::new(own, 40000), backend);
@@ -141,9 +142,9 @@ fn shares(tracer: &mut Tracer, n: usize, visited: &mut usize) -> BTreeMap<Socket
     shares
 }
 
-/// For every number of backends, any N connections in a row are one for each backend, and few rules are walked.
+/// For every number of backends N, of any N connections in a row each backend gets one, and a connection passes few rules.
 #[test]
-fn round_robin_is_exact_and_its_walk_short_for_every_number_of_backends() {
+fn round_robin_is_exact_and_passes_few_rules_for_every_number_of_backends() {
     for n in 1..=1024 {
         let services = many(n);
         let mut tracer = Tracer::new(&text(&services, Family::V4), balancer(&services));
@@ -169,7 +170,7 @@ fn weighted(weights: &[u16], schedule: &str) -> Vec<Service> {
         .unwrap()
 }
 
-/// Weights are kept exactly in any cycle, whatever they are.
+/// Of each round of connections, each backend gets exactly its weight.
 #[test]
 fn weighted_round_robin_is_exact() {
     let mut dice = 7_u32;
@@ -200,7 +201,7 @@ fn weighted_round_robin_is_exact() {
 }
 
 #[test]
-fn random_keeps_to_the_weights_and_its_walk_is_short() {
+fn random_keeps_to_the_weights_and_passes_few_rules() {
     for weights in [vec![1, 1, 1], vec![5, 0, 1, 2], vec![1; 64]] {
         let services = weighted(&weights, "random");
         let mut tracer = Tracer::new(&text(&services, Family::V4), balancer(&services));
@@ -211,7 +212,7 @@ fn random_keeps_to_the_weights_and_its_walk_is_short() {
         for (backend, weight) in services[0].backends.iter().zip(&weights) {
             let expected = made as f64 * f64::from(*weight) / all;
             let got = shares.get(&backend.address.socket()).copied().unwrap_or(0) as f64;
-            // Five standard deviations; the generator is always the same.
+            // At most five standard deviations off; the generator's seed is fixed.
             assert!((got - expected).abs() <= 5.0 * expected.sqrt(), "{weights:?}: {got}, not {expected}");
         }
         assert!(visited <= 15, "{visited}");
@@ -275,9 +276,9 @@ fn the_readme_shows_the_rules_of_its_sample() {
     assert_eq!(right, fs::read_to_string(root.join("README.md")).unwrap());
 }
 
-/// All configs of the README are right.
+/// All configs of the README are valid.
 #[test]
-fn the_configs_of_the_readme_are_right() {
+fn the_configs_of_the_readme_are_valid() {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
     let samples: Vec<&str> = readme.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(samples.len() >= 2);

@@ -1,9 +1,11 @@
-//! A packet tracer: walks rules as `print` or `iptables-save` shows them for one new connection after the other, the
-//! way the kernel does, and tells where each ends and with which source address. It knows the matches and targets that
-//! Paraglider and its tests use, and stops at any other rather than guess.
+//! A packet tracer: sends one new connection after the other through rules in the format of `iptables-save`, as the kernel
+//! does, and returns where each ends and with which source address. It knows the matches and targets that Paraglider and
+//! its tests use, and panics at any other.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+
+use crate::rules::{bits, tables, Match, Table, Target};
 
 /// Where a connection begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +31,11 @@ pub enum End {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fate {
     pub end: End,
-    /// Who gets it.
+    /// Its destination in the end.
     pub to: SocketAddr,
-    /// The source address that he sees.
+    /// The source address that the destination sees.
     pub from: IpAddr,
-    /// Rules of the nat table that were looked at until the destination was known.
+    /// The number of rules of the nat table that it passed until its destination was known.
     pub visited: usize,
 }
 
@@ -41,61 +43,9 @@ pub struct Fate {
 pub struct Host {
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// The one that MASQUERADE takes.
+    /// The address that MASQUERADE uses.
     pub outgoing: IpAddr,
 }
-
-#[derive(Debug)]
-enum Match {
-    Tcp,
-    Source {
-        ip: IpAddr,
-        mask: u128,
-    },
-    Destination {
-        ip: IpAddr,
-        mask: u128,
-    },
-    Port(u16),
-    Every {
-        n: u32,
-        packet: u32,
-        seen: u32,
-    },
-    /// Of 2³¹.
-    Probability(u64),
-    Dnatted,
-    /// Of an established connection: never a new one.
-    Established,
-    OriginalTo(IpAddr),
-    OriginalPort(u16),
-}
-
-#[derive(Debug, Clone)]
-enum Target {
-    Go(String),
-    Accept,
-    Drop,
-    Return,
-    Dnat(SocketAddr),
-    Snat(IpAddr),
-    Masquerade,
-    Nothing,
-}
-
-#[derive(Debug)]
-struct Rule {
-    matches: Vec<Match>,
-    target: Target,
-}
-
-#[derive(Debug, Default)]
-struct Chain {
-    drops: bool,
-    rules: Vec<Rule>,
-}
-
-type Table = BTreeMap<String, Chain>;
 
 /// The rules with their counters.
 pub struct Tracer {
@@ -104,10 +54,10 @@ pub struct Tracer {
     luck: Luck,
 }
 
-/// What the rules do not tell.
+/// What does not follow from the rules.
 struct Luck {
     outgoing: IpAddr,
-    /// State of a small generator (xorshift64) for `random`: repeatable.
+    /// State of a pseudo-random generator (xorshift64) for `random`.
     dice: u64,
 }
 
@@ -122,29 +72,7 @@ struct Packet {
 impl Tracer {
     /// Reads rules.
     pub fn new(text: &str, host: Host) -> Self {
-        let mut tables: BTreeMap<String, Table> = BTreeMap::new();
-        let mut name = "";
-        for line in text.lines() {
-            if let Some(table) = line.strip_prefix('*') {
-                name = table;
-                tables.entry(name.to_owned()).or_default();
-                continue;
-            }
-            let Some(table) = tables.get_mut(name) else { continue };
-            let words: Vec<&str> = split(line);
-            match words.as_slice() {
-                [declared, policy, ..] if declared.starts_with(':') => {
-                    let chain = Chain { drops: *policy == "DROP", rules: Vec::new() };
-                    table.insert(declared[1..].to_owned(), chain);
-                }
-                ["-A", chain, rule @ ..] => table.entry((*chain).to_owned()).or_default().rules.push(parse(rule)),
-                ["-I", chain, rule @ ..] => table.entry((*chain).to_owned()).or_default().rules.insert(0, parse(rule)),
-                ["COMMIT"] => name = "",
-                [] => {}
-                [first, ..] if first.starts_with('#') => {}
-                other => panic!("the tracer does not know {other:?}"),
-            }
-        }
+        let tables = tables(text);
         let luck = Luck { outgoing: host.outgoing, dice: 0x9e37_79b9_7f4a_7c15 };
         let tracer = Tracer { tables, addresses: host.addresses, luck };
         tracer.every_jump_has_its_chain();
@@ -186,7 +114,7 @@ impl Tracer {
         fate(if local { End::Local } else { End::Forwarded }, &packet)
     }
 
-    /// Walks a built-in chain; tells whether the packet goes on.
+    /// Walks a built-in chain; returns whether the packet goes on.
     fn walk(&mut self, table: &str, chain: &str, packet: &mut Packet, visited: &mut usize) -> bool {
         let Some(table) = self.tables.get_mut(table) else { return true };
         let Some(drops) = table.get(chain).map(|chain| chain.drops) else { return true };
@@ -194,7 +122,7 @@ impl Tracer {
     }
 }
 
-/// Walks a chain; a verdict, or nothing if it was left without one.
+/// Walks a chain; returns whether the packet goes on, or nothing if the chain ended without a verdict.
 fn walk_chain(
     table: &mut Table,
     name: &str,
@@ -207,7 +135,7 @@ fn walk_chain(
         let rule = table.get_mut(name)?.rules.get_mut(at)?;
         at += 1;
         *visited += 1;
-        // All matches in turn, and none after the first that fails: counters advance only when they are reached.
+        // The first match that fails ends the rule: counters of the matches behind it do not advance.
         if !rule.matches.iter_mut().all(|one| matches(one, packet, &mut luck.dice)) {
             continue;
         }
@@ -261,101 +189,6 @@ fn matches(one: &mut Match, packet: &Packet, dice: &mut u64) -> bool {
         Match::OriginalTo(ip) => packet.original.ip() == *ip,
         Match::OriginalPort(port) => packet.original.port() == *port,
     }
-}
-
-fn bits(ip: IpAddr) -> u128 {
-    match ip {
-        IpAddr::V4(v4) => u32::from(v4).into(),
-        IpAddr::V6(v6) => v6.into(),
-    }
-}
-
-/// Words; a quoted one may have blanks.
-fn split(line: &str) -> Vec<&str> {
-    let mut words = Vec::new();
-    for (n, part) in line.split('"').enumerate() {
-        if n % 2 == 1 {
-            words.push(part);
-        } else {
-            words.extend(part.split_whitespace());
-        }
-    }
-    words
-}
-
-/// A rule without `-A CHAIN`.
-fn parse(words: &[&str]) -> Rule {
-    let mut matches = Vec::new();
-    let mut target = Target::Nothing;
-    let (mut every, mut packet) = (None, 0);
-    let mut words = words.iter().copied();
-    while let Some(option) = words.next() {
-        let mut value = || words.next().unwrap_or_else(|| panic!("{option} without a value"));
-        match option {
-            "-p" => {
-                assert_eq!(value(), "tcp");
-                matches.push(Match::Tcp);
-            }
-            "-m" => assert!(["tcp", "statistic", "conntrack", "comment"].contains(&value())),
-            "-s" | "-d" => {
-                let (ip, mask) = network(value());
-                matches.push(if option == "-s" { Match::Source { ip, mask } } else { Match::Destination { ip, mask } });
-            }
-            "--dport" => matches.push(Match::Port(value().parse().unwrap())),
-            "--mode" => assert!(["nth", "random"].contains(&value())),
-            "--every" => every = Some(value().parse().unwrap()),
-            "--packet" => packet = value().parse().unwrap(),
-            "--probability" => {
-                let share: f64 = value().parse().unwrap();
-                matches.push(Match::Probability((share * f64::from(1_u32 << 31)).round() as u64));
-            }
-            "--ctstate" => matches.push(match value() {
-                "DNAT" => Match::Dnatted,
-                "RELATED,ESTABLISHED" => Match::Established,
-                other => panic!("the tracer does not know --ctstate {other}"),
-            }),
-            "--ctorigdst" => matches.push(Match::OriginalTo(value().parse().unwrap())),
-            "--ctorigdstport" => matches.push(Match::OriginalPort(value().parse().unwrap())),
-            // A new connection begins with such a packet.
-            "--tcp-flags" => {
-                assert_eq!(value(), "FIN,SYN,RST,ACK");
-                assert_eq!(value(), "SYN");
-            }
-            "--reject-with" => assert_eq!(value(), "tcp-reset"),
-            "--comment" => drop(value()),
-            "-j" => {
-                target = match value() {
-                    "ACCEPT" => Target::Accept,
-                    "DROP" | "REJECT" => Target::Drop,
-                    "RETURN" => Target::Return,
-                    "MASQUERADE" => Target::Masquerade,
-                    "DNAT" | "SNAT" => Target::Nothing,
-                    chain => Target::Go(chain.to_owned()),
-                }
-            }
-            "--to-destination" => target = Target::Dnat(value().parse().unwrap()),
-            "--to-source" => target = Target::Snat(value().split('-').next().unwrap().parse().unwrap()),
-            other => panic!("the tracer does not know {other}"),
-        }
-    }
-    if let Some(n) = every {
-        matches.push(Match::Every { n, packet, seen: 0 });
-    }
-    Rule { matches, target }
-}
-
-/// `10.0.0.0/8`, `10.0.0.1`, `0.0.0.1/0.0.0.1`, and the same in IPv6.
-fn network(text: &str) -> (IpAddr, u128) {
-    let (ip, mask) = text.split_once('/').unwrap_or((text, ""));
-    let ip: IpAddr = ip.parse().unwrap();
-    let all = if ip.is_ipv4() { 32 } else { 128 };
-    let mask = match (mask, mask.parse::<u32>()) {
-        ("", _) => u128::MAX,
-        (_, Ok(0)) => 0,
-        (_, Ok(length)) => u128::MAX << (all - length),
-        (mask, Err(_)) => bits(mask.parse().unwrap()),
-    };
-    (ip, mask)
 }
 
 #[cfg(test)]

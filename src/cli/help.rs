@@ -1,0 +1,36 @@
+//! `--help`, made of the tables of verbs and options.
+
+use super::table::{OPTIONS, VERBS};
+
+/// What `--help` prints.
+pub fn help() -> String {
+    let mut out = "Usage: paraglider [--config FILE] [-v] VERB\n\n\
+                   Balances TCP connections over backends with iptables rules; only `watch` stays as a process.\n\n\
+                   Verbs:\n"
+        .to_owned();
+    for verb in VERBS.iter().filter(|verb| !verb.help.is_empty()) {
+        row(&mut out, &["  ", verb.word], 11, verb.help);
+        for option in OPTIONS.iter().filter(|option| option.verbs.first() == Some(&verb.word)) {
+            row(&mut out, &["             ", option.word, " ", option.value], 31, option.help);
+        }
+    }
+    out.push_str("\nOptions:\n");
+    for option in OPTIONS.iter().filter(|option| option.verbs.is_empty()) {
+        let comma = if option.short.is_empty() { "" } else { ", " };
+        row(&mut out, &["  ", option.short, comma, option.word, " ", option.value], 21, option.help);
+    }
+    out.push_str(
+        "\nExit status: 0 done; 1 the system refused or failed; 2 wrong usage or config.\n\
+         status: 0 in force, 1 not as in the config, 3 not in force. check: 1 it would not work.\n",
+    );
+    out
+}
+
+/// A line with `help` in column `width`.
+fn row(out: &mut String, name: &[&str], width: usize, help: &str) {
+    let mut name = name.concat();
+    while name.len() < width {
+        name.push(' ');
+    }
+    out.extend([name.as_str(), help, "\n"]);
+}

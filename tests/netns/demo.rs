@@ -21,7 +21,7 @@ fn main() -> ExitCode {
             Ok(status) if status.success() => ExitCode::SUCCESS,
             Ok(_) => {
                 if let Some(why) = lab::forbidden() {
-                    eprintln!("{why}: run sudo make demo");
+                    eprintln!("{why}");
                 }
                 ExitCode::FAILURE
             }

@@ -84,7 +84,7 @@ pub fn forbidden() -> Option<&'static str> {
     match nix::unistd::geteuid().is_root() {
         _ if allowed => None,
         true => Some("this system lets not even root make namespaces (a container without CAP_SYS_ADMIN?)"),
-        false => Some("this system lets only root make namespaces"),
+        false => Some("this system lets only root make namespaces: run it as root, as in sudo make demo"),
     }
 }
 

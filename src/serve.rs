@@ -21,8 +21,15 @@ pub fn load(path: &str) -> Result<Config, Error> {
     // One byte more than allowed: a file of exactly the limit differs from a larger one, and /dev/zero ends.
     let text = file::open(path, libc::O_RDONLY).and_then(|file| file::content(file, MOST_BYTES + 1));
     let shown = Escaped(path);
-    let text =
-        text.map_err(|error| Error::usage(format_args!("{shown}: cannot read the config: {}", plain(&error))))?;
+    let text = text.map_err(|error| {
+        let read = Error::usage(format_args!("{shown}: cannot read the config: {}", plain(&error)));
+        match error.raw_os_error() {
+            Some(libc::ENOENT) => {
+                read.and("write one (paraglider(8) has an example), or name another with --config FILE")
+            }
+            _ => read,
+        }
+    })?;
     judged(path, text)
 }
 

@@ -80,6 +80,17 @@ pub fn is_own_regular(file: &File) -> bool {
     stat(file).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFREG && stat.st_uid == user())
 }
 
+/// An empty file in memory (memfd_create(2)). Programs that we start do not inherit it.
+pub fn memory() -> io::Result<File> {
+    // SAFETY: the name is a C string; the descriptor is new, checked, and owned by the File alone.
+    unsafe {
+        match libc::memfd_create(c"paraglider".as_ptr(), libc::MFD_CLOEXEC) {
+            -1 => Err(io::Error::last_os_error()),
+            memory => Ok(File::from_raw_fd(memory)),
+        }
+    }
+}
+
 /// Reserves space for the first `length` bytes, so that writing them cannot fail for want of space (posix_fallocate(3)).
 /// The file grows to that length. Where the file system cannot reserve (EOPNOTSUPP), nothing happens.
 pub fn reserve(file: &File, length: u32) -> io::Result<()> {

@@ -12,7 +12,6 @@ use simple_logger::SimpleLogger;
 
 use crate::sys::file;
 use crate::sys::poll;
-use crate::sys::process::memory;
 
 /// How long stderr may refuse to take anything before a sentence is dropped, in milliseconds. A serial console of 9600
 /// baud takes 256 bytes in 270 ms.
@@ -57,7 +56,7 @@ impl Log for Steady {
 
 /// What is written to stderr meanwhile, at most so many bytes.
 fn diverted(length: usize, say: impl FnOnce()) -> io::Result<Vec<u8>> {
-    let mut memory = memory()?;
+    let mut memory = file::memory()?;
     // Without space for it (`ulimit -f`, a full memory cgroup) simple_logger would panic.
     file::reserve(&memory, length as u32)?;
     let stderr = duplicate(libc::STDERR_FILENO)?;

@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{self, Seek, Write as _};
-use std::os::fd::{FromRawFd, RawFd};
+use std::os::fd::RawFd;
 
 use crate::error::{fail, plain, Error};
 use crate::sys::poll::clock;
@@ -130,7 +130,7 @@ pub fn start(path: &str, arguments: &[&str], input: &str) -> Result<Child, Error
 }
 
 fn started(path: &str, arguments: &[&str], input: &str) -> io::Result<Child> {
-    let (mut stdin, out, err) = (memory()?, memory()?, memory()?);
+    let (mut stdin, out, err) = (file::memory()?, file::memory()?, file::memory()?);
     stdin.write_all(input.as_bytes())?;
     stdin.rewind()?;
     let mut words = vec![CString::new(path)?];
@@ -216,17 +216,6 @@ fn text(file: &mut File) -> io::Result<String> {
     let mut bytes = Vec::new();
     while file::read_on(file, &mut bytes)? {}
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// An empty file in memory (memfd_create(2)). Programs that we start do not inherit it.
-pub fn memory() -> io::Result<File> {
-    // SAFETY: the name is a C string; the descriptor is new, checked, and owned by the File alone.
-    unsafe {
-        match libc::memfd_create(c"paraglider".as_ptr(), libc::MFD_CLOEXEC) {
-            -1 => Err(io::Error::last_os_error()),
-            memory => Ok(File::from_raw_fd(memory)),
-        }
-    }
 }
 
 /// Sends a signal to one process (kill(2)); if it has ended, nothing happens. 0 and what is negative as a `pid_t` would

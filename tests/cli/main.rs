@@ -64,7 +64,13 @@ fn unusual_but_valid_configs_mean_the_same() {
 fn a_config_that_cannot_be_read_is_a_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("missing.yaml");
-    for (path, why) in [(missing.as_path(), "No such file or directory"), (dir.path(), "Is a directory")] {
+    for (path, why) in [
+        (
+            missing.as_path(),
+            "No such file or directory; write one (paraglider(8) has an example), or name another with --config FILE",
+        ),
+        (dir.path(), "Is a directory"),
+    ] {
         let (code, _, err) = print(path);
         let said = format!("ERROR [paraglider] {}: cannot read the config: {why}\n", path.display());
         assert_eq!((code, err), (2, said));

@@ -321,3 +321,16 @@ on_both!(left_over_rules_that_cannot_be_removed_undo_the_start, |lab| {
     assert!(code == 1 && err.contains("nothing was changed"), "{err}");
     assert_eq!(lab.ours(), before);
 });
+
+on_both!(rules_that_cannot_be_read_back_are_taken_back, |lab| {
+    lab.balance(&[1, 2]);
+    lab.ok("start");
+    let before = lab.saved(false);
+    lab.balance(&[1, 2, 3]);
+    // It breaks as soon as something was written.
+    wrap(lab, "save", "[ -e $DIR/written ] && exit 1; exec $REAL \"$@\"");
+    wrap(lab, "restore", "touch $DIR/written; exec $REAL \"$@\"");
+    let (code, _, err) = lab.paraglider("start");
+    assert!(code == 1 && err.contains("cannot be read back") && err.contains("nothing was changed"), "{err}");
+    assert_eq!(lab.saved(false), before);
+});

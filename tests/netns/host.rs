@@ -396,3 +396,15 @@ on_both!(turns_are_compared_with_the_rules_in_force, |lab| {
     let out = lab.ok("check");
     assert_eq!(out.contains("more or less than its turn"), lab.variant == Variant::Legacy, "{out}");
 });
+
+on_both!(check_without_a_config_looks_at_the_host_all_the_same, |lab| {
+    let (code, out, err) = lab.paraglider("check");
+    assert!(code == 2 && err.is_empty(), "{err}");
+    assert!(out.starts_with("error    config: ") && out.contains("write one (paraglider(8) has an example)"), "{out}");
+    assert!(out.contains(&format!("iptables: it is iptables-{}", lab.variant.infix())), "{out}");
+    sh("mkdir /run/empty && mount --bind /run/empty /usr/sbin");
+    let output = lab.command("check").env("PATH", "/run/empty").output().unwrap();
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.code() == Some(2) && out.contains("error    iptables: there is none"), "{out}");
+    sh("umount /usr/sbin");
+});

@@ -10,6 +10,8 @@ mod save;
 mod stamp;
 mod tool;
 
+use std::cell::RefCell;
+
 use self::change::Change;
 use self::names::{is_ours, Table, HOOKS};
 use self::ruleset::Ruleset;
@@ -93,7 +95,13 @@ impl Iptables {
 
     /// Reads our rules and what matters of others'.
     fn look(&self) -> Look<'_> {
-        let mut look = Look { engine: self, list: Listing::default(), frontends: Vec::new(), unread: Vec::new() };
+        let mut look = Look {
+            engine: self,
+            list: Listing::default(),
+            frontends: Vec::new(),
+            unread: Vec::new(),
+            tried: RefCell::default(),
+        };
         // All programs at once: on a slow board most of the time goes into starting them.
         let mut started: Vec<(Dump<'_>, Result<Child, Error>)> = Vec::new();
         for tools in &self.tools {
@@ -208,6 +216,8 @@ struct Look<'a> {
     list: Listing,
     frontends: Vec<InForce>,
     unread: Vec<(Family, Error)>,
+    /// What was last written, as far as it was.
+    tried: RefCell<Option<Ruleset>>,
 }
 
 impl Look<'_> {
@@ -283,17 +293,27 @@ impl View for Look<'_> {
     }
 
     fn replace(&self, plan: &Plan<'_>) -> Result<(), Error> {
-        self.write(&self.wanted(plan))
+        let wanted = self.wanted(plan);
+        let written = self.write(&wanted);
+        *self.tried.borrow_mut() = Some(wanted);
+        written
     }
 
     fn restore(&self) -> Result<(), Error> {
         let now = self.engine.look();
-        if let Some((family, why)) =
-            now.unread.iter().find(|(family, _)| self.unread.iter().all(|(of, _)| of != family))
-        {
-            return fail!("cannot read the {family} rules: {why}");
+        let tried = self.tried.borrow();
+        for family in Family::ALL {
+            let is_unread = |look: &Look<'_>| look.unread.iter().any(|(of, _)| *of == family);
+            if is_unread(self) {
+                continue;
+            }
+            // Where it can no longer be read, what was written is there, unless that had failed: then it is refused.
+            let there = if is_unread(&now) { tried.as_ref().unwrap_or(&self.list.ours) } else { &now.list.ours };
+            if let Some(change) = Change::of_family(there, &self.list.ours, family) {
+                self.engine.tools(family).restore(&change.text)?;
+            }
         }
-        now.write(&self.list.ours)
+        Ok(())
     }
 
     fn clear(&self) -> Vec<Error> {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::Findings;
+use super::findings::Findings;
 use crate::error::plain;
 use crate::host;
 use crate::host::conntrack;

@@ -1,6 +1,6 @@
 //! Can the rules be loaded, and do the rules of others let the connections through?
 
-use super::Findings;
+use super::findings::Findings;
 use crate::engine::transaction::{self, Views};
 use crate::engine::{self, iptables, Before, Engine, InForce, Level, Plan, Share};
 use crate::host::state::Lock;

@@ -16,6 +16,7 @@ use crate::serve;
 use crate::service::Service;
 use crate::sys::log;
 use crate::sys::poll::clock;
+use crate::text::Escaped;
 use crate::watch::checker;
 use crate::watch::claim::Known;
 
@@ -88,7 +89,7 @@ fn drift(path: &str, services: &[Service], engines: &[Box<dyn Engine>], views: &
             "`stop --drain` lets connections end, or was broken off; `paraglider start` or `stop` puts it right".into(),
         )
     } else if first.differs(&plan) {
-        Some(format!("the rules are not those of {path}; `paraglider start` puts them right"))
+        Some(format!("the rules are not those of {}; `paraglider start` puts them right", Escaped(path)))
     } else {
         let shut = Family::ALL.into_iter().find(|family| plan.has(*family) && !forwarding::forwards(*family))?;
         Some(format!("{shut} forwarding is off, so nothing gets through; `paraglider start` switches it on"))

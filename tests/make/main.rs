@@ -184,3 +184,31 @@ fn a_temporary_directory_without_programs_is_named() {
     let (ok, said) = host.run(&format!("unshare {user} sh -c '{line}'"));
     assert!(!ok && said.contains("no program can be run in /mnt (mounted noexec?): set TMPDIR"), "{said}");
 }
+
+/// A suite that fails does not keep the others from running, nor the last line from telling.
+#[test]
+fn the_test_run_ends_with_what_failed_and_what_was_skipped() {
+    let host = Host::new();
+    fs::copy(format!("{ROOT}/tests/all"), host.checkout().join("tests/all")).unwrap();
+    fs::remove_file(host.checkout().join("cross")).unwrap();
+    fs::create_dir(host.checkout().join("cross")).unwrap();
+    for quiet in ["cross/setup", "tests/promtool"] {
+        symlink("/bin/true", host.checkout().join(quiet)).unwrap();
+    }
+    host.has(
+        "cargo",
+        "case $* in
+        *--no-run*) ;;
+        *golden*) echo 'test one ... skipped: golden: why'; echo 'test result: FAILED. 1 passed; 2 failed;'; exit 101 ;;
+        *) echo 'test result: ok. 2 passed; 0 failed;' ;;
+        esac",
+    );
+    host.has("make", "case $* in *clippy) exit 1 ;; *board) echo 'skipped: board: why' ;; esac");
+    let (ok, said) = host.run("MAKE=make tests/all");
+    // Golden's two, and clippy, which is no test; demo, lib, cli, make and netns have two each.
+    assert!(!ok && said.ends_with("\n11 passed, 3 failed, 2 skipped\n"), "{said}");
+    assert!(said.contains("\nskipped: board: why\nskipped: golden: why\n"), "{said}");
+    host.has("cargo", "");
+    host.has("make", "");
+    assert!(host.run("MAKE=make tests/all").0);
+}

@@ -8,6 +8,7 @@ use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
 use crate::lab::{ask_often, serve, sh, Lab, Variant};
+use crate::watching::kept;
 use crate::{on_both, BIND};
 
 /// Puts a script in the place of `iptables-restore`; `$REAL` is the true one.
@@ -177,12 +178,16 @@ on_both!(four_starts_at_once_are_one, |lab| {
 
 on_both!(another_paraglider_is_waited_for_ten_seconds, |lab| {
     lab.balance(&[1, 2, 3]);
-    lab.ok("stop");
-    let mut other = crate::sequence::hold_lock();
+    // The folder is there after any run.
+    assert_eq!(lab.paraglider("status").0, 3);
+    let path = kept("lock");
+    let holder = std::process::Command::new("flock").arg("--no-fork").arg(&path).args(["sleep", "30"]).spawn();
+    let mut other = holder.unwrap();
+    std::thread::sleep(Duration::from_millis(300));
     let since = Instant::now();
     let (code, _, err) = lab.paraglider("start");
     assert!(
-        code == 1 && err.contains("another paraglider has held /run/paraglider/") && err.contains(" for 10 seconds"),
+        code == 1 && err.contains(&format!("another paraglider has held {} for 10 seconds", path.display())),
         "{err}"
     );
     assert!((9..14).contains(&since.elapsed().as_secs()));
@@ -258,13 +263,35 @@ fn a_table_that_iptables_cannot_show_is_an_error() {
         lab.balance(&[1, 2, 3]);
         sh("iptables -t nat -A PREROUTING -s 10.99.0.0/16 -j RETURN");
         sh("nft add rule ip nat PREROUTING fib daddr type local tcp dport 9 counter");
-        for verb in ["start", "stop", "status"] {
-            let (code, _, err) = lab.paraglider(verb);
-            assert!(code == 1 && err.contains("into table nat (IPv4) that iptables cannot show"), "{verb}: {err}");
-        }
+        let (code, _, err) = lab.paraglider("start");
+        assert!(code == 1 && err.contains("table nat (IPv4) has rules that iptables cannot show"), "{err}");
+        let (code, out, _) = lab.paraglider("status");
+        assert!(code == 4 && out.starts_with("unknown") && out.contains("table nat (IPv4)"), "{out}");
         let (code, out, _) = lab.paraglider("check");
-        assert!(code == 1 && out.contains("error    rules: cannot read the rules in force"), "{out}");
+        assert!(code == 1 && out.contains("IPv4 rules: cannot be read: table nat (IPv4) has rules"), "{out}");
+        // The kernel tells the names of all chains: none of them is ours.
+        let (code, _, err) = lab.paraglider("stop");
+        assert!(code == 0 && err.contains("nothing of Paraglider is in force"), "{err}");
         assert!(!sh("nft list ruleset").contains("PARAGLIDER"));
+    });
+}
+
+/// iptables can delete its own rules in such a table.
+#[test]
+fn stop_removes_ours_from_a_table_that_iptables_cannot_show() {
+    crate::in_lab("failure::stop_removes_ours_from_a_table_that_iptables_cannot_show", Variant::Nft, |lab| {
+        lab.config(
+            "frontends:\n  - {bind: '10.9.0.1:4444', backends: ['10.2.0.11:80', '10.2.0.12:80']}\n  \
+             - {name: second, bind: '10.9.0.1:5555', backends: ['10.2.0.11:80']}\n",
+        );
+        lab.ok("start");
+        sh("nft add rule ip nat PREROUTING fib daddr type local tcp dport 9 counter");
+        sh("nft add rule ip nat POSTROUTING ip saddr 10.99.0.0/16 masquerade");
+        let (code, _, err) = lab.paraglider("stop");
+        assert_eq!(code, 0, "{err}");
+        let left = sh("nft list ruleset");
+        assert!(!left.contains("PARAGLIDER") && !left.contains("PG-"), "{left}");
+        assert!(left.contains("tcp dport 9 counter") && left.contains("10.99.0.0/16"), "{left}");
     });
 }
 
@@ -302,9 +329,17 @@ on_both!(what_cannot_be_read_is_not_taken_for_nothing, |lab| {
     assert!(code == 1 && err.contains("cannot read the IPv6 rules in force: no IPv6 today"), "{err}");
     assert_eq!(lab.ours(), right);
     assert_eq!(lab.paraglider("status").0, 1);
-    // What can be seen goes; but it is no success.
     let (code, _, err) = lab.paraglider("stop");
-    assert!(code == 1 && err.contains("cannot read the IPv6 rules, so some of Paraglider may be left there"), "{err}");
+    if lab.variant == Variant::Nft {
+        // What iptables does not list is found by the names of its chains.
+        assert!(code == 0 && lab.ours().is_empty(), "{err}{:?}", lab.ours());
+        return;
+    }
+    // What can be seen goes; but it is no success.
+    assert!(
+        code == 1 && err.contains("cannot read the IPv6 rules of iptables-legacy, so some of Paraglider may be left"),
+        "{err}"
+    );
     assert!(lab.ours().iter().all(|line| line.starts_with("ip6tables")), "{:?}", lab.ours());
 });
 
@@ -315,11 +350,60 @@ on_both!(left_over_rules_that_cannot_be_removed_undo_the_start, |lab| {
     let other = lab.variant.other().infix();
     sh(&format!("iptables-{other}-restore --noflush < {}", lab.path("rules").display()));
     let before = lab.ours();
-    // A chain of ours that something of others holds on to in a way that cannot be undone: none; so break the tool.
     sh(&format!("ln -s /bin/false {}", lab.path(&format!("bin/iptables-{other}-restore")).display()));
     let (code, _, err) = lab.paraglider("start");
     assert!(code == 1 && err.contains("nothing was changed"), "{err}");
     assert_eq!(lab.ours(), before);
+});
+
+on_both!(stop_goes_on_after_an_error_and_tells_all, |lab| {
+    lab.config(
+        "frontends:\n  - {bind: '10.9.0.1:4444', backends: ['10.2.0.11:80']}\n  \
+         - {bind: '[fd09::1]:4444', backends: ['[fd02::11]:80']}\n",
+    );
+    lab.ok("start");
+    let restore = lab.path("bin/ip6tables-restore");
+    let real = fs::read_link(&restore).unwrap();
+    fs::remove_file(&restore).unwrap();
+    fs::write(&restore, "#!/bin/sh\ncat >/dev/null\necho no IPv6 today >&2\nexit 1\n").unwrap();
+    sh(&format!("chmod +x {}", restore.display()));
+    let (code, _, err) = lab.paraglider("stop");
+    assert!(code == 1 && err.contains("ip6tables-restore refused: no IPv6 today"), "{err}");
+    assert!(err.contains("removed all other rules of Paraglider that could be found"), "{err}");
+    assert!(lab.ours().iter().all(|line| line.starts_with("ip6tables")) && !lab.ours().is_empty(), "{:?}", lab.ours());
+    // What is left goes as soon as it can.
+    fs::remove_file(&restore).unwrap();
+    std::os::unix::fs::symlink(real, &restore).unwrap();
+    lab.ok("stop");
+    assert_eq!(lab.ours(), [""; 0]);
+});
+
+on_both!(a_list_that_is_not_whole_is_not_believed, |lab| {
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    let right = lab.saved(false);
+    for (script, said) in [
+        ("exit 0", "lacks table"),
+        ("echo garbage", "lacks table"),
+        ("$REAL \"$@\" | awk '/^\\*nat/ { gone = 1 } !gone { print } /^COMMIT/ { gone = 0 }'", "lacks table nat"),
+        ("$REAL \"$@\" | head -c 500", "ends in the middle of table"),
+    ] {
+        wrap(lab, "save", script);
+        let (code, _, err) = lab.paraglider("start");
+        assert!(
+            code == 1 && err.contains("cannot read the IPv4 rules in force") && err.contains(said),
+            "{script}: {err}"
+        );
+        let (code, out, _) = lab.paraglider("status");
+        assert!(matches!(code, 1 | 4) && out.contains(said), "{script}: {out}");
+        assert_eq!(lab.saved(false), right, "{script}");
+    }
+    // The kernel tells what nft's variant has; for the old one nothing does.
+    let (code, _, err) = lab.paraglider("stop");
+    match lab.variant {
+        Variant::Nft => assert!(code == 0 && lab.ours().is_empty(), "{err}{:?}", lab.ours()),
+        Variant::Legacy => assert!(code == 1 && err.contains("may be left there"), "{err}"),
+    }
 });
 
 on_both!(rules_that_cannot_be_read_back_are_taken_back, |lab| {

@@ -172,6 +172,7 @@ fn a_tool_that_hangs_is_killed_after_a_minute() {
 fn a_start_whose_tool_hangs_can_be_ended() {
     in_lab("process::a_start_whose_tool_hangs_can_be_ended", Variant::Nft, |lab| {
         lab.balance(&[1, 2, 3]);
+        sh("iptables -A INPUT -p udp -j ACCEPT");
         wrap(lab, "save", "echo >$DIR/hangs\nexec sleep 5");
         for signal in [Signal::SIGTERM, Signal::SIGINT] {
             let mut start = lab.command("start").spawn().unwrap();

@@ -235,7 +235,7 @@ fn the_prebuilt_binary_is_installed_or_named() {
 /// `check` knows each part of the kernel by its option; the kernel gets them all, and what they depend on.
 #[test]
 fn the_kernel_gets_what_check_asks_for() {
-    let source = read(&format!("{ROOT}/src/verb/check/rules.rs"));
+    let source = read(&format!("{ROOT}/src/engine/iptables/probe.rs"));
     let quoted = source.split('"').skip(1).step_by(2);
     let options: Vec<&str> = quoted
         .filter(|text| ["IP_NF_", "IP6_NF_", "NETFILTER_"].iter().any(|prefix| text.starts_with(prefix)))

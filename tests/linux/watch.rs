@@ -54,9 +54,10 @@ fn until(machine: &Machine, what: &str, is: impl Fn() -> bool) {
     }
 }
 
-/// The processes of the program that are systemd's, without those that are about to become another program's.
+/// The watches that systemd has started, without the programs that they are about to start, and without those that only
+/// ask whether a watch is needed.
 fn processes(machine: &Machine) -> Vec<String> {
-    machine.sh("pgrep -x -P 1 paraglider").1.split_whitespace().map(str::to_owned).collect()
+    machine.sh("pgrep -P 1 -f 'paraglider watch --again$'").1.split_whitespace().map(str::to_owned).collect()
 }
 
 fn has_dead(lab: &Lab) -> bool {
@@ -67,7 +68,8 @@ fn has_dead(lab: &Lab) -> bool {
 /// Waits until a watch runs and has taken [`DEAD`] out of the rules; returns its number.
 fn is_at_work(lab: &Lab, machine: &Machine) -> String {
     until(machine, "the watch takes the dead backend out", || processes(machine).len() == 1 && !has_dead(lab));
-    assert!(machine.sh("systemctl is-active paraglider-watch").0);
+    let (active, said) = machine.sh("systemctl status --no-pager --lines=20 paraglider-watch");
+    assert!(active, "{said}");
     processes(machine).concat()
 }
 

@@ -13,7 +13,7 @@ fn open(base: &str, what: &str) -> Option<File> {
     file::is_own_regular(&file).then_some(file)
 }
 
-/// The lock of version 0.1, if its file is there; nothing at all while that version works under it.
+/// The lock of version 0.1, or `Some(None)` if its file is not there; `None` while that version holds it.
 pub fn lock(base: &str) -> Option<Option<File>> {
     match open(base, "lock") {
         Some(file) => file::try_lock(&file, false).then_some(Some(file)),
@@ -43,7 +43,7 @@ pub fn watch(base: &str) -> Option<Watch> {
     let text = String::from_utf8(text).ok()?;
     let (first, lines) = text.strip_suffix("end\n")?.split_once('\n')?;
     let process = number(first.split_once(' ')?.0, i32::MAX as u64).map(|process| process as u32);
-    // The number alone is not to be believed; 0 and 1 are nobody's whom we might tell anything.
+    // A number in a file is not to be believed without a look at the process. 0 would mean our process group, and 1 is init.
     let is_ours = |process: &u32| *process > 1 && file::read(&format!("/proc/{process}/comm")) == "paraglider";
     let age = crate::sys::poll::date().saturating_sub(modified).saturating_mul(1000);
     Some(Watch {
@@ -54,14 +54,14 @@ pub fn watch(base: &str) -> Option<Watch> {
     })
 }
 
-/// Tells a `watch` of version 0.1 that `start` (SIGHUP) or `stop` (SIGUSR1) is at work: it waits for the lock then.
+/// Sends a `watch` of version 0.1 the signal that it expects from `start` (SIGHUP) or `stop` (SIGUSR1).
 pub fn tell(base: &str, signal: libc::c_int) {
     if let Some(Watch { process: Some(process), .. }) = watch(base) {
         process::signal(process, signal);
     }
 }
 
-/// Removes what a version left behind of which nothing runs any more. For the holder of both locks.
+/// Removes the files of version 0.1 unless its `watch` is still running. For the holder of both locks.
 pub fn clean(base: &str) {
     let idle = open(base, "watch").is_none_or(|file| file::try_lock(&file, false));
     if idle {

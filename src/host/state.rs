@@ -2,8 +2,8 @@
 //! `watch` knows of the backends.
 //!
 //! The base is /run/paraglider; below it each network namespace has a folder of its own, named by its inode, since
-//! namespaces often share /run. Both belong to this user and cannot be written by others, so nobody else can put a link or
-//! a FIFO there; what an administrator puts there by mistake is refused with a sentence.
+//! namespaces often share /run. Both belong to this user and cannot be written by others, so that no other user can put a
+//! link or a FIFO there; one that the administrator puts there by mistake is refused with a sentence.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -51,11 +51,11 @@ impl Folder {
     /// Makes the folder, or checks that it is ours alone.
     pub fn open() -> Result<Self, Error> {
         let base = base(variable(c"XTABLES_LOCKFILE"));
-        // In a directory where everybody may rename everything, a check of what lies in it is worth nothing.
+        // In a directory where every user may rename everything, checking what is in it proves nothing.
         let parent = base.rsplit_once('/').map_or("/", |(parent, _)| parent);
-        let everybody = libc::S_IWOTH | libc::S_ISVTX;
-        if stat(&format!("{parent}/"), 0).is_ok_and(|stat| stat.st_mode & everybody == libc::S_IWOTH) {
-            return fail!("{parent} can be written by everybody, so {base} cannot be trusted; use another directory");
+        let every_user = libc::S_IWOTH | libc::S_ISVTX;
+        if stat(&format!("{parent}/"), 0).is_ok_and(|stat| stat.st_mode & every_user == libc::S_IWOTH) {
+            return fail!("{parent} can be written by every user, so {base} cannot be trusted; use another directory");
         }
         // Without /proc, namespaces cannot be told from each other.
         let dir = format!("{base}/{}", file::namespace("net").unwrap_or(0));
@@ -73,7 +73,7 @@ impl Folder {
         format!("{}/{name}", self.dir)
     }
 
-    /// What is beside the folders: of versions that knew none.
+    /// The directory of the folders; version 0.1 has files beside it (see [`before`]).
     pub fn base(&self) -> &str {
         &self.base
     }
@@ -108,7 +108,7 @@ impl Folder {
         if !file::try_lock(&file, false) {
             return Ok(None);
         }
-        // A lock of a file that was deleted meanwhile keeps nobody out.
+        // If the file was deleted meanwhile, others lock a new one: try again with that.
         let inode = file::identity(&file).map_err(cannot)?;
         match self.file("lock", libc::O_RDONLY).and_then(|there| file::identity(&there)) {
             Ok(there) if there == inode => {}

@@ -19,7 +19,7 @@ const LOOK: u64 = 500;
 /// What was read of each engine, or why it could not be read.
 type Looked<'a> = Vec<Result<Box<dyn View + 'a>, Error>>;
 
-/// Removes all; with `drain` only after connections had so many seconds to end.
+/// Removes all; with `drain` only after connections had that many seconds to end.
 pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
     let engines = engine::find()?;
     let (folder, lock) = begin()?;

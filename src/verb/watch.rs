@@ -6,7 +6,7 @@ use crate::serve;
 use crate::watch::run;
 
 /// Watches until a signal ends it; with `again` it begins with the config that is meant to be in force, if there is one.
-pub fn run(path: &str, again: bool, stop_on_exit: bool) -> Result<Exit, Error> {
+pub fn run(path: &str, stop_on_exit: bool, again: bool) -> Result<Exit, Error> {
     let exit = run::run(path, again)?;
     if stop_on_exit {
         return stop::run(None);

@@ -12,7 +12,7 @@ const BURSTS: u64 = 4;
 /// How long a check is put off that cannot begin.
 const PUT_OFF: u64 = 50;
 
-/// What the checks of a backend have told so far.
+/// What the checks of a backend have shown so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Condition {
     /// It has failed its checks. Until it has been checked it counts as up.
@@ -67,15 +67,15 @@ pub struct Seen {
 /// What a running check has come to.
 #[derive(Debug)]
 pub enum Event {
-    /// Nothing yet.
+    /// Nothing has come from its socket.
     Silence,
-    /// Its socket had something to tell, which is not all yet.
+    /// Something has come, but the verdict is not clear yet.
     Progress,
     /// It has ended: good, or why not.
     Ended(Result<(), String>),
 }
 
-/// What is to be done for a backend.
+/// What the caller has to do for a backend.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing.
@@ -104,12 +104,12 @@ pub struct Checked<C> {
     pub forgotten: bool,
     /// When the last check began.
     begun: u64,
-    /// It was down when an earlier `watch` ended: one good check is followed by the next at once.
+    /// It was recalled as down: it is checked `rise` times without a pause, since it may have recovered long ago.
     eager: bool,
 }
 
 impl<C> Checked<C> {
-    /// One more round. `room` tells whether a check may begin.
+    /// The next step, given what has come of the running check. `room`: another check may begin now.
     pub fn step(&mut self, event: Event, health: &Health, now: u64, room: bool) -> Step {
         let progress = matches!(event, Event::Progress);
         match event {
@@ -147,12 +147,12 @@ impl<C> Checked<C> {
         Step::End { turned, first }
     }
 
-    /// The check cannot begin now, which is this host's own trouble and says nothing about the backend.
+    /// The check cannot begin now, for a reason of this host's that says nothing about the backend.
     pub fn put_off(&mut self, now: u64) {
         self.due = now + PUT_OFF;
     }
 
-    /// Nobody listened to a running check for so long.
+    /// This process was busy for `time` milliseconds, in which a running check could not go on: it gets them back.
     pub fn stood_still(&mut self, time: u64) {
         if self.check.is_some() {
             self.due += time;
@@ -201,7 +201,6 @@ fn recalled<C>(known: Option<&Seen>, due: u64, now: u64) -> Checked<C> {
         condition.since = now.min(known.condition.since);
         due = due.min(known.due);
         if condition.down {
-            // It may have come back long ago.
             (condition.against, due) = (0, now);
         }
     }
@@ -314,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_gets_the_time_back_in_which_nobody_listened() {
+    fn a_check_gets_the_time_back_in_which_this_process_was_busy() {
         let health = health();
         let mut one = first();
         one.stood_still(500);

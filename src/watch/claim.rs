@@ -1,12 +1,12 @@
 //! What `watch` knows of the backends, in a file that it holds: its states and the time of writing.
 //!
-//! Who holds it comes from the kernel (fcntl(2), F_GETLK): a number in the file may be that of another PID namespace, or of
-//! a process that came later. The holder must never open the file a second time, since the lock would go with that
-//! descriptor; everybody else may, and harms nothing.
+//! The kernel tells which process holds it (fcntl(2), F_GETLK): a number in the file could be of another PID namespace, or
+//! be reused by a later process. The holder must never open the file a second time, since closing that descriptor would
+//! release the lock; other processes may open it, which has no effect on the lock.
 //!
-//! The first line has a fixed length: version, sequence number, time of writing ([`clock`], milliseconds), boot. The number
-//! is odd while the lines behind it are being written. Then comes one line for each checked backend, then `end`. What is
-//! behind that was once reserved, so that to write works when the file system is full.
+//! The first line has a fixed length: version, sequence number, time of writing ([`clock`], milliseconds), boot ID. The
+//! sequence number is odd while the other lines are being written. One line for each checked backend follows, then `end`.
+//! The rest of the file is space reserved for longer lines, so that writing works when the file system is full.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -32,13 +32,13 @@ const BEGIN: &str = "paraglider 1";
 /// The last line.
 const END: &str = "end";
 
-/// How often a file is read that is being written.
+/// How often the file is read again if it is being written.
 const TRIES: usize = 20;
 
-/// Longest line of a backend without its addresses: the words, three times, and the longest reason that is kept.
+/// Longest line of a backend without its two addresses: the words, three times, and the reason.
 const LONGEST_REST: usize = 100 + LONGEST_REASON;
 
-/// A reason that is longer is cut, in characters.
+/// Longest reason of a failed check that is kept, in characters.
 const LONGEST_REASON: usize = 80;
 
 /// How long a `watch` may be silent until `status` says so, in milliseconds. It writes every 2 s.
@@ -53,7 +53,7 @@ pub struct Claim {
     file: File,
     boot: String,
     sequence: u64,
-    /// So many bytes are there to be overwritten.
+    /// Bytes of the file that are reserved.
     reserved: usize,
 }
 
@@ -99,7 +99,7 @@ impl Claim {
         self.beat()
     }
 
-    /// Writes that we are still there.
+    /// Heartbeat: writes the time alone.
     pub fn beat(&self) -> io::Result<()> {
         self.file.write_all_at(self.header().as_bytes(), 0)
     }
@@ -116,7 +116,7 @@ pub struct Known {
     pub watch: Option<u32>,
     /// What it knows, or knew at its end; nothing where that cannot be told.
     pub seen: Vec<Seen>,
-    /// When it wrote that it is there.
+    /// When it last wrote.
     written: Option<u64>,
     /// It is of version 0.1, which wrote only when something had changed.
     before: bool,
@@ -131,7 +131,7 @@ impl Known {
         }
     }
 
-    /// What this process itself knew at a time.
+    /// What this process itself knew at that time.
     pub fn remembered(seen: Vec<Seen>, at: u64) -> Self {
         Known { watch: Some(0), seen, written: Some(at), before: false }
     }
@@ -163,7 +163,7 @@ impl Known {
         }
         match watch {
             None => Self::of_before(folder),
-            // It is there, whatever its file says.
+            // The lock is held, so a watch is running, even if its file cannot be read.
             watch => Known { watch, ..Known::default() },
         }
     }

@@ -40,9 +40,9 @@ struct Watch<'a> {
     stamp: Option<[u64; 4]>,
     services: Vec<Service>,
     checked: All<Probe>,
-    /// Since when nothing is meant to be in force: then nothing is done.
+    /// Since when it rests, because nothing is meant to be in force.
     resting: Option<u64>,
-    /// SIGHUP has come.
+    /// SIGHUP has come: the own config is to be read.
     reread: bool,
     /// The rules are not yet what they ought to be.
     pending: bool,
@@ -54,7 +54,7 @@ struct Watch<'a> {
     rules: Option<u64>,
     /// What went wrong last, so that it is said once; and that nothing can be written into /run.
     trouble: [String; 2],
-    /// So many checks may run at a time.
+    /// How many checks may run at the same time.
     most: usize,
 }
 
@@ -63,7 +63,7 @@ struct Watch<'a> {
 pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
     let given = if again { None } else { Some(serve::load(path)?) };
     let engines = engine::find()?;
-    // First: from now on a `start` or `stop` may send us signals.
+    // Before the file is claimed: from then on `start` and `stop` send us signals.
     let signals = Signals::catch().map_err(|error| Error::system(format_args!("cannot wait for signals: {error}")))?;
     let folder = Folder::open()?;
     let (claim, known) = Claim::take(&folder)?;
@@ -72,7 +72,7 @@ pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
             break lock;
         }
         poll::wait(&mut [poll::pollfd(signals.descriptor(), libc::POLLIN)], AGAIN);
-        // What another signal would have us read is not read yet.
+        // SIGHUP and SIGUSR1 can be ignored: everything is read after this loop.
         if matches!(signals.next(), Some(libc::SIGTERM | libc::SIGINT)) {
             return Ok(Exit::Done);
         }
@@ -174,7 +174,7 @@ impl Watch<'_> {
             while let Some(signal) = self.signals.next() {
                 match signal {
                     libc::SIGHUP => self.reread = true,
-                    // Something else is meant, or nothing.
+                    // `start` or `stop` has changed what is meant.
                     libc::SIGUSR1 => {}
                     _ => return,
                 }
@@ -193,7 +193,7 @@ impl Watch<'_> {
                     Ok(false) => {}
                     Err(error) => self.complain(&error),
                 }
-                // Nobody listened meanwhile.
+                // Running checks could not go on meanwhile.
                 for one in self.checked.iter_mut().flatten() {
                     one.stood_still(after - before);
                 }
@@ -263,7 +263,7 @@ impl Watch<'_> {
         let forwards = |service: &Service| forwarding::forwards(service.bind.family());
         let right = !self.pending && rules.is_some() && rules == self.rules && self.services.iter().all(forwards);
         if !self.reread && self.folder.stamp() == self.stamp {
-            // While it rests it writes nothing: what it knows grows old.
+            // At rest nothing is written, so the age of the file is that of the last checks.
             if self.resting.is_some() {
                 return Ok(true);
             }
@@ -282,14 +282,15 @@ impl Watch<'_> {
         if changed && !self.pending {
             log::warning!("another program changed the rules; put them right");
         }
-        // It was asked for before the rules were read, so no change between the two is missed.
+        // The stamp was taken before the rules were read, so no change in between is missed.
         self.rules = rules;
         self.pending = false;
         self.tell();
         self.forget()
     }
 
-    /// Looks at what is meant, under the lock: only here a `stop` or `start` counts. Tells whether anything is meant.
+    /// Reads what is meant and follows it. Only under the lock: a `stop` or `start` that is at work is waited for this way.
+    /// Tells whether anything is meant.
     fn heed(&mut self) -> Result<bool, Error> {
         let reread = std::mem::take(&mut self.reread);
         let stamp = self.folder.stamp();
@@ -352,7 +353,7 @@ impl Watch<'_> {
         }
     }
 
-    /// Ends the rest. What was known before it may be too old.
+    /// Ends a rest. What was known when it began is forgotten if it is too old by now.
     fn wake_up(&mut self) {
         let Some(since) = self.resting.take() else { return };
         let seen = Known::remembered(self.seen(), since).believed(&self.services, &[]);
@@ -413,7 +414,7 @@ impl Watch<'_> {
         }
     }
 
-    /// Nothing can be written into /run: we go on by what is in memory.
+    /// Says once that nothing can be written into /run: we go on with what is in memory.
     fn cannot_write(&mut self, error: Error) {
         let [_, trouble] = &mut self.trouble;
         if trouble.is_empty() {
@@ -433,7 +434,7 @@ impl Watch<'_> {
     }
 }
 
-/// Whether an error of a check that begins is this host's own trouble, which says nothing about the backend.
+/// Whether a check could not begin for a reason of this host's, which says nothing about the backend.
 fn is_ours(error: &std::io::Error) -> bool {
     matches!(
         error.raw_os_error(),

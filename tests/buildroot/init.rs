@@ -157,7 +157,7 @@ fn it_starts_and_reloads_and_stops() {
         assert_eq!(taken(), before_second, "a second start writes");
         assert!(before_second.len() == 3 && before_second.iter().all(|rule| rule.contains("[3:")), "{before_second:?}");
 
-        // A connection lives through the change, whoever is gone from the config.
+        // A connection lives through the change, even to a backend that is no longer in the config.
         let held = lab::inside("client", || Held::open(BIND.parse().unwrap()).unwrap()).join().unwrap();
         let server = held.ask().unwrap();
         for (word, backends) in [("reload", &[1, 2][..]), ("restart", &[2, 3]), ("start", &[3, 1])] {
@@ -246,7 +246,7 @@ fn it_copes_with_rules_that_were_saved() {
         }
         board.ok("stop", "Stopping");
         assert!(lab.ours().is_empty());
-        assert!(lab.saved(false).contains("-s 192.0.2.1/32 -j DROP"), "a rule of somebody else's is gone");
+        assert!(lab.saved(false).contains("-s 192.0.2.1/32 -j DROP"), "another program's rule is gone");
     });
 }
 

@@ -15,7 +15,7 @@ use crate::lab::{sh, Lab};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A backend that nobody listens at: checked, it is down; unchecked, it gets its share all the same.
+/// A backend without a listener: if it is checked it is down; if not, it gets its share of connections.
 const DEAD: &str = "10.2.0.13:81";
 
 impl Board {
@@ -89,7 +89,7 @@ fn it_comes_and_goes_with_the_health_block() {
         if !debian.exists() {
             return println!("skipped: Debian's start-stop-daemon is not here");
         }
-        // As after a reboot: nobody knows any more which one is dead.
+        // As after a reboot: nothing is known of the backends.
         fs::remove_dir_all("/run/paraglider").unwrap();
         install(debian, &board.root.join("usr/sbin/start-stop-daemon"));
         comes_and_goes(lab, board, &syslog);
@@ -106,7 +106,7 @@ fn syslog(board: &Board) -> UnixDatagram {
 }
 
 fn comes_and_goes(lab: &Lab, board: &Board, syslog: &UnixDatagram) {
-    // Nobody asked for checks: no process stays.
+    // Without health checks no process stays.
     board.check(&[1, 2], false);
     board.ok("start", "Starting");
     assert!(board.is_quiet() && has_dead(lab));
@@ -159,7 +159,7 @@ fn comes_and_goes(lab: &Lab, board: &Board, syslog: &UnixDatagram) {
     assert_ne!(board.watch(), first);
     is_fair(&[2]);
 
-    // Nobody asks for checks any more: it has gone when the word returns, and all backends are back.
+    // Without health checks it has ended when the script returns, and all backends are back.
     board.check(&[1, 2], false);
     board.ok("reload", "Reloading");
     assert!(board.is_quiet() && has_dead(lab));
@@ -178,7 +178,7 @@ fn comes_and_goes(lab: &Lab, board: &Board, syslog: &UnixDatagram) {
         assert!(since.elapsed() < Duration::from_secs(if deaf { 9 } else { 3 }), "{:?}", since.elapsed());
         board.ok("stop", "Stopping");
     }
-    until("nobody waits for its words", || board.processes("bin/busybox").is_empty());
+    until("no logger is left", || board.processes("bin/busybox").is_empty());
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn each_has_its_fields_files_modes_and_sums() {
         let size = fs::metadata(format!("{ROOT}/target/dist/{target}/paraglider")).unwrap().len().div_ceil(1024);
         assert!((size..size + 16).contains(&kib), "{arch}: {kib} KiB");
 
-        // Whoever builds it, root owns it.
+        // All files belong to root, even if another user builds the package.
         let listed = sh(&format!("dpkg-deb -c {deb}"));
         assert!(listed.lines().all(|line| line.contains(" root/root ")), "{listed}");
         let out = dir.path().join(arch);
@@ -135,7 +135,7 @@ fn the_same_input_makes_the_same_bytes() {
     if !nix::unistd::geteuid().is_root() {
         return println!("skipped: deb of another user: this needs root");
     }
-    // Whoever builds it, with whatever umask.
+    // Any user, any umask.
     let tree = dir.path().join("one");
     let before = fs::read(&one).unwrap();
     sh(&format!(
@@ -153,7 +153,7 @@ fn an_unknown_architecture_is_refused() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("amd64 arm64 armel armhf mipsel"));
 }
 
-/// As those do it who make images: no systemd runs, and nothing of this host is touched.
+/// As tools that build images do it: no systemd runs, and nothing of this host is touched.
 #[test]
 fn it_goes_into_an_image_and_out_again() {
     if !have_dpkg() {
@@ -203,7 +203,7 @@ fn it_goes_into_an_image_and_out_again() {
     });
     assert_eq!(dpkg("--verify paraglider"), "");
     let config = image.join("etc/paraglider/glider.yaml");
-    assert!(!config.exists(), "nobody shall balance the example");
+    assert!(!config.exists(), "the example must not be put in force");
     fs::write(&config, "mine").unwrap();
 
     // Upgrade, removal and purge leave the config; the program and the unit go.

@@ -26,7 +26,7 @@ fn it_puts_five_files_into_their_places_and_uninstall_takes_them_out() {
         let dir = tempfile::tempdir().unwrap();
         make("install", prefix, dir.path());
         assert_eq!(below(dir.path(), prefix), INSTALLED, "{prefix}");
-        // Nothing beside the prefix; the config least of all: nobody shall balance the example.
+        // Nothing beside the prefix; the config least of all: the example must not be put in force.
         assert_eq!(files(dir.path()).iter().filter(|file| !file.ends_with('/')).count(), INSTALLED.len());
         assert!(files(dir.path()).iter().all(|file| !file.ends_with('/') || file.starts_with("755 ")));
 
@@ -39,7 +39,7 @@ fn it_puts_five_files_into_their_places_and_uninstall_takes_them_out() {
         let unit = fs::read_to_string(at("lib/systemd/system/paraglider-watch.service")).unwrap();
         assert!(unit.contains(&format!("ExecStart={prefix}/sbin/paraglider watch --again\n")), "{unit}");
 
-        // What is not ours stays: the config, and a file of somebody's beside ours.
+        // What is not ours stays: the config, and another program's file beside ours.
         let config = dir.path().join("etc/paraglider/glider.yaml");
         fs::create_dir_all(config.parent().unwrap()).unwrap();
         fs::write(&config, "mine").unwrap();

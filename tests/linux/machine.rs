@@ -110,7 +110,7 @@ impl Machine {
         self.sh("journalctl --no-pager --output=cat --unit=paraglider").1
     }
 
-    /// As if somebody pulled the plug: nothing is stopped in good order.
+    /// A power failure: nothing is stopped in order.
     pub fn power_off(&mut self) {
         let Some(mut child) = self.running.take() else { return };
         let _ = child.kill();
@@ -133,7 +133,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         self.power_off();
-        // Or whoever clears up the directory would go through all files of this system.
+        // Otherwise removing the directory would go through all files of this system.
         run("/usr/bin/umount", &["--recursive", "--lazy", &self.dir.display().to_string()]);
     }
 }

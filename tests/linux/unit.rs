@@ -73,7 +73,7 @@ mod its_capabilities_are_enough {
     fn story(lab: &Lab) {
         let dir = lab.path("installed");
         make("install", "/usr", &dir);
-        // An /etc over this one, seen by nobody else.
+        // An /etc over this one, in this mount namespace alone.
         let etc = lab.path("etc");
         let over = |name: &str| etc.join(name).display().to_string();
         sh(&format!("mkdir -p {0}/upper {0}/work", etc.display()));
@@ -184,7 +184,7 @@ mod it_lives_with_systemd {
         assert_eq!(same(&lab.saved(true)), same(&before));
         assert_eq!(ask_often("client", BIND, 8), shares(&[1, 2], 4));
 
-        // Nobody counts how often.
+        // There is no limit.
         machine.ok("for i in 1 2 3 4 5 6 7; do systemctl restart paraglider || exit 1; done");
 
         // What the administrator stopped is not started by an upgrade.
@@ -223,7 +223,7 @@ mod it_lives_with_systemd {
         assert!(!machine.path("/usr/sbin/paraglider").exists());
         assert_eq!(fs::read_to_string(&yaml).unwrap(), config(&[1, 2]));
 
-        // A first installation over a config starts; and what somebody started by hand is removed, too.
+        // A first installation over a config starts; and rules that were started by hand are removed too.
         machine.ok("dpkg --no-triggers -i /var/tmp/p.deb");
         assert_eq!(ask_often("client", BIND, 8), shares(&[1, 2], 4));
         machine.ok("systemctl stop paraglider && paraglider start");
@@ -238,7 +238,7 @@ mod it_lives_with_systemd {
             Variant::Nft => "nft flush ruleset",
             Variant::Legacy => "iptables -F; iptables -t nat -F; iptables -X; iptables -t nat -X",
         };
-        // Slow enough that whoever does not wait for it loses his rules.
+        // So slow that without waiting for it the rules would be flushed.
         let flush = format!("/bin/sh -c 'sleep 0.3; {flush}'");
         let unit = format!(
             "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart={flush}\nExecReload={flush}\nExecStop={flush}\n"
@@ -253,7 +253,7 @@ mod it_lives_with_systemd {
             machine.ok(&format!("systemctl start {name} paraglider"));
             assert_eq!(ask_often("client", BIND, 4), shares(&[1, 2], 2), "start of {name}");
             machine.ok(&format!("systemctl reload {name}"));
-            // systemctl waits for the firewall, not for those who follow.
+            // systemctl waits for the firewall, not for the units that follow it.
             settle(machine);
             assert_eq!(ask_often("client", BIND, 4), shares(&[1, 2], 2), "reload of {name}");
             if name == "nftables" {

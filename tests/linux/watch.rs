@@ -11,7 +11,7 @@ use crate::{in_lab, unit};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A backend that nobody listens at: checked, it is down; unchecked, it gets its share all the same.
+/// A backend without a listener: if it is checked it is down; if not, it gets its share of connections.
 const DEAD: &str = "10.2.0.13:81";
 
 /// Both write rules and nothing else.
@@ -119,7 +119,7 @@ fn story(lab: &Lab) {
     until(&machine, "systemd starts another one", || matches!(&processes(&machine)[..], [one] if *one != first));
     is_at_work(lab, &machine);
 
-    // Nobody asks for checks any more: it goes, and the rules stay, with all backends.
+    // Without health checks it ends, and the rules stay, with all backends.
     write(&unchecked(&[2]));
     machine.ok("systemctl reload paraglider");
     is_away(&machine);

@@ -38,7 +38,7 @@ fn foreign(lab: &Lab) -> Vec<String> {
     lines.into_iter().filter(|line| !ours.contains(line)).collect()
 }
 
-on_both!(rules_that_somebody_removed_come_back, |lab| {
+on_both!(rules_that_others_removed_come_back, |lab| {
     let _three = Backend::three();
     lab.balance(&[1, 2, 3]);
     // Without `health:` there is nothing to check, but it is guarded all the same.
@@ -57,7 +57,7 @@ on_both!(rules_that_somebody_removed_come_back, |lab| {
     assert!(!watch.text().contains("ERROR"), "{}", watch.text());
 });
 
-on_both!(a_rule_that_somebody_changed_is_put_right, |lab| {
+on_both!(a_rule_that_others_changed_is_put_right, |lab| {
     let _three = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let _watch = Watch::begin(lab);

@@ -1,4 +1,4 @@
-//! Health checks: the dead get no connections, the living get all, and whoever comes back is welcome.
+//! Health checks: dead backends get no connections, and get them again when they have recovered.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -63,9 +63,9 @@ on_both!(a_dead_process_is_out_in_time_and_comes_back, |lab| {
     // A good while longer than a turn of the clients.
     until("some more connections are made", || dead.elapsed() > took + WINDOW);
     let attempts = clients.end();
-    let last = failed(&attempts).iter().map(|attempt| attempt.begun).max().expect("somebody has met the dead one");
+    let last = failed(&attempts).iter().map(|attempt| attempt.begun).max().expect("a client has met the dead one");
     assert!(last - dead < WINDOW + SLACK, "still {:?} later", last - dead);
-    assert!(attempts.iter().any(|attempt| attempt.begun > last), "nobody asked any more");
+    assert!(attempts.iter().any(|attempt| attempt.begun > last), "no client asked after that");
 
     assert_eq!(shares(BIND, 20), [("b1".to_owned(), 10), ("b3".to_owned(), 10)].into());
     let text = lab.ok("status");
@@ -119,7 +119,7 @@ on_both!(clients_of_a_silent_host_are_helped, |lab| {
     assert_eq!(said, Err(ErrorKind::ConnectionReset), "after {after:?}");
     let new = new.map(|thread| thread.join().unwrap());
     assert!(new.iter().all(|(stream, after)| stream.is_ok() && *after < Duration::from_secs(4)), "{new:?}");
-    assert!(new.iter().any(|(_, after)| *after > Duration::from_millis(900)), "nobody met the silent one: {new:?}");
+    assert!(new.iter().any(|(_, after)| *after > Duration::from_millis(900)), "no client met the silent one: {new:?}");
     assert_eq!(shares(BIND, 20).into_keys().collect::<Vec<_>>(), ["b2", "b3"]);
 
     speak("b1");
@@ -213,7 +213,7 @@ on_both!(a_backup_is_used_only_while_no_other_lives, |lab| {
     b1.start();
     watch.turns(lab, since, "10.2.0.11:80 of 10.9.0.1:4444 is up");
     assert_eq!(used(), ["b1"]);
-    // It lives, so nobody takes its connections away.
+    // It is up, so its connections are not ended.
     assert_eq!(held.ask().unwrap().0, "b3");
     assert!(!watch.text().contains("all backends are down"), "{}", watch.text());
 });

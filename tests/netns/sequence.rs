@@ -98,7 +98,7 @@ on_both!(starts_that_change_nothing_do_not_put_off_the_checks, |lab| {
     speak("b2");
 });
 
-on_both!(of_those_that_are_down_whoever_is_left_in_the_config_is_kept, |lab| {
+on_both!(if_only_backends_that_are_down_are_left_they_are_kept, |lab| {
     let [_b1, mut b2, _b3] = Backend::three();
     lab.config(&checked(QUICK, &[1, 2]));
     let watch = Watch::begin(lab);

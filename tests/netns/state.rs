@@ -1,4 +1,5 @@
-//! What is kept in /run between two runs, and what may be wrong with it: full, read-only, in the way, old, another's.
+//! What is kept in /run between two runs, and what may be wrong with it: no space, read-only, links and FIFOs in the way,
+//! old content, other namespaces.
 
 use std::fs;
 use std::io::Write;
@@ -56,7 +57,7 @@ on_both!(a_stop_that_removed_nothing_leaves_the_watch_at_work, |lab| {
     assert!(!watch.text().contains("were stopped"), "{}", watch.text());
 });
 
-/// A file system of its own for the state, of so many pages of 4 KiB.
+/// A file system of its own for the state, of that many pages of 4 KiB.
 fn small_run(pages: usize) {
     fs::create_dir_all("/run/paraglider").unwrap();
     sh(&format!("mount -t tmpfs -o size={}k,mode=700 small /run/paraglider", pages * 4));
@@ -107,7 +108,7 @@ on_both!(a_full_run_loses_nothing, |lab| {
     stays_away(lab, &watch);
 });
 
-on_both!(a_stop_reaches_a_watch_of_another_pid_namespace_and_nobody_else, |lab| {
+on_both!(a_stop_reaches_a_watch_of_another_pid_namespace_and_no_other_process, |lab| {
     let _three = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let mut unshare = Command::new("unshare");
@@ -176,7 +177,7 @@ on_both!(while_no_watch_runs_the_dead_stay_out_and_the_recovered_come_back_at_on
     sleep(Duration::from_millis(500));
     let attempts = clients.end();
     assert!(attempts.len() > 10 && failed(&attempts).is_empty(), "{:?}", failed(&attempts));
-    // As a firewall does it: then nothing in the kernel tells who was left out.
+    // As a firewall does it: then the rules no longer tell which backend was left out.
     sh("iptables -t nat -F && iptables -t nat -X && iptables -F FORWARD");
     lab.ok("start");
     without_b2();
@@ -300,6 +301,49 @@ on_both!(what_was_never_checked_is_not_up, |lab| {
     lab.config(&checked("interval: 20s, timeout: 10s", &[1]));
     let _watch = Watch::begin(lab);
     assert!(told(&lab.ok("status --json"), "10.2.0.11:80").contains("\"state\":\"unchecked\""));
+});
+
+on_both!(what_is_meant_is_put_back_and_nothing_after_a_stop, |lab| {
+    let [_b1, mut b2, _b3] = Backend::three();
+    let again = |words: &str| {
+        let (code, out, err) = lab.paraglider(words);
+        assert_eq!((code, out.as_str()), (0, ""), "{err}");
+        err
+    };
+    lab.balance(&[1, 2]);
+    assert_eq!(again("start --again"), "");
+    assert_eq!(lab.ours(), [""; 0]);
+    lab.ok("start");
+    let rules = lab.ours();
+    // Whatever has become of the config since; a refused start changes nothing of what is meant.
+    lab.config("frontend: 1\n");
+    assert_eq!(lab.paraglider("start").0, 2);
+    sh("iptables -t nat -F && iptables -F FORWARD");
+    again("start --again");
+    assert_eq!(lab.ours(), rules);
+    lab.ok("stop");
+    assert_eq!(again("start --again"), "");
+    assert_eq!(lab.ours(), [""; 0]);
+
+    // So does a watch that a service manager has started once more.
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    lab.ok("start");
+    lab.config("frontend: 1\n");
+    let since = Instant::now();
+    let watch = Watch::spawn(lab, "watch --again");
+    watch.hears(since, "is balanced over 3 backends");
+    b2.stop();
+    watch.hears(since, B2_DOWN);
+    assert_eq!(watch.end(Signal::SIGKILL), None);
+    lab.ok("stop");
+    let since = Instant::now();
+    let watch = Watch::spawn(lab, "watch --again");
+    watch.hears(since, "the rules were stopped");
+    stays_away(lab, &watch);
+    lab.config(&checked(QUICK, &[1, 3]));
+    lab.ok("start");
+    watch.hears(since, "took the config of the last start");
+    until("it checks", || lab.ok("status").matches("up for ").count() == 2);
 });
 
 /// Version 0.1 had its files beside the directory of today.

@@ -78,7 +78,7 @@ on_both!(told_to_end_it_leaves_the_rules_unless_told_otherwise, |lab| {
         lab.ok("status");
         assert_eq!(shares(BIND, 3).len(), 3, "{signal}");
     }
-    // Nobody checks now, which one is told.
+    // No watch runs now, and `start` says so.
     let (code, _, err) = lab.paraglider("start");
     assert!(
         code == 0 && err.contains("already in force") && err.contains("not checked until `paraglider watch` runs"),
@@ -167,7 +167,7 @@ on_both!(start_leaves_the_dead_out_and_stop_stays_in_force, |lab| {
     let checks = b1.connections();
     until("time passes", || stopped.elapsed() > Duration::from_millis(5200));
     gone();
-    assert_eq!(b1.connections(), checks, "it checks, but nobody wants to know");
+    assert_eq!(b1.connections(), checks, "it checks while nothing is in force");
     assert_eq!(lab.paraglider("status").0, 3);
 
     let since = Instant::now();
@@ -202,7 +202,7 @@ on_both!(reload_ends_connections_of_the_removed_only_when_told_so, |lab| {
     api("'10.2.0.12:80', '10.2.0.13:80'");
     lab.ok("reload");
     assert!(live(&held) && live(&others));
-    // One who changes his mind: the rules need no change.
+    // Also if the rules need no change.
     lab.ok("reload --drop-removed");
     ends(&held[0]);
     assert!(live(&held[1..]) && live(&others), "the other frontend keeps the same backend");
@@ -315,10 +315,10 @@ on_both!(prometheus_can_read_the_metrics, |lab| {
     }
 });
 
-/// Whoever asks for a running watch tries the lock, and may be taken for one by somebody else who asks.
+/// No file makes a process that is no watch get a signal, and no reader makes another reader see a watch.
 #[test]
-fn a_file_that_was_left_behind_is_nobody() {
-    crate::in_lab("watch::a_file_that_was_left_behind_is_nobody", Variant::Nft, |lab| {
+fn a_file_that_was_left_behind_is_no_watch() {
+    crate::in_lab("watch::a_file_that_was_left_behind_is_no_watch", Variant::Nft, |lab| {
         let _three = Backend::three();
         lab.config(&checked(QUICK, &[1, 2, 3]));
         lab.ok("start");

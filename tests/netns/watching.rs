@@ -192,7 +192,7 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// So many in a host, each of which asks once in every `pace`.
+    /// `number` clients in a host, each of which asks once in every `pace`.
     pub fn begin(from: &str, to: &str, number: usize, pace: Duration) -> Self {
         let to: SocketAddr = to.parse().unwrap();
         let done = Arc::new(AtomicBool::new(false));

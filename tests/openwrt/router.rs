@@ -35,7 +35,7 @@ impl Router {
         fs::create_dir_all(root.join("dev")).unwrap();
         let socket = UnixDatagram::bind(root.join("dev/log")).unwrap();
         let (send, syslog) = mpsc::channel();
-        // Somebody has to read all the time: the kernel keeps ten lines, and whoever writes another one then waits.
+        // Read all the time: the kernel keeps ten lines, and then a writer blocks.
         thread::spawn(move || {
             let mut line = [0; 4096];
             while let Ok(length) = socket.recv(&mut line) {
@@ -217,7 +217,7 @@ impl Router {
         self.write("etc/paraglider/glider.yaml", &yaml);
     }
 
-    /// The processes of Paraglider's program, whoever started them, without those that are about to become another's.
+    /// The processes of Paraglider's program, without children that have not yet executed another program.
     pub fn processes(&self) -> Vec<u32> {
         let program = self.root.join("usr/sbin/paraglider");
         let numbers = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());

@@ -37,7 +37,7 @@ pub fn tell(test: &str, story: fn(&Lab, &Router)) {
     }
 }
 
-/// Who answers `n` connections from a host: the numbers of the backends that did, each with its count.
+/// The backends that answer `n` connections from a host, each with its count.
 pub fn answers(from: &str, n: usize) -> Vec<(String, usize)> {
     ask_often(from, BIND, n).into_iter().collect()
 }

@@ -14,7 +14,7 @@ use crate::story::{answers, fair, tell, ERROR};
 /// procd starts one that was killed anew after 5 s.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A backend that nobody listens at: checked, it is down; unchecked, it gets its share all the same.
+/// A backend without a listener: if it is checked it is down; if not, it gets its share of connections.
 const DEAD: &str = "10.2.0.13:81";
 
 /// Waits until something is so.
@@ -77,7 +77,7 @@ fn it_comes_and_goes_with_the_health_block() {
         router.install(false);
         let flash = router.flash();
 
-        // Nobody asked for checks: all is as it ever was, and no process stays.
+        // Without health checks no process stays.
         balance(router, &[1, 2], false);
         ok(router, "boot");
         assert!(router.processes().is_empty() && has_dead(lab));
@@ -109,7 +109,7 @@ fn it_comes_and_goes_with_the_health_block() {
         assert_eq!(watch(router), first);
         assert_eq!(answers("client", 4), fair(&[2], 4));
 
-        // Nobody asks for checks any more: it goes, and the rules stay, with all backends.
+        // Without health checks it ends, and the rules stay, with all backends.
         balance(router, &[1, 2], false);
         ok(router, "reload");
         until("the watch ends", || router.processes().is_empty());
@@ -189,10 +189,20 @@ fn an_upgrade_puts_the_new_one_in_its_place() {
         ok(router, "start");
         let first = is_at_work(lab, router);
 
-        // As opkg does it.
+        // As opkg does it. Version 0.1 had a copy of its own of the config that was last put in force; that on the flash may
+        // be broken by now.
+        let good = fs::read_to_string(lab.path("router/etc/paraglider/glider.yaml")).unwrap();
+        router.write("tmp/run/paraglider.yaml", &good);
+        router.write("etc/paraglider/glider.yaml", "frontend: 1\n");
         assert_eq!(router.script("prerm", true).code, 0);
         assert!(!has_dead(lab), "an upgrade stops nothing");
-        assert_eq!(router.install(true).code, 0);
+        router.install(true);
+        assert!(!router.exists("tmp/run/paraglider.yaml"));
+        let rules = lab.saved(false);
+        router.ok("/etc/init.d/firewall restart");
+        assert_eq!(lab.saved(false), rules, "the firewall puts back what was meant");
+        router.write("etc/paraglider/glider.yaml", &good);
+        ok(router, "start");
         comes_back(router, first);
         let second = is_at_work(lab, router);
         assert_eq!(answers("client", 4), fair(&[1, 2], 2));

@@ -14,8 +14,8 @@ PARAGLIDER_LICENSE_FILES = LICENSE
 # What was built there is large and of no use here.
 PARAGLIDER_OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS = --exclude /target --exclude /fuzz
 
-# An example, not a config: its addresses are nobody's, and whatever is in
-# glider.yaml is balanced at boot.
+# An example, not a config: its addresses do not exist on the board, and
+# glider.yaml would be put in force at boot.
 define PARAGLIDER_INSTALL_EXAMPLE
 	$(INSTALL) -D -m 0644 $(@D)/man/glider.yaml \
 		$(TARGET_DIR)/etc/paraglider/glider.yaml.example

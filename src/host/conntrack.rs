@@ -29,6 +29,14 @@ pub struct Connection {
     client: Endpoint,
 }
 
+#[cfg(test)]
+impl Connection {
+    /// A living one, for tests of others.
+    pub fn living(bind: Endpoint, backend: Endpoint) -> Self {
+        Connection { bind, backend, alive: true, client: bind }
+    }
+}
+
 /// All living connections to `binds`; `None` if the kernel does not list them (not root, no CONFIG_NF_CONNTRACK_PROCFS).
 pub fn connections(binds: &[Endpoint]) -> Option<Vec<Connection>> {
     let mut found = list(binds).ok()?;

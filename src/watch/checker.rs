@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn it_falls_after_as_many_bad_checks_and_rises_after_as_many_good_ones() {
         assert_eq!(turns("++---+-++++", 3, 2, 100), [4, 8]);
-        assert_eq!(turns("--+--+--+", 3, 2, 100), []);
+        assert_eq!(turns("--+--+--+", 3, 2, 100), [0; 0]);
         assert_eq!(turns("---+-+-+-+", 3, 2, 100), [2]);
     }
 

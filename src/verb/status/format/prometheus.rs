@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::json::quoted;
 use crate::error::Exit;
 use crate::verb::status::report::{Backend, Frontend, Report};
 
@@ -25,12 +26,13 @@ pub fn write(out: &mut String, report: &Report<'_>) {
         header(out, &name, kind, help);
         for Frontend { name: frontend, bind, backends } in report.frontends {
             for backend in backends {
-                // Neither a name nor an address has anything in it that would have to be escaped.
                 if let Some(value) = metric(backend) {
-                    let address = backend.address;
+                    // A chain that another program made may have a quotation mark in its name. Prometheus escapes it as
+                    // JSON does.
+                    let (frontend, address) = (quoted(frontend), backend.address);
                     let _ = writeln!(
                         out,
-                        "paraglider_{name}{{frontend=\"{frontend}\",bind=\"{bind}\",backend=\"{address}\"}} {value}"
+                        "paraglider_{name}{{frontend={frontend},bind=\"{bind}\",backend=\"{address}\"}} {value}"
                     );
                 }
             }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::text::Escaped;
 use crate::verb::status::report::{number, state, Backend, BackendHealth, Frontend, Report};
 
 /// One line of the state, then one for each frontend and backend.
@@ -16,7 +17,7 @@ pub fn write(out: &mut String, report: &Report<'_>) {
         let bind = bind.to_string();
         out.push_str(&bind);
         if bind != *name {
-            let _ = write!(out, " ({name})");
+            let _ = write!(out, " ({})", Escaped(name));
         }
         out.push('\n');
         for Backend { address, taken, active, health } in backends {
@@ -27,7 +28,7 @@ pub fn write(out: &mut String, report: &Report<'_>) {
                     let _ = write!(out, "  up for {since} s");
                 }
                 Some(BackendHealth { since, error, .. }) => {
-                    let _ = write!(out, "  down for {since} s: {error}");
+                    let _ = write!(out, "  down for {since} s: {}", Escaped(error));
                 }
                 None => {}
             }

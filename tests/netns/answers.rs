@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::backend::{silence, Backend, Mood};
-use crate::failure::wrap_restore;
+use crate::failure::{wrap, wrap_restore};
 use crate::health::{of_backends, QUICK};
 use crate::lab::{Lab, Variant};
 use crate::watching::{shares, told, until, Watch};
@@ -164,6 +164,27 @@ on_both!(a_backend_that_cannot_make_up_its_mind_changes_the_rules_seldom, |lab| 
     // Both tables are written in one run. On a busy machine one of the others may be late once.
     let (writes, turns) = (writes() - before, watch.lines(since, " of 10.9.0.1:4444 is ").len());
     assert!(writes <= turns + 1, "{writes} transactions\n{}", watch.text());
+});
+
+// While the rules are read or written nobody goes on with the checks. One that began right before must not pay for it.
+on_both!(a_look_that_takes_long_takes_no_healthy_backend_out, |lab| {
+    let slow = || Mood::Dribbles("HTTP/1.1 200 OK\r\n\r\n".into(), Duration::from_millis(3));
+    let _three = [1, 2, 3].map(|n| Backend::at(n, 80).in_mood(slow()));
+    let backends = "'10.2.0.11:80', '10.2.0.12:80', '10.2.0.13:80'";
+    lab.config(&of_backends("type: http, interval: 1s, timeout: 400ms, fall: 1", backends));
+    let watch = Watch::begin(lab);
+    until("all are checked", || lab.ok("status").matches("up for ").count() == 3);
+    wrap(lab, "save", "sleep 0.8; exec $REAL \"$@\"");
+    let since = Instant::now();
+    for round in 1..=3 {
+        // With the first one all checks become due; they begin right before the second one.
+        watch.signal(nix::sys::signal::Signal::SIGHUP);
+        std::thread::sleep(Duration::from_millis(400));
+        watch.signal(nix::sys::signal::Signal::SIGHUP);
+        until("both are read", || watch.lines(since, "read the config anew").len() == 2 * round);
+        std::thread::sleep(Duration::from_millis(1500));
+    }
+    assert!(watch.lines(since, "is down").is_empty(), "{}", watch.text());
 });
 
 /// What this host has too little of is no fault of a backend.

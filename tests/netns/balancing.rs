@@ -80,7 +80,8 @@ on_both!(forwarding_is_switched_on_where_it_is_off, |lab| {
     assert_eq!(ask_often("client", BIND, 3).len(), 3);
     // Nobody asked for IPv6.
     assert_eq!(fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding").unwrap(), six);
-    assert!(!lab.ok("start").contains("forwarding"));
+    let (_, _, err) = lab.paraglider("start");
+    assert!(err.contains("already in force") && !err.contains("forwarding"), "{err}");
 });
 
 on_both!(ipv6_is_balanced_like_ipv4, |lab| {
@@ -133,7 +134,6 @@ on_both!(privateip_may_be_left_out_none_or_a_range, |lab| {
     lab.ok("reload");
     let seen = ask_often("client", BIND, 40);
     assert!(seen.keys().all(|answer| answer == "b1 10.2.0.2" || answer == "b1 10.2.0.3"), "{seen:?}");
-    assert_eq!(ask_often("client", BIND, 2).values().sum::<usize>(), 2);
     lab.ok("status");
 });
 

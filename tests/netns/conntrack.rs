@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::Instant;
 
 use paraglider::host::conntrack::{can_forget, forget};
 use paraglider::net::Endpoint;
 
-use crate::backend::Backend;
-use crate::lab::{connect_from, inside, Lab, Variant};
-use crate::{on_both, BIND};
+use crate::backend::{silence, Backend};
+use crate::health::{checked, hold_three, QUICK};
+use crate::lab::{connect_from, inside, program, run, sh, Lab, Variant};
+use crate::watching::{until, Watch};
+use crate::{in_lab, on_both, BIND};
 
 /// A connection of the client from this port, and the backend that serves it.
 fn from_port(port: u16) -> (TcpStream, String) {
@@ -70,3 +74,42 @@ on_both!(a_client_that_came_back_with_the_same_port_keeps_its_new_connection, |l
     assert!(!table.contains("sport=40002") && table.contains("sport=40001"), "{table}");
     drop(other);
 });
+
+/// The kernel lists connections only to root, unless it is told otherwise: then this watch, which may change rules and is
+/// not root, cannot end any.
+#[test]
+fn what_cannot_be_ended_is_tried_again() {
+    in_lab("conntrack::what_cannot_be_ended_is_tried_again", Variant::Nft, |lab| {
+        const TABLE: &str = "/proc/net/nf_conntrack";
+        let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+        if !run("setpriv", &[&nobody[..], &["true"]].concat()).status.success() {
+            println!("skipped: what_cannot_be_ended_is_tried_again: there is only one user here");
+            return;
+        }
+        let _three = Backend::three();
+        lab.config(&checked(QUICK, &[1, 2, 3]));
+        sh("sysctl -qw net.ipv4.ip_forward=1 && mkdir /run/nobody && chown 65534 /run/nobody");
+        let copy = lab.path("paraglider");
+        fs::copy(program(), &copy).unwrap();
+        let mut command = Command::new("setpriv");
+        let rights = ["--inh-caps=+net_admin,+net_raw", "--ambient-caps=+net_admin,+net_raw", "--"];
+        command.args(nobody).args(rights).arg(copy).arg("-config").arg(lab.path("glider.yaml")).arg("watch");
+        command.env("XTABLES_LOCKFILE", "/run/nobody/xtables.lock");
+        let since = Instant::now();
+        let watch = Watch::of(command);
+        watch.hears(since, "is balanced over 3 backends");
+        let held = hold_three();
+        let is_there = || {
+            let table = fs::read_to_string(TABLE).unwrap();
+            table.lines().any(|line| line.contains("dst=10.9.0.1 ") && line.contains("src=10.2.0.11 "))
+        };
+        silence("b1");
+        watch.hears(since, "10.2.0.11:80 of 10.9.0.1:4444 is down");
+        watch.hears(since, "cannot end connections to backends that are gone (Permission denied)");
+        assert!(is_there());
+        sh(&format!("chmod 444 {TABLE}"));
+        until("it is tried again", || !is_there());
+        assert_eq!(held[0].ask().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+        held[1].ask().unwrap();
+    });
+}

@@ -8,7 +8,7 @@ use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
 use crate::lab::{ask_often, serve, sh, Lab, Variant};
-use crate::watching::kept;
+use crate::watching::{kept, shares};
 use crate::{on_both, BIND};
 
 /// Puts a script in the place of `iptables-restore`; `$REAL` is the true one.
@@ -81,7 +81,7 @@ on_both!(a_failed_reload_leaves_the_old_rules, |lab| {
         assert_eq!(lab.paraglider("reload").0, 1);
         assert_eq!(lab.saved(false), before, "{table}");
     }
-    assert_eq!(ask_often("client", BIND, 2).values().sum::<usize>(), 2);
+    assert_eq!(shares(BIND, 2), [("b1".to_owned(), 2)].into());
 });
 
 on_both!(a_failing_ipv6_part_takes_the_ipv4_part_back, |lab| {
@@ -340,7 +340,7 @@ on_both!(what_cannot_be_read_is_not_taken_for_nothing, |lab| {
         code == 1 && err.contains("cannot read the IPv6 rules of iptables-legacy, so some of Paraglider may be left"),
         "{err}"
     );
-    assert!(lab.ours().iter().all(|line| line.starts_with("ip6tables")), "{:?}", lab.ours());
+    assert!(lab.ours().iter().all(|line| line.starts_with("ip6tables")) && !lab.ours().is_empty(), "{:?}", lab.ours());
 });
 
 on_both!(left_over_rules_that_cannot_be_removed_undo_the_start, |lab| {
@@ -361,21 +361,64 @@ on_both!(stop_goes_on_after_an_error_and_tells_all, |lab| {
         "frontends:\n  - {bind: '10.9.0.1:4444', backends: ['10.2.0.11:80']}\n  \
          - {bind: '[fd09::1]:4444', backends: ['[fd02::11]:80']}\n",
     );
+    let break_one = |family: &str| {
+        let path = lab.path(&format!("bin/{family}-restore"));
+        let real = fs::read_link(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, format!("#!/bin/sh\ncat >/dev/null\necho no {family} today >&2\nexit 1\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        (path, real)
+    };
+    let mend = |(path, real)| {
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(real, &path).unwrap();
+    };
+    // The family that is removed first, and the last one.
+    for family in ["iptables", "ip6tables"] {
+        lab.ok("start");
+        let broken = break_one(family);
+        let (code, _, err) = lab.paraglider("stop");
+        assert!(code == 1 && err.contains(&format!("{family}-restore refused: no {family} today")), "{err}");
+        assert!(err.contains("removed all other rules of Paraglider"), "{err}");
+        let left = lab.ours();
+        assert!(left.iter().all(|line| line.starts_with(&format!("{family}-"))) && !left.is_empty(), "{left:?}");
+        // What is left goes as soon as it can.
+        mend(broken);
+        lab.ok("stop");
+        assert_eq!(lab.ours(), [""; 0], "{family}");
+    }
     lab.ok("start");
-    let restore = lab.path("bin/ip6tables-restore");
-    let real = fs::read_link(&restore).unwrap();
-    fs::remove_file(&restore).unwrap();
-    fs::write(&restore, "#!/bin/sh\ncat >/dev/null\necho no IPv6 today >&2\nexit 1\n").unwrap();
-    sh(&format!("chmod +x {}", restore.display()));
+    let before = lab.ours();
+    let broken = ["iptables", "ip6tables"].map(break_one);
     let (code, _, err) = lab.paraglider("stop");
-    assert!(code == 1 && err.contains("ip6tables-restore refused: no IPv6 today"), "{err}");
-    assert!(err.contains("removed all other rules of Paraglider"), "{err}");
-    assert!(lab.ours().iter().all(|line| line.starts_with("ip6tables")) && !lab.ours().is_empty(), "{:?}", lab.ours());
-    // What is left goes as soon as it can.
-    fs::remove_file(&restore).unwrap();
-    std::os::unix::fs::symlink(real, &restore).unwrap();
+    let told = ["no iptables today", "no ip6tables today", "nothing was removed"];
+    assert!(code == 1 && told.iter().all(|why| err.contains(why)), "{err}");
+    assert_eq!(lab.ours(), before);
+    broken.into_iter().for_each(mend);
     lab.ok("stop");
     assert_eq!(lab.ours(), [""; 0]);
+});
+
+on_both!(stop_removes_one_table_where_the_other_is_stuck, |lab| {
+    lab.balance(&[1, 2, 3]);
+    for (stuck, left, gone) in [("nat", "PG-", "PARAGLIDER-FWD"), ("filter", "PARAGLIDER-FWD", "PG-")] {
+        lab.ok("start");
+        wrap_restore(
+            lab,
+            &format!(
+                "cat >$DIR/text; if grep -q '^.{stuck}$' $DIR/text; then echo it is stuck >&2; exit 1; fi\n\
+                 exec $REAL \"$@\" <$DIR/text"
+            ),
+        );
+        let (code, _, err) = lab.paraglider("stop");
+        assert!(code == 1 && err.contains("iptables-restore refused: it is stuck"), "{err}");
+        let ours = lab.ours();
+        assert!(ours.iter().any(|line| line.contains(left)), "{stuck}: {ours:?}");
+        assert!(!ours.iter().any(|line| line.contains(gone)), "{stuck}: {ours:?}");
+        wrap_restore(lab, "exec $REAL \"$@\"");
+        lab.ok("stop");
+        assert_eq!(lab.ours(), [""; 0], "{stuck}");
+    }
 });
 
 on_both!(a_list_that_is_not_whole_is_not_believed, |lab| {

@@ -278,6 +278,51 @@ impl Lab {
         self.ok("status");
     }
 
+    /// The rules and policies of others in both variants and families, with their counters.
+    pub fn others(&self) -> Vec<String> {
+        let ours = |line: &str| line.contains("PARAGLIDER") && !line.contains("PARAGLIDERS") || line.contains("PG-10");
+        // Empty tables may appear; what is in them may not.
+        let empty = |line: &str| {
+            let unused = line.contains(" :") && (line.ends_with(" ACCEPT") || line.ends_with(" ACCEPT [0:0]"));
+            line.contains(" *") || line.ends_with("COMMIT") || unused
+        };
+        // The counters of the old variant's policies are an exception: libiptc sets them to zero at each change of the
+        // table, also at a single `iptables -A` of anybody. To keep them, we would have to write others' policies.
+        let policy = |line: &str| match line.split_once(" [") {
+            Some((policy, _)) if line.contains("-legacy :") => policy.to_owned(),
+            _ => line.to_owned(),
+        };
+        self.saved(true).lines().map(policy).filter(|line| !ours(line) && !empty(line)).collect()
+    }
+
+    /// Rules of others in each table and each kind of chain, some of them with counters that are not zero: then
+    /// [`others`](Self::others) are worth comparing. The client can reach b1.
+    pub fn with_rules_of_others(&self) {
+        // Neighbour discovery would count packets all the time.
+        sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+        for line in [
+            "iptables -P FORWARD DROP",
+            "iptables -N DOCKER-USER",
+            "iptables -A FORWARD -j DOCKER-USER",
+            "iptables -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            "iptables -A FORWARD -m comment --comment 'see -j PARAGLIDERS' -j DROP",
+            "iptables -t nat -N PG-admin",
+            "iptables -t nat -A PREROUTING -d 10.9.0.1/32 -p tcp -m tcp --dport 22 -j PG-admin",
+            "iptables -t nat -A POSTROUTING -s 10.99.0.0/16 -j MASQUERADE",
+            "iptables -t mangle -A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+            "ip6tables -A INPUT -p tcp -m tcp --dport 23 -j DROP",
+        ] {
+            sh(line);
+        }
+        sh("sysctl -qw net.ipv4.ip_forward=1");
+        // A direct connection, and one to the balancer itself.
+        ask_often("client", "10.2.0.11:80", 1);
+        ask_often("client", "10.1.0.1:9", 1);
+        let others = self.others();
+        assert!(others.iter().any(|line| line.contains("-A FORWARD") && !line.contains("[0:0]")), "{others:?}");
+        assert!(others.iter().any(|line| line.contains("PG-admin")) && others.len() >= 10, "{others:?}");
+    }
+
     /// The lines of [`saved`](Self::saved) that are ours.
     pub fn ours(&self) -> Vec<String> {
         let ours = |line: &&str| line.contains("PARAGLIDER") || line.contains("PG-");

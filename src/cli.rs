@@ -163,6 +163,7 @@ mod tests {
             ("reload --drop-removed", "reload", Arguments { drop_removed: true, ..nothing() }),
             ("restart --drop-removed", "restart", Arguments { drop_removed: true, ..nothing() }),
             ("watch --stop-on-exit", "watch", Arguments { stop_on_exit: true, ..nothing() }),
+            ("watch --again --stop-on-exit", "watch", Arguments { again: true, stop_on_exit: true, ..nothing() }),
             ("watch --needed", "watch", Arguments { needed: true, ..nothing() }),
             ("print --ipv6", "print", Arguments { ipv6: true, ..nothing() }),
         ] {
@@ -204,6 +205,7 @@ mod tests {
             ("reload --again", "--again belongs to start"),
             ("status --json --prometheus", "--json and --prometheus exclude each other"),
             ("watch --needed --stop-on-exit", "--needed and --stop-on-exit exclude each other"),
+            ("watch --again --needed", "--needed and --again exclude each other"),
             ("start --drain 3", "--drain belongs to stop"),
             ("stop --drain x", "--drain `x` is not a number of seconds"),
             ("stop --drain -3", "`-3` is not a number of seconds"),

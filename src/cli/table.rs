@@ -94,7 +94,7 @@ pub static OPTIONS: [Opt; 12] = [
         short: "",
         value: "",
         verbs: &["start", "watch"],
-        help: "put back in force what the last start put there",
+        help: "put back in force what the last start put there; also of watch",
     },
     Opt {
         word: "--drain",
@@ -137,7 +137,8 @@ pub static OPTIONS: [Opt; 12] = [
 pub const SECONDS: &str = "SECONDS";
 
 /// Options of which only one may be given.
-pub const EXCLUSIVE: [(&str, &str); 2] = [("--json", "--prometheus"), ("--needed", "--stop-on-exit")];
+pub const EXCLUSIVE: [(&str, &str); 3] =
+    [("--json", "--prometheus"), ("--needed", "--stop-on-exit"), ("--needed", "--again")];
 
 /// The command line as argh reads it. A field for each of [`OPTIONS`].
 #[derive(Debug, PartialEq, Eq, FromArgs)]

@@ -1,4 +1,4 @@
-//! Services in force on this host: their rules, and the forwarding that they need.
+//! Puts services in force on this host: their rules, and forwarding.
 
 use crate::config::{self, MOST_BYTES};
 use crate::engine::transaction::{self, Views};
@@ -91,7 +91,7 @@ pub fn chosen(views: &Views<'_>) -> Vec<(Endpoint, Vec<Endpoint>)> {
     balanced.map(|one| (one.bind, one.backends.iter().map(|share| share.address).collect())).collect()
 }
 
-/// Connections of a frontend that is no longer there have lost the rule that let them through.
+/// Warns about connections of removed frontends: the rule that accepted them is gone.
 fn say_who_is_left_alone(views: &Views<'_>, services: &[Service]) {
     let mut gone: Vec<Endpoint> = in_force(views).map(|frontend| frontend.bind).collect();
     gone.retain(|bind| services.iter().all(|service| service.bind != *bind));
@@ -102,7 +102,7 @@ fn say_who_is_left_alone(views: &Views<'_>, services: &[Service]) {
     }
 }
 
-/// Refuses to take the very address and port by which the administrator is logged in.
+/// Refuses a new frontend on the address and port of the administrator's SSH session.
 fn keep_ssh(views: &Views<'_>, services: &[Service]) -> Result<(), Error> {
     match ssh::session() {
         Some(bind)

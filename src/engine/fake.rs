@@ -176,8 +176,11 @@ impl View for Seen<'_> {
         self.frontends != wanted
     }
 
-    fn replace(&self, plan: &Plan<'_>) -> Result<(), Error> {
-        self.engine.write_both(&rules(plan), Step::Write).into_iter().next().map_or(Ok(()), Err)
+    fn replace(&self, plan: &Plan<'_>) -> Result<bool, Error> {
+        if !self.differs(plan) {
+            return Ok(false);
+        }
+        self.engine.write_both(&rules(plan), Step::Write).into_iter().next().map_or(Ok(true), Err)
     }
 
     fn restore(&self) -> Result<(), Error> {

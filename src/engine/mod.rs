@@ -1,5 +1,5 @@
-//! Where rules of ours can be in the kernel, behind two small traits. The callers say what shall be in force as a
-//! [`Plan`]; how it is written, read back, compared and removed is the engine's alone. [`transaction`] makes changes whole.
+//! The places in the kernel that can hold our rules, behind two small traits. Callers hand over a [`Plan`]; only the engine
+//! knows how it is written, read back, compared and removed. [`transaction`] makes a change of several engines atomic.
 
 #[cfg(test)]
 mod fake;
@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::net::{Endpoint, Family};
 use crate::service::Service;
 
-/// What shall be in force.
+/// The rules that are to be in force, independent of the engine.
 #[derive(Debug, Clone, Copy)]
 pub enum Plan<'a> {
     /// These services are balanced.
@@ -58,14 +58,14 @@ pub struct Share {
     pub slots: u64,
 }
 
-/// What matters about the rules of other programs.
+/// Facts about the rules of other programs.
 #[derive(Debug, Clone, Default)]
 pub struct Foreign {
-    /// Families in which a rule of theirs uses connection tracking, so that the kernel keeps it going without us.
+    /// Families in which one of their rules uses connection tracking, so that the kernel keeps tracking without our rules.
     pub tracking: Vec<Family>,
-    /// Policies of the chain that forwarded packets pass (`ACCEPT`, `DROP`).
+    /// Policies (`ACCEPT`, `DROP`) of the chain that forwarded packets pass.
     pub forward_policies: Vec<(Family, String)>,
-    /// Rules of theirs that a packet passes before it comes to ours.
+    /// Their rules that a packet passes before ours.
     pub before: Vec<Before>,
 }
 
@@ -115,11 +115,11 @@ pub trait Engine {
     /// Reads the rules once. Fails where nothing of them can be read: ours may be there, unseen.
     fn read(&self) -> Result<Box<dyn View + '_>, Error>;
 
-    /// A number that changes whenever somebody changes rules, for a few system calls; `None` where the kernel does not
-    /// tell.
+    /// A number that changes with every change of the rules, by whatever program. It costs a few system calls. `None` if
+    /// the kernel does not provide one.
     fn stamp(&self) -> Option<u64>;
 
-    /// Whether any change of the rules, whoever makes it, starts the turns of round robin anew.
+    /// Whether every change of the rules, also by another program, restarts round robin at its first backend.
     fn any_change_restarts_turns(&self) -> bool;
 }
 
@@ -137,12 +137,12 @@ pub trait View {
     /// Families whose rules could not be read, though ours may be among them, and why.
     fn unread(&self) -> &[(Family, Error)];
 
-    /// Whether [`replace`](Self::replace) has anything to write.
+    /// Whether [`replace`](Self::replace) would write anything.
     fn differs(&self, plan: &Plan<'_>) -> bool;
 
-    /// Goes from what was read to the plan. If it fails, a part may have been done, which [`restore`](Self::restore)
-    /// takes back.
-    fn replace(&self, plan: &Plan<'_>) -> Result<(), Error>;
+    /// Goes from what was read to the plan; tells whether anything had to be written. If it fails, a part may have been
+    /// done, which [`restore`](Self::restore) takes back.
+    fn replace(&self, plan: &Plan<'_>) -> Result<bool, Error>;
 
     /// Goes back to what was read, from whatever is there now.
     fn restore(&self) -> Result<(), Error>;

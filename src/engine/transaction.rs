@@ -1,4 +1,4 @@
-//! A change in all engines, or in none: written, read back, and taken back if anything fails.
+//! A change of all engines or of none: write, read back, and undo if any step fails.
 
 use super::{Engine, Plan, View};
 use crate::error::{fail, Error};
@@ -7,21 +7,14 @@ use crate::sys::log;
 /// The views of all engines, in their order.
 pub type Views<'a> = Vec<Box<dyn View + 'a>>;
 
-/// Reads what is in force. An engine that cannot be read at all is an error: rules of ours may be in it, unseen.
+/// Reads what is in force. It is an error if an engine cannot be read: it may contain rules of ours.
 pub fn read(engines: &[Box<dyn Engine>]) -> Result<Views<'_>, Error> {
     engines.iter().map(|engine| engine.read()).collect()
 }
 
-/// Whether `plan` is what the first engine has, and the others have nothing.
-fn is_in_force(views: &[Box<dyn View + '_>], plan: &Plan<'_>) -> bool {
-    match views.split_first() {
-        Some((first, others)) => !first.differs(plan) && others.iter().all(|view| view.is_empty()),
-        None => true,
-    }
-}
-
-/// Puts `plan` in force in the first engine and removes what is ours in the others; `last` is what else has to succeed.
-/// Tells whether rules had to change. If anything fails, all is as it was when `views` were read, and the error says so.
+/// Puts `plan` in force in the first engine and removes our rules from the others; then calls `last`, which also has to
+/// succeed. Returns whether rules were changed. On failure the rules are those that `views` have read, and the error says
+/// "nothing was changed", or why going back failed too.
 pub fn put(
     engines: &[Box<dyn Engine>],
     views: &[Box<dyn View + '_>],
@@ -31,36 +24,35 @@ pub fn put(
     let (Some((first, others)), Some((engine, other_engines))) = (views.split_first(), engines.split_first()) else {
         return fail!("there is no engine");
     };
-    if is_in_force(views, plan) {
-        return last().map(|()| false);
+    let mut done = first.replace(plan);
+    if let Ok(true) = done {
+        done = verify(engine.as_ref(), plan).map(|()| true);
     }
-    let done = first.replace(plan).and_then(|()| verify(engine.as_ref(), plan));
-    // The new rules first: connections are never without any.
-    let done = done.and_then(|()| {
-        for (view, engine) in others.iter().zip(other_engines).filter(|(view, _)| !view.is_empty()) {
-            if let Some(error) = view.clear().into_iter().next() {
-                return Err(error);
-            }
-            verify(engine.as_ref(), &Plan::Nothing)?;
+    // Remove old rules after the new ones are in force, so that no connection meets neither.
+    for (view, engine) in others.iter().zip(other_engines).filter(|(view, _)| !view.is_empty()) {
+        if done.is_ok() {
+            done = match view.clear().into_iter().next() {
+                Some(error) => Err(error),
+                None => verify(engine.as_ref(), &Plan::Nothing).map(|()| true),
+            };
         }
-        last()
-    });
-    done.map(|()| true).map_err(|error| take_back(engines, views, error))
+    }
+    done.and_then(|changed| last().map(|()| changed)).map_err(|error| take_back(engines, views, error))
 }
 
-/// Lets connections end in all engines: refuses new ones at the binds of each. If anything fails, all is as it was.
+/// Replaces the rules of each engine by ones that refuse new connections and let established ones end. On failure the rules
+/// are those that `views` have read.
 pub fn drain(engines: &[Box<dyn Engine>], views: &[Box<dyn View + '_>]) -> Result<(), Error> {
     let mut done = Ok(());
     for (engine, view) in engines.iter().zip(views).filter(|(_, view)| !view.is_empty()) {
         let binds: Vec<_> = view.frontends().iter().map(|frontend| frontend.bind).collect();
         let plan = Plan::Drain(&binds);
-        done = done.and_then(|()| view.replace(&plan)).and_then(|()| verify(engine.as_ref(), &plan));
+        done = done.and_then(|()| view.replace(&plan)).and_then(|_| verify(engine.as_ref(), &plan));
     }
     done.map_err(|error| take_back(engines, views, error))
 }
 
-/// Removes all that is ours from all engines, given what was read of each, and goes on after an error. Returns all that
-/// failed.
+/// Removes all our rules from all engines, given what was read of each. Goes on after an error, and returns all errors.
 pub fn remove(engines: &[Box<dyn Engine>], looked: &[Result<Box<dyn View + '_>, Error>]) -> Vec<Error> {
     let mut failed = Vec::new();
     for (engine, view) in engines.iter().zip(looked) {
@@ -79,7 +71,7 @@ pub fn remove(engines: &[Box<dyn Engine>], looked: &[Result<Box<dyn View + '_>, 
     failed
 }
 
-/// Whether the kernel has the plan, read anew.
+/// Reads the rules again and compares them with the plan.
 fn verify(engine: &dyn Engine, plan: &Plan<'_>) -> Result<(), Error> {
     let now = engine.read()?;
     if let Some((family, why)) = now.unread().iter().find(|(family, _)| plan.has(*family)) {
@@ -94,7 +86,7 @@ fn verify(engine: &dyn Engine, plan: &Plan<'_>) -> Result<(), Error> {
     )
 }
 
-/// Goes back to what was read, the last engine first.
+/// Goes back to what was read, the last engine first. Returns `error` with the outcome added.
 fn take_back(engines: &[Box<dyn Engine>], views: &[Box<dyn View + '_>], error: Error) -> Error {
     let mut worse = None;
     for (engine, view) in engines.iter().zip(views).rev() {

@@ -1,4 +1,4 @@
-//! `start`, `reload`, `restart`: the config's rules in force, in one transaction a table, or all as it was.
+//! `start`, `reload`, `restart`: put the config's rules in force, or leave everything as it was.
 
 use crate::engine::{self, transaction};
 use crate::error::{Error, Exit};
@@ -12,8 +12,8 @@ use crate::sys::log;
 use crate::watch::checker;
 use crate::watch::claim::Known;
 
-/// Reads the config and puts it in force; with `drop_removed` the connections to backends that are no longer in it end;
-/// with `again` it is the config that is meant to be in force, and nothing is done if none is.
+/// Puts the config in force. `drop_removed`: also ends connections to backends that are no longer in it. `again`: takes the
+/// config of the last start instead of the file, and does nothing after a `stop`.
 pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
     let given = if again { None } else { Some(serve::load(path)?) };
     let folder = Folder::open()?;
@@ -33,7 +33,7 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
     let known = Known::of(&folder);
     let views = transaction::read(&engines)?;
     checker::recall(&known.believed(&services, &serve::chosen(&views)), &mut services);
-    // The same config needs no space.
+    // Writing the same config again could only fail for want of space.
     let noted = again || folder.meant().as_ref() == Some(&text);
     if !noted {
         note(&folder, &known, &text)?;
@@ -66,7 +66,7 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
-/// Writes down what is going to be meant, before anything is changed. Without a `watch` it can be done without.
+/// Writes down the config before anything is changed. A failure is fatal only if a `watch` runs, which reads it from there.
 fn note(folder: &Folder, known: &Known, text: &[u8]) -> Result<(), Error> {
     match (folder.draft(text), known.who()) {
         (Err(error), Some(who)) => Err(error

@@ -1,4 +1,4 @@
-//! `stop`: removes all that is ours, whatever the config says. It is found by name in the kernel.
+//! `stop`: removes all our rules. They are found by name in the kernel; no config is needed.
 
 use crate::engine::transaction;
 use crate::engine::{self, Engine, View};
@@ -36,7 +36,7 @@ pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
         return remove(&engines, folder.as_ref());
     }
     still_meant(folder.as_ref(), false);
-    // While it waits, others may start.
+    // Release the lock while waiting, so that a `start` can interrupt the drain.
     drop(lock);
     wait(&binds, seconds);
     let _lock = folder.as_ref().map(Folder::lock).transpose()?;
@@ -94,7 +94,7 @@ fn wait(binds: &[Endpoint], seconds: u32) {
     let until = clock() + u64::from(seconds) * 1000;
     log::info!("no new connections are taken; waiting at most {seconds} s for the old ones");
     while clock() < until {
-        // Where they cannot be counted, they get the whole time.
+        // If connections cannot be counted, wait the whole time.
         if conntrack::connections(binds).is_some_and(|left| left.is_empty()) {
             return;
         }
@@ -122,7 +122,7 @@ fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, 
         false if all_is_left => log::warning!("nothing was removed"),
         false => log::warning!("removed all other rules of Paraglider"),
     }
-    // Connections outlive the rules only where something else keeps the kernel tracking them, family by family.
+    // Established connections survive only if other rules keep the kernel tracking that family.
     let tracked = |family| views().any(|view| view.foreign().tracking.contains(&family)) || nft::uses_conntrack(family);
     for family in Family::ALL {
         if !binds.iter().any(|bind| bind.family() == family) {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::backend::{silence, speak, Backend};
-use crate::health::{checked, of_backends, QUICK, WINDOW};
-use crate::lab::{inside, Held, Lab, Variant};
+use crate::health::{checked, hold_three, of_backends, QUICK, WINDOW};
+use crate::lab::{inside, program, sh, Held, Lab, Variant};
 use crate::on_both;
 use crate::watching::{kept, shares, until, Watch, SLACK};
 use crate::BIND;
@@ -115,4 +115,33 @@ on_both!(if_only_backends_that_are_down_are_left_they_are_kept, |lab| {
     b2.start();
     watch.turns(lab, since, "10.2.0.12:80 of 10.9.0.1:4444 is up");
     assert_eq!(shares(BIND, 2), [("b2".to_owned(), 2)].into());
+});
+
+on_both!(connections_that_could_not_be_ended_are_ended_later, |lab| {
+    let _three = Backend::three();
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    // A /proc of links, so that the list of connections can be taken away and given back.
+    let [real, links] = ["real", "links"].map(|name| lab.path(name).display().to_string());
+    sh(&format!("mkdir -p {real} {links}/net && mount --rbind /proc {real}"));
+    sh(&format!("cd {real} && for file in [!0-9]*; do [ $file = net ] || ln -s {real}/$file {links}; done"));
+    sh(&format!("cd {real}/net && for file in *; do ln -s {real}/net/$file {links}/net; done"));
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", &format!("mount --bind {links} /proc && exec \"$@\""), "sh"]);
+    unshare.arg(program()).arg("-config").arg(lab.path("glider.yaml")).arg("watch");
+    let since = Instant::now();
+    let watch = Watch::of(unshare);
+    watch.hears(since, "is balanced over 3 backends");
+    let held = hold_three();
+    sh(&format!("rm {links}/net/nf_conntrack"));
+    silence("b2");
+    watch.turns(lab, since, B2_DOWN);
+    watch.hears(since, "cannot end connections");
+    let failed = Instant::now();
+    until("two more looks", || failed.elapsed() > Duration::from_millis(4500));
+    assert_eq!(watch.lines(since, "cannot end connections").len(), 1, "said once: {}", watch.text());
+    sh(&format!("ln -s {real}/net/nf_conntrack {links}/net"));
+    let since = Instant::now();
+    until("the next look", || since.elapsed() > Duration::from_millis(2500));
+    assert_eq!(held[1].ask().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    held[0].ask().unwrap();
 });

@@ -1,4 +1,4 @@
-//! The way from the rules in force to the wanted ones, as iptables-restore text: only what differs is written.
+//! The difference between the rules in force and the wanted ones, as iptables-restore text.
 
 use std::fmt::Write;
 
@@ -16,10 +16,11 @@ pub struct Change {
 }
 
 impl Change {
-    /// What leads from `from` to `to` in one family; nothing where they are equal.
+    /// The change from `from` to `to` in one family; `None` if they are equal.
     pub fn of_family(from: &Ruleset, to: &Ruleset, family: Family) -> Option<Change> {
         let (before, after) = (from.table(family, Table::Filter), to.table(family, Table::Filter));
-        // Connections are let through, or refused, before they are sent elsewhere, and until they no longer are.
+        // The filter rules of both states are in force while nat changes: a connection always finds the rule that accepts
+        // or refuses it.
         let both = before.and(after);
         let mut text = section(Table::Filter, before, &both);
         text.push_str(&section(Table::Nat, from.table(family, Table::Nat), to.table(family, Table::Nat)));
@@ -38,7 +39,7 @@ fn section(table: Table, from: &TableRules, to: &TableRules) -> String {
     let stale: Vec<&str> =
         from.chains().iter().map(|chain| chain.name.as_str()).filter(|name| to.rules(name).is_none()).collect();
     let differs = |chain: &&Chain| from.rules(&chain.name) != Some(&chain.rules);
-    // A frontend's chains are written together, so that their counters tell of the same time.
+    // All chains of a frontend are written together, so that their counters start at the same time.
     let differing = to.chains().iter().filter(differs).map(|chain| chain.name.as_str());
     let mut touched: Vec<&str> = Vec::new();
     for frontend in differing.chain(stale.iter().copied()).filter_map(frontend_of) {
@@ -51,12 +52,12 @@ fn section(table: Table, from: &TableRules, to: &TableRules) -> String {
     let (added, removed) = jumps(from, to, &stale);
 
     let mut lines = String::new();
-    // Declaring a chain makes it where it is missing and empties it where it is there.
+    // Declaring a chain creates or empties it.
     for chain in changed.iter().map(|chain| chain.name.as_str()).chain(stale.iter().copied()) {
         let _ = writeln!(lines, ":{chain} - [0:0]");
     }
-    // Ours by their text, which is sure to hit nobody else's. What others wrote may not be found by its text (`-m recent`
-    // has state); so by its number, the last of a chain first, before any other number changes.
+    // Our own jumps are deleted by their text, which no other rule has. Those that other programs made may not be found by
+    // text (`-m recent` has state), so they are deleted by number, the last of a chain first: that keeps the numbers valid.
     for Jump { chain, number, .. } in removed.iter().rev().filter(|jump| !is_hook(table, jump)) {
         let _ = writeln!(lines, "-D {chain} {number}");
     }
@@ -82,8 +83,8 @@ fn section(table: Table, from: &TableRules, to: &TableRules) -> String {
     format!("*{}\n{lines}COMMIT\n", table.name())
 }
 
-/// Jumps to add and jumps to remove, each in the order of the numbers in its chain. A jump that somebody else made into
-/// a chain of ours is left alone as long as that chain stays.
+/// Jumps to add and jumps to remove, each in the order of the numbers in its chain. A jump into one of our chains that
+/// another program made is kept as long as that chain exists.
 fn jumps<'a>(from: &'a TableRules, to: &'a TableRules, stale: &[&str]) -> (Vec<&'a Jump>, Vec<&'a Jump>) {
     let mut missing: Vec<&Jump> = to.jumps.iter().collect();
     let mut removed = Vec::new();
@@ -100,7 +101,7 @@ fn jumps<'a>(from: &'a TableRules, to: &'a TableRules, stale: &[&str]) -> (Vec<&
     (missing, removed)
 }
 
-/// Whether a jump is one that we make.
+/// Whether we would make this jump.
 fn is_hook(table: Table, jump: &Jump) -> bool {
     HOOKS.iter().any(|(of, chain, ours)| *of == table && *chain == jump.chain && names::jump(ours) == jump.rule.text)
 }

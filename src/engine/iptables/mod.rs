@@ -57,7 +57,7 @@ pub fn text(plan: &Plan<'_>, family: Family) -> Option<String> {
     Change::of_family(&Ruleset::default(), &wanted(plan, &Ruleset::default(), &[]), family).map(|change| change.text)
 }
 
-/// The rules of a plan, given those in force and the families in which any change starts all counters anew.
+/// The rules of a plan, given those in force and the families in which every change resets all counters.
 fn wanted(plan: &Plan<'_>, in_force: &Ruleset, all_restart: &[Family]) -> Ruleset {
     match plan {
         Plan::Serve(services) => Ruleset::following(services, in_force, all_restart),
@@ -66,7 +66,7 @@ fn wanted(plan: &Plan<'_>, in_force: &Ruleset, all_restart: &[Family]) -> Rulese
     }
 }
 
-/// One run of `iptables-save`, and the tables that it has to show.
+/// One run of `iptables-save`, and the tables that its output must contain.
 struct Dump<'a> {
     tools: &'a Tools,
     /// One table, where not all can be read at once.
@@ -87,13 +87,13 @@ impl Iptables {
         self.tools(family).variant == variant
     }
 
-    /// The families in which any change starts the counters of `nth` anew: the old interface loads whole tables
+    /// The families in which every change resets the counters of the `nth` match: ip_tables replaces whole tables
     /// (xt_statistic.c).
     fn all_restart(&self) -> Vec<Family> {
         Family::ALL.into_iter().filter(|family| self.is(*family, Variant::Legacy)).collect()
     }
 
-    /// Reads our rules and what matters of others'.
+    /// Reads our rules and the facts about others'.
     fn look(&self) -> Look<'_> {
         let mut look = Look {
             engine: self,
@@ -130,7 +130,7 @@ impl Iptables {
     }
 }
 
-/// What has to be read to know all rules of a family in a variant: nothing where there can be none.
+/// The runs of `iptables-save` that show all rules of a family in a variant; none if it has no tables.
 fn dumps(tools: &Tools) -> Vec<Dump<'_>> {
     let dump = |table, expected| Dump { tools, table, expected };
     let ours = |names: &[String]| -> Vec<Table> {
@@ -139,7 +139,7 @@ fn dumps(tools: &Tools) -> Vec<Dump<'_>> {
     match (tools.variant, kernel_tables(tools)) {
         (_, Tables::Known(names)) if names.is_empty() => vec![],
         (_, Tables::Known(names)) => vec![dump(None, ours(&names))],
-        // Without a tool of its own the variant was not used here.
+        // A variant without its own program has never been used on this host.
         (Variant::Nft, Tables::Unknown)
             if tools.find("save").is_none() && (!tools.main || tools.family == Family::V6) =>
         {
@@ -156,7 +156,7 @@ fn dumps(tools: &Tools) -> Vec<Dump<'_>> {
 /// The tables of one interface that this network namespace has.
 enum Tables {
     Known(Vec<String>),
-    /// The kernel does not tell: it has no nf_tables, or the namespace was made together with its user namespace.
+    /// The kernel has no nf_tables, or hides the names from a namespace that was made together with its user namespace.
     Unknown,
 }
 
@@ -196,7 +196,7 @@ impl Engine for Iptables {
         for tools in &self.tools {
             let stamp = match tools.variant {
                 Variant::Nft => stamp::nft()?,
-                // To ask for a table makes it, where it is not there yet.
+                // Asking ip_tables for a table creates it.
                 Variant::Legacy if matches!(kernel_tables(tools), Tables::Known(names) if names.is_empty()) => 0,
                 Variant::Legacy => stamp::legacy(tools.family)?,
             };
@@ -216,7 +216,7 @@ struct Look<'a> {
     list: Listing,
     frontends: Vec<InForce>,
     unread: Vec<(Family, Error)>,
-    /// What was last written, as far as it was.
+    /// The last rules that `replace` has tried to write.
     tried: RefCell<Option<Ruleset>>,
 }
 
@@ -230,18 +230,20 @@ impl Look<'_> {
         wanted(plan, &self.list.ours, &self.engine.all_restart())
     }
 
-    /// Goes to `wanted`, family by family.
-    fn write(&self, wanted: &Ruleset) -> Result<(), Error> {
+    /// Goes to `wanted`, family by family; tells whether anything had to be written.
+    fn write(&self, wanted: &Ruleset) -> Result<bool, Error> {
+        let mut written = false;
         for family in Family::ALL {
             if let Some(change) = self.change(wanted, family) {
                 self.engine.tools(family).restore(&change.text)?;
+                written = true;
             }
         }
-        Ok(())
+        Ok(written)
     }
 
-    /// Removes what is ours in a table that cannot be listed, by what the kernel tells of it: the names of its chains. Our
-    /// jumps are removed by their text.
+    /// Removes our rules from a table that iptables cannot list: chains by their names, which the kernel tells, and jumps by
+    /// their text.
     fn clear_unseen(&self, family: Family, table: Table) -> Result<(), Error> {
         let tools = self.engine.tools(family);
         let mut chains: Vec<String> = Vec::new();
@@ -259,7 +261,7 @@ impl Look<'_> {
         }
         let run = |lines: &str| tools.restore(&format!("*{}\n{lines}COMMIT\n", table.name()));
         for (_, chain, ours) in HOOKS.iter().filter(|(of, ..)| *of == table) {
-            // It fails where there is none (any more); a damaged host may have several.
+            // Fails if there is none left. There is more than one only if a change was interrupted.
             let remove = format!("-D {chain} {}\n", names::jump(ours));
             (0..8).take_while(|_| run(&remove).is_ok()).count();
         }
@@ -292,7 +294,7 @@ impl View for Look<'_> {
         Family::ALL.into_iter().any(|family| self.change(&wanted, family).is_some())
     }
 
-    fn replace(&self, plan: &Plan<'_>) -> Result<(), Error> {
+    fn replace(&self, plan: &Plan<'_>) -> Result<bool, Error> {
         let wanted = self.wanted(plan);
         let written = self.write(&wanted);
         *self.tried.borrow_mut() = Some(wanted);
@@ -307,7 +309,8 @@ impl View for Look<'_> {
             if is_unread(self) {
                 continue;
             }
-            // Where it can no longer be read, what was written is there, unless that had failed: then it is refused.
+            // If the rules can no longer be read, assume those that we tried to write. If that had failed, iptables
+            // refuses the way back, which is reported.
             let there = if is_unread(&now) { tried.as_ref().unwrap_or(&self.list.ours) } else { &now.list.ours };
             if let Some(change) = Change::of_family(there, &self.list.ours, family) {
                 self.engine.tools(family).restore(&change.text)?;
@@ -322,7 +325,7 @@ impl View for Look<'_> {
             if let Some((_, why)) = self.unread.iter().find(|(of, _)| *of == family) {
                 let unseen = self.engine.is(family, Variant::Legacy);
                 let cleared = |table: &Table| !unseen && self.clear_unseen(family, *table).is_ok();
-                // nat first: what sends connections goes before what lets them through.
+                // nat first, so that no connection is sent to a backend without the rule that lets it through.
                 if !Table::ALL.iter().rev().all(cleared) {
                     failed.push(Error::system(format_args!(
                         "cannot read the {family} rules of {}, so some of Paraglider may be left there: {why}",
@@ -334,7 +337,7 @@ impl View for Look<'_> {
             let Some(change) = self.change(&Ruleset::default(), family) else { continue };
             let tools = self.engine.tools(family);
             let Err(error) = tools.restore(&change.text) else { continue };
-            // One table may go where another does not.
+            // Remove the tables one by one: only one of them may be the cause.
             let each = |table: &Table| Change::of_table(&self.list.ours, &Ruleset::default(), family, *table);
             let gone = Table::ALL.iter().rev().filter_map(each).filter(|text| tools.restore(text).is_ok()).count();
             log::detail!("{gone} tables of {family} were removed one by one");

@@ -1,4 +1,4 @@
-//! Tables, chains and hooks by their names. The name of a chain alone tells that it is ours: no config, no file.
+//! Names of tables, chains and hooks. A chain is ours if its name says so; no config and no file is needed to tell.
 
 use crate::service::Name;
 
@@ -12,7 +12,7 @@ pub enum Table {
 }
 
 impl Table {
-    /// In the order in which rules go in: what lets a connection through is there before what sends it.
+    /// In the order of writing: the rule that lets a connection through before the one that sends it to a backend.
     pub const ALL: [Table; 2] = [Table::Filter, Table::Nat];
 
     /// As iptables calls it.
@@ -24,18 +24,18 @@ impl Table {
     }
 }
 
-/// Frontends are told apart here.
+/// Selects the frontend.
 pub const DISPATCH: &str = "PARAGLIDER";
-/// Here balanced connections get their source address.
+/// Sets the source address of balanced connections.
 pub const SNAT: &str = "PARAGLIDER-SNAT";
-/// Here balanced connections are let through.
+/// Accepts balanced connections.
 pub const FORWARD: &str = "PARAGLIDER-FWD";
-/// Here new connections are refused that nobody can take.
+/// Refuses new connections to frontends without a backend.
 pub const REJECT: &str = "PARAGLIDER-REJECT";
 /// `check` loads rules into this one, to which nothing jumps.
 pub const PROBE: &str = "PARAGLIDER-PROBE";
 
-/// Where the kernel enters our chains: table, built-in chain, chain of ours. This one list serves start, stop and status.
+/// The jumps from built-in chains into ours: table, built-in chain, our chain. Applying, verifying and removing all use it.
 pub const HOOKS: [(Table, &str, &str); 5] = [
     (Table::Filter, "INPUT", REJECT),
     (Table::Filter, "FORWARD", FORWARD),
@@ -61,7 +61,7 @@ pub fn frontend_of(chain: &str) -> Option<&str> {
     (!frontend.is_empty() && (1..=3).contains(&node.len()) && node.bytes().all(hex)).then_some(frontend)
 }
 
-/// Whether a chain of this name is ours. Nothing else tells: no config, no file.
+/// Whether a chain of this name is ours.
 pub fn is_ours(table: Table, chain: &str) -> bool {
     match table {
         Table::Filter => [FORWARD, REJECT, PROBE].contains(&chain),

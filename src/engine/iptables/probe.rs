@@ -1,5 +1,5 @@
-//! Whether the kernel and iptables have all that our rules use: one of each kind is loaded into a chain of its own, to
-//! which nothing jumps, and taken out again. (`--test` does not tell: the nft variant accepts what the kernel refuses.)
+//! Whether the kernel and iptables support our rules: one rule of each kind is loaded into a chain that nothing jumps to, and
+//! removed again. (`--test` does not help: the nft variant accepts what the kernel then refuses.)
 
 use super::names::{is_ours, Table, PROBE};
 use super::rule::enters;
@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::host::remedy::{Need, System};
 use crate::net::Family;
 
-/// Tries what is not in force already.
+/// Tries the kinds of rules that are not in force already.
 pub fn lacks(tools: &[Tools], list: &Listing, wanted: &Ruleset) -> Vec<Finding> {
     let mut found = Vec::new();
     for tools in tools {
@@ -50,7 +50,7 @@ pub fn lacks(tools: &[Tools], list: &Listing, wanted: &Ruleset) -> Vec<Finding> 
 
 fn try_table(tools: &Tools, table: Table, rules: &TableRules, found: &mut Vec<Finding>) {
     let (family, name) = (tools.family, table.name());
-    // A jump needs its chain; what remains can stand alone.
+    // Jumps are left out: they need their chain.
     let samples: Vec<&str> =
         kinds(rules).into_iter().map(|(_, sample)| sample).filter(|rule| !enters_ours(rule)).collect();
     let Err(error) = load(tools, table, &samples) else {
@@ -92,7 +92,7 @@ fn enters_ours(rule: &str) -> bool {
     enters(rule).is_some_and(|chain| Table::ALL.iter().any(|table| is_ours(*table, chain)))
 }
 
-/// A rule without what differs from one backend to the other: the options and the target.
+/// The options and the target of a rule, without values that differ between backends.
 fn kind(rule: &str) -> String {
     let word = |word: &&str| {
         word.starts_with('-') || word.chars().all(|c| c.is_ascii_uppercase()) || ["nth", "random", "tcp"].contains(word)
@@ -114,7 +114,7 @@ fn kinds(rules: &TableRules) -> Vec<(String, &str)> {
     kinds
 }
 
-/// A part of the kernel, and a rule that uses it and nothing else; where IPv6 has its own, that.
+/// A part of the kernel, and a rule that uses nothing else; `v6` if IPv6 has its own.
 struct Part {
     table: Table,
     need: Need,

@@ -14,8 +14,7 @@ impl Ruleset {
         Self::starting(services, &[])
     }
 
-    /// The rules that let connections to `binds` end: they refuse new ones, let the old ones through and keep the kernel
-    /// tracking them.
+    /// The rules that drain `binds`: they refuse new connections, accept established ones and keep the kernel tracking them.
     pub fn draining(binds: &[Endpoint]) -> Self {
         let mut ruleset = Self::default();
         for bind in binds {
@@ -25,9 +24,9 @@ impl Ruleset {
         ruleset
     }
 
-    /// The rules of `services`, given what is in force: the very same where that is right already, so that counters
-    /// go on; else rules that start at another backend than those in force, since a rewrite starts counters anew: those
-    /// of the whole table in the families of `all_restart`, else those of the frontends that change.
+    /// The rules of `services`, given those in force. A frontend that needs no change keeps its rules, so that its counters
+    /// go on. One that is rewritten starts at the next backend, since a rewrite resets its counters; in the families of
+    /// `all_restart` any change resets the counters of all frontends.
     pub fn following(services: &[Service], in_force: &Ruleset, all_restart: &[Family]) -> Self {
         let starts: Vec<Option<usize>> = services.iter().map(|service| in_force.start(service)).collect();
         let same = Self::starting(services, &starts);
@@ -39,7 +38,7 @@ impl Ruleset {
                 true => Change::of_table(in_force, &same, family, Table::Nat).is_some(),
                 false => now.of_frontend(name).ne(then.of_frontend(name)),
             };
-            // What was not there before has no start to move on from.
+            // A new frontend starts at its first backend.
             *start = start.map(|at| if restarts { next_alive(service, at) } else { at });
         }
         if next == starts {
@@ -61,7 +60,7 @@ impl Ruleset {
         }
         let nat = self.table(service.bind.family(), Table::Nat);
         let mut name = chain_name(&service.name, 0);
-        // Each step goes down one chain; a loop, which only somebody else can have made, ends with the chains.
+        // Each step goes down one chain. The limit ends a loop, which only another program can have made.
         for _ in 0..=nat.chains().len() {
             let rule = nat.rules(&name)?.first()?;
             if let Some(backend) = destination(rule) {
@@ -88,7 +87,7 @@ impl Ruleset {
             for family in Family::ALL {
                 if self.table(family, table).rules(ours).is_some() {
                     let rule = Rule { text: jump(ours), packets: 0 };
-                    // First in its chain, before anybody else's rule decides.
+                    // At the top of its chain, before the rules of other programs.
                     let jump = Jump { chain: chain.to_owned(), rule, number: 1 };
                     self.table_mut(family, table).jumps.push(jump);
                 }
@@ -96,8 +95,8 @@ impl Ruleset {
         }
     }
 
-    /// Lets the connections to `bind` through that were balanced, and refuses new ones if nobody takes them: else they
-    /// would get to a service of this host itself, or of whoever has the address.
+    /// Accepts balanced connections to `bind`; with `refuse` rejects new ones, which would otherwise reach a service of this
+    /// host, or of the host that has the address.
     fn admit(&mut self, bind: Endpoint, refuse: bool) {
         let filter = self.table_mut(bind.family(), Table::Filter);
         filter.push(FORWARD, rule(Some(Match::Balanced(bind)), &Target::Accept));
@@ -119,7 +118,7 @@ impl Ruleset {
             Source::Addresses(first, last) => Some(Target::Snat(first, last)),
             Source::Client => None,
         };
-        // The chain is there in any case: it is hooked, and an empty one does no harm.
+        // The chain is made in any case, since a jump leads to it.
         nat.declare(SNAT);
         if let Some(target) = snat {
             nat.push(SNAT, rule(Some(Match::Balanced(*bind)), &target));

@@ -1,4 +1,4 @@
-//! One rule: conditions and a target, whose text is iptables' own; and what can be read back from such a text.
+//! One rule: conditions and a target, which print themselves as iptables does; and readers of such a text.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ pub enum Match {
     Every(usize),
     /// The first packet of a connection to this address and port.
     FirstTo(Endpoint),
-    /// So many of 2³¹, at random.
+    /// At random, with this probability in units of 2⁻³¹.
     Random(u32),
     /// A bit of the source address is set.
     SourceBit(Family, u8),
@@ -80,7 +80,7 @@ pub enum Target {
     Masquerade,
     /// Lets it through.
     Accept,
-    /// Refuses it, as a host does that has no such service.
+    /// Refuses it with an RST, as a closed port does.
     Reject,
 }
 
@@ -112,7 +112,7 @@ pub fn rule(condition: Option<Match>, target: &Target) -> Rule {
 pub struct Rule {
     /// Without `-A CHAIN`.
     pub text: String,
-    /// How many packets it has matched. In the nat table these are connections. Two rules are equal without it.
+    /// How many packets it has matched; in the nat table these are connections. Ignored by comparisons.
     pub packets: u64,
 }
 

@@ -10,7 +10,7 @@ use crate::text::value;
 /// A rule that enters a chain of ours.
 #[derive(Debug, Clone)]
 pub struct Jump {
-    /// The chain it stands in: a built-in one, unless somebody else made it.
+    /// The chain that contains it: a built-in one, unless another program added the jump.
     pub chain: String,
     /// The rule.
     pub rule: Rule,
@@ -67,7 +67,7 @@ impl TableRules {
         self.chains.binary_search_by(|known| known.name.as_str().cmp(chain))
     }
 
-    /// What is here, and then what only `more` has.
+    /// The rules of `self`, followed by those that only `more` has.
     pub fn and(&self, more: &TableRules) -> TableRules {
         let mut both = TableRules::default();
         for Chain { name, rules } in self.chains.iter().chain(&more.chains) {
@@ -84,7 +84,7 @@ impl TableRules {
                 both.jumps.push(jump.clone());
             }
         }
-        // Those come first in their chains.
+        // The new jumps are inserted at the top of their chains.
         let added = both.jumps.len();
         for jump in &self.jumps {
             let before = both.jumps.iter().take(added).filter(|new| new.chain == jump.chain).count();
@@ -110,7 +110,7 @@ impl TableRules {
             });
             if let Some(share) = shares.get_mut(at) {
                 share.taken += rule.packets;
-                // The chains of round robin hand each of their leaves the same share.
+                // Round robin gives each DNAT rule the same share (schedule::round_robin).
                 share.slots += 1;
             }
         }
@@ -143,7 +143,7 @@ struct Tables {
 }
 
 impl Default for Ruleset {
-    // Eight lists are made in many places.
+    // It is called in many places, and inlined it is large.
     #[inline(never)]
     fn default() -> Self {
         Ruleset { v4: Tables::default(), v6: Tables::default() }

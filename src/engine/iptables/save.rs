@@ -1,4 +1,4 @@
-//! What `iptables-save -c` prints, read with distrust: other programs' chains and comments may look like ours.
+//! The output of `iptables-save -c`. It is not trusted: chains and comments of other programs may look like ours.
 
 use super::names::{is_ours, Table, HOOKS};
 use super::rule::{enters, Rule};
@@ -8,25 +8,25 @@ use crate::error::{fail, Error};
 use crate::net::Family;
 use crate::text::{has, number};
 
-/// What the listings of one engine tell.
+/// The content of one engine's listings.
 #[derive(Debug, Default)]
 pub struct Listing {
     /// Our rules.
     pub ours: Ruleset,
-    /// What matters about the rules of others.
+    /// Facts about the rules of other programs.
     pub foreign: Foreign,
-    /// Tables in which a rule of others counts: in the old variant any change of the table starts it anew.
+    /// Tables in which another program's rule has a counter that every change of the table resets (iptables-legacy).
     pub counting: Vec<(Family, Table)>,
 }
 
-/// Adds what `text` tells of a family to `to`. Fails where the text is not whole: a table of `expected` is missing or does
-/// not end, or holds rules that only `nft` can show. Rules of ours may be in it, unseen.
+/// Adds the listing `text` of one family to `to`. Fails if it is incomplete, since rules of ours may be missing from it: a
+/// table of `expected` is not listed, a table does not end, or it contains rules that only `nft` can show.
 pub fn read(text: &str, family: Family, expected: &[Table], to: &mut Listing) -> Result<(), Error> {
     let Listing { ours, foreign, counting } = to;
     let mut missing = expected.to_vec();
-    // The table whose rules are being told; the last word of each is COMMIT.
+    // The current table; COMMIT ends it.
     let (mut table, mut open) = (None, None);
-    // The chain whose rules are being told, one after the other, and how many of them were seen.
+    // The current chain, and the number of its rules so far.
     let (mut current, mut seen) = ("", 0);
     for line in Lines(text) {
         if let Some(name) = line.strip_prefix('*') {
@@ -103,11 +103,11 @@ fn appended(line: &str) -> Option<(&str, Rule)> {
     Some((chain, Rule { text: text.trim_ascii_end().to_owned(), packets }))
 }
 
-/// Matches and targets that use connection tracking, so that the kernel keeps it going.
+/// Matches and targets that use connection tracking.
 const TRACK_MATCHES: [&str; 6] = ["state", "conntrack", "connmark", "connbytes", "connlimit", "helper"];
 const TRACK_TARGETS: [&str; 7] = ["MASQUERADE", "SNAT", "DNAT", "REDIRECT", "NETMAP", "CONNMARK", "CT"];
 
-/// Matches that count packets from the moment when their table was loaded.
+/// Matches whose counters start when their table is loaded.
 const COUNT_MATCHES: [&str; 3] = ["limit", "quota", "statistic"];
 
 /// Whether a rule uses one of these matches or targets.

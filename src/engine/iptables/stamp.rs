@@ -1,5 +1,5 @@
-//! A number that changes when somebody changes a rule, for a system call or two: whoever guards rules need not run a
-//! program every few seconds.
+//! A number that changes with the rules, for one or two system calls, so that `watch` need not run iptables-save every few
+//! seconds.
 
 use super::names::Table;
 use crate::net::Family;
@@ -7,18 +7,18 @@ use crate::sys::netlink::{Netlink, GENERATION};
 use crate::sys::socket;
 use crate::text::fnv1a;
 
-/// The generation of nf_tables' rules, whosever they are (NFTA_GEN_ID, the first attribute of the answer).
+/// The generation of all rules of nf_tables (NFTA_GEN_ID, the first attribute of the answer).
 pub fn nft() -> Option<u64> {
     let answer = Netlink::open().ok()?.ask(GENERATION, libc::AF_UNSPEC, &[]).ok()?;
     Some(u32::from_be_bytes(answer.get(4..8)?.try_into().ok()?).into())
 }
 
-/// One number of two.
+/// Combines two stamps.
 pub fn mix(one: u64, other: u64) -> u64 {
     fnv1a(&[one.to_ne_bytes(), other.to_ne_bytes()].concat())
 }
 
-/// A hash of the tables of the old interface, without what the kernel counts.
+/// A hash of ip_tables' tables without their counters.
 pub fn legacy(family: Family) -> Option<u64> {
     let mut entries = Vec::new();
     for table in Table::ALL {

@@ -24,7 +24,7 @@ pub enum Variant {
 }
 
 impl Variant {
-    /// The one that this is not.
+    /// The other one.
     pub fn other(self) -> Self {
         match self {
             Variant::Nft => Variant::Legacy,
@@ -56,7 +56,7 @@ pub struct Tools {
     pub family: Family,
     /// The variant.
     pub variant: Variant,
-    /// It is the variant that the plain `iptables` is.
+    /// Whether the plain `iptables` is of this variant.
     pub main: bool,
 }
 
@@ -132,7 +132,7 @@ pub fn main_variant(family: Family) -> Result<Option<Variant>, Error> {
     Ok(Some(if nft { Variant::Nft } else { Variant::Legacy }))
 }
 
-/// What iptables-restore meant, with the rule that it is about.
+/// Why iptables-restore failed, with the rule that it complained about.
 fn refusal(program: &str, text: &str, output: &Output) -> Error {
     let mut words = output.err.split(|c: char| !c.is_ascii_alphanumeric());
     if output.end == End::Status(BUSY) && words.clone().any(|word| word == "lock") {
@@ -149,7 +149,7 @@ fn refusal(program: &str, text: &str, output: &Output) -> Error {
         End::Status(_) => {
             Error::system(format_args!("{program} refused{at}: {said}; `paraglider check` tells what this host lacks"))
         }
-        // It was no decision, and nothing that the kernel lacks is the cause.
+        // It was killed; nothing that the kernel lacks is the cause.
         End::Signal(_) => Error::system(format_args!("{program} failed: {said}")),
     }
 }

@@ -11,7 +11,7 @@ pub struct Findings<'a> {
     pub out: &'a mut String,
     /// The worst of them.
     pub worst: Level,
-    /// For remedies.
+    /// What kind of system this is, for remedies.
     pub system: System,
 }
 

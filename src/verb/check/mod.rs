@@ -13,7 +13,7 @@ use crate::sys::file;
 use crate::sys::log;
 use crate::text::Escaped;
 
-/// Looks at everything, even after a finding; without a config at what every config needs.
+/// Checks everything, also after an error. Without a config file it checks what every config needs.
 pub fn run(path: &str, out: &mut String) -> Result<Exit, Error> {
     let loaded = serve::load(path);
     let mut findings = Findings { out, worst: Level::Ok, system: System::here() };

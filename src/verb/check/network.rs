@@ -24,7 +24,7 @@ pub fn check(services: &[Service], findings: &mut Findings) {
             forwarding(family, findings);
         }
     }
-    // OpenWrt's is written anew at each start from /etc/config/keepalived, or a link to what that names.
+    // On OpenWrt it is generated from /etc/config/keepalived at each start, or a link to the file named there.
     let openwrt = matches!(findings.system, System::Opkg | System::OpenWrtApk);
     let keepalived = file::read(if openwrt { "/tmp/keepalived.conf" } else { "/etc/keepalived/keepalived.conf" });
     for service in services {
@@ -72,7 +72,7 @@ fn forwarding(family: Family, findings: &mut Findings) {
     }
 }
 
-/// Where an address of ours is, if it is somewhere.
+/// Where the address of a bind or privateip is.
 fn place(ip: IpAddr, keepalived: &str) -> Option<&'static str> {
     if route::has_address(ip) {
         Some("on this host")
@@ -185,7 +185,7 @@ fn reach(backend: Endpoint, findings: &mut Findings) {
     }
 }
 
-/// The kernel drops what goes to 127.0.0.1 from elsewhere, or the other way, unless told otherwise.
+/// The kernel drops packets between 127.0.0.0/8 and other hosts unless route_localnet is set.
 fn loopback(what: &str, endpoint: Endpoint, findings: &mut Findings) {
     if !endpoint.ip().is_loopback() {
         return;
@@ -232,7 +232,7 @@ fn listener(line: &str) -> Option<(IpAddr, u16)> {
     Some((ip, u64::from_str_radix(port, 16).ok()? as u16))
 }
 
-/// With the strict filter a packet is dropped that comes in by another interface than answers to it would leave by.
+/// With the strict filter the kernel drops a packet that arrives by another interface than the one towards its source.
 fn reverse_path(services: &[Service], findings: &mut Findings) {
     if !services.iter().any(|service| service.bind.family() == Family::V4) {
         return;
@@ -264,7 +264,7 @@ fn bridges(findings: &mut Findings) {
     }
 }
 
-/// Room in the connection table: when it is full, the router drops everybody's new connections.
+/// Free space in the connection table: when it is full, the kernel drops all new connections.
 fn room(findings: &mut Findings) {
     let number = |name: &str| number(&file::read(&format!("/proc/sys/net/netfilter/{name}")), 1 << 40);
     let (Some(count), Some(max)) = (number("nf_conntrack_count"), number("nf_conntrack_max")) else {

@@ -18,7 +18,7 @@ pub fn check(services: &[Service], findings: &mut Findings<'_>) {
     }
     let plan = Plan::Serve(services);
     let looked = engine::find().and_then(|engines| {
-        // No other start may come between what is read and what is tried.
+        // The lock keeps another `start` from changing rules between reading and trying.
         let _lock = Lock::take()?;
         let views = transaction::read(&engines)?;
         if let (Some(engine), Some(view)) = (engines.first(), views.first()) {
@@ -71,9 +71,9 @@ fn others(plan: &Plan<'_>, engines: &[Box<dyn Engine>], views: &Views<'_>, findi
     }
 }
 
-/// Round robin that was left alone is exact. Where it is not, another program changes the nat table of the old iptables,
-/// and each change starts all turns anew. The shares are compared with those of the rules in force: they are what has
-/// counted, whatever the config says by now.
+/// Undisturbed round robin is exact. If it is not, another program changes the nat table of iptables-legacy: each change
+/// restarts all turns. The shares are compared with those of the rules in force, not of the config, since the rules have
+/// counted.
 fn churn(frontend: &InForce, findings: &mut Findings<'_>) {
     if let Some((Share { address, taken, .. }, all)) = uneven(frontend) {
         findings.warning(format_args!(
@@ -89,7 +89,7 @@ fn churn(frontend: &InForce, findings: &mut Findings<'_>) {
 fn uneven(frontend: &InForce) -> Option<(&Share, u64)> {
     let slots: u64 = frontend.backends.iter().map(|share| share.slots).sum();
     let all: u64 = frontend.backends.iter().map(|share| share.taken).sum();
-    // So many whole rounds have passed; in the last one a backend has got nothing, or all that it is owed.
+    // After `rounds` whole rounds, a backend may have got none or all of its slots of the current one.
     let rounds = all / slots.max(1);
     let owed = |share: &Share| (rounds * share.slots)..=((rounds + 1) * share.slots);
     let uneven = frontend.backends.iter().find(|share| !owed(share).contains(&share.taken))?;

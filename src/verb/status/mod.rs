@@ -30,7 +30,7 @@ pub fn run(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> 
 
 fn tell(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> {
     let engines = engine::find()?;
-    // What `watch` has seen and the rules belong together. If the lock is not to be had, something is told all the same.
+    // The lock keeps rules and the states of `watch` consistent. Without it the status is reported all the same.
     let folder = Folder::open();
     let lock = folder.as_ref().map(Folder::lock);
     let known = folder.as_ref().map(Known::of).unwrap_or_default();
@@ -65,7 +65,7 @@ fn cannot_read((family, why): &(Family, Error)) -> String {
     format!("cannot read the {family} rules: {why}")
 }
 
-/// What is the matter with the checks, if there is anything.
+/// Why the states of the backends may be out of date, if they may.
 fn unchecked(services: &[Service], known: &Known) -> Option<String> {
     let checked = services.iter().any(|service| service.health.is_some());
     match (known.who(), known.silence()) {
@@ -75,7 +75,7 @@ fn unchecked(services: &[Service], known: &Known) -> Option<String> {
     }
 }
 
-/// In what the rules in force are not those of the config, if there is anything.
+/// Why the rules in force are not those of the config, or do not work; `None` if they are and do.
 fn drift(path: &str, services: &[Service], engines: &[Box<dyn Engine>], views: &Views<'_>) -> Option<String> {
     let plan = Plan::Serve(services);
     let (first, others) = views.split_first()?;

@@ -1,4 +1,4 @@
-//! What there is to tell of what is in force. Pure.
+//! The content of a status report. Pure.
 
 use crate::engine::InForce;
 use crate::error::Exit;
@@ -8,27 +8,27 @@ use crate::watch::checker::Seen;
 
 /// A frontend in force.
 #[derive(Debug, PartialEq)]
-pub struct Frontend {
+pub struct FrontendStatus {
     pub name: String,
     pub bind: Endpoint,
-    pub backends: Vec<Backend>,
+    pub backends: Vec<BackendStatus>,
 }
 
 /// A backend of a frontend.
 #[derive(Debug, PartialEq)]
-pub struct Backend {
+pub struct BackendStatus {
     pub address: Endpoint,
     /// Connections since the rules were last written.
     pub taken: u64,
     /// Connections now; unknown where the kernel does not list them.
     pub active: Option<usize>,
     /// What its checks tell, if it is checked.
-    pub health: Option<BackendHealth>,
+    pub health: Option<HealthStatus>,
 }
 
 /// What the checks of a backend tell.
 #[derive(Debug, PartialEq)]
-pub struct BackendHealth {
+pub struct HealthStatus {
     pub up: bool,
     /// Seconds that it is up or down.
     pub since: u64,
@@ -42,7 +42,7 @@ pub struct Report<'a> {
     /// Why it is not as it should be.
     pub why: Option<&'a str>,
     pub engine: &'static str,
-    pub frontends: &'a [Frontend],
+    pub frontends: &'a [FrontendStatus],
 }
 
 /// The state in a word or two.
@@ -59,60 +59,60 @@ pub fn number(number: Option<usize>, unknown: &str) -> String {
     number.map_or_else(|| unknown.to_owned(), |number| number.to_string())
 }
 
-/// The frontends as their rules tell them, with their living connections and what `watch` has seen. `now` is in
-/// milliseconds of the clock of `seen`.
+/// The frontends in force with their connections and the health of their backends. `now`: milliseconds of the clock that
+/// `seen` uses.
 pub fn frontends<'a>(
     in_force: impl Iterator<Item = &'a InForce>,
     connections: Option<&[Connection]>,
     seen: &[Seen],
     now: u64,
-) -> Vec<Frontend> {
+) -> Vec<FrontendStatus> {
     let mut all = Vec::new();
     for InForce { name, bind, backends, .. } in in_force {
         let mut known = Vec::new();
         for share in backends {
-            known.push(Backend { address: share.address, taken: share.taken, active: None, health: None });
+            known.push(BackendStatus { address: share.address, taken: share.taken, active: None, health: None });
         }
-        all.push(Frontend { name: name.clone(), bind: *bind, backends: known });
+        all.push(FrontendStatus { name: name.clone(), bind: *bind, backends: known });
     }
     count(&mut all, connections);
     examine(&mut all, seen, now);
     all
 }
 
-fn count(frontends: &mut [Frontend], connections: Option<&[Connection]>) {
+fn count(frontends: &mut [FrontendStatus], connections: Option<&[Connection]>) {
     let Some(connections) = connections else { return };
-    for Frontend { bind, backends, .. } in frontends {
+    for FrontendStatus { bind, backends, .. } in frontends {
         for backend in &mut *backends {
             backend.active = Some(0);
         }
         for Connection { backend: address, .. } in connections.iter().filter(|one| one.bind == *bind) {
-            if let Some(Backend { active: Some(active), .. }) = known(backends, *address, Some(0)) {
+            if let Some(BackendStatus { active: Some(active), .. }) = known(backends, *address, Some(0)) {
                 *active += 1;
             }
         }
     }
 }
 
-/// A backend of a frontend; it joins them if it takes no more new connections, since it is down, its weight is 0, or it
-/// is no longer in the config.
-fn known(backends: &mut Vec<Backend>, address: Endpoint, active: Option<usize>) -> Option<&mut Backend> {
+/// The backend with this address. It is added if the rules do not contain it: it is down, has weight 0, or is no longer in
+/// the config.
+fn known(backends: &mut Vec<BackendStatus>, address: Endpoint, active: Option<usize>) -> Option<&mut BackendStatus> {
     let place = backends.binary_search_by(|backend| backend.address.cmp(&address));
     let at = place.unwrap_or_else(|at| {
-        backends.insert(at, Backend { address, taken: 0, active, health: None });
+        backends.insert(at, BackendStatus { address, taken: 0, active, health: None });
         at
     });
     backends.get_mut(at)
 }
 
 /// Adds what `watch` has seen.
-fn examine(frontends: &mut [Frontend], seen: &[Seen], now: u64) {
+fn examine(frontends: &mut [FrontendStatus], seen: &[Seen], now: u64) {
     for Seen { bind, backend, condition, .. } in seen.iter().filter(|seen| seen.condition.checked) {
         for frontend in frontends.iter_mut().filter(|frontend| frontend.bind == *bind) {
             let active = frontend.backends.first().and_then(|known| known.active).map(|_| 0);
             if let Some(backend) = known(&mut frontend.backends, *backend, active) {
                 let since = now.saturating_sub(condition.since) / 1000;
-                backend.health = Some(BackendHealth { up: !condition.down, since, error: condition.error.clone() });
+                backend.health = Some(HealthStatus { up: !condition.down, since, error: condition.error.clone() });
             }
         }
     }

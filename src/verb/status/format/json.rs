@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::verb::status::report::{number, state, Backend, BackendHealth, Frontend, Report};
+use crate::verb::status::report::{number, state, BackendStatus, FrontendStatus, HealthStatus, Report};
 
 /// One object on one line.
 pub fn write(out: &mut String, report: &Report<'_>) {
@@ -10,14 +10,14 @@ pub fn write(out: &mut String, report: &Report<'_>) {
     let (state, engine) = (state(report), report.engine);
     let _ = write!(out, "{{\"state\":\"{state}\",\"reason\":{reason},\"engine\":\"{engine}\",\"frontends\":[");
     let mut comma = "";
-    for Frontend { name, bind, backends } in report.frontends {
+    for FrontendStatus { name, bind, backends } in report.frontends {
         let _ = write!(out, "{comma}{{\"name\":{},\"bind\":\"{bind}\",\"backends\":[", quoted(name));
         comma = "";
-        for Backend { address, taken, active, health } in backends {
+        for BackendStatus { address, taken, active, health } in backends {
             let active = number(*active, "null");
             let _ = write!(out, "{comma}{{\"address\":\"{address}\",\"taken\":{taken},\"active\":{active}");
             match health {
-                Some(BackendHealth { up, since, error }) => {
+                Some(HealthStatus { up, since, error }) => {
                     let state = if *up { "up" } else { "down" };
                     let error = if error.is_empty() { "null".to_owned() } else { quoted(error) };
                     let _ = write!(out, ",\"state\":\"{state}\",\"since\":{since},\"error\":{error}}}");

@@ -42,7 +42,7 @@ mod tests {
     use crate::error::Exit;
     use crate::host::conntrack::Connection;
     use crate::net::Endpoint;
-    use crate::verb::status::report::{self, Frontend};
+    use crate::verb::status::report::{self, FrontendStatus};
     use crate::watch::checker::{Condition, Seen};
 
     fn at(text: &str) -> Endpoint {
@@ -64,7 +64,7 @@ mod tests {
 
     /// Two frontends, one without a name of its own and one in IPv6, with backends that are up, down and not checked, and
     /// a third frontend that drains. A name and an error are as bad as text can be.
-    fn frontends(counted: bool) -> Vec<Frontend> {
+    fn frontends(counted: bool) -> Vec<FrontendStatus> {
         let (web, web6, old) = ("166.1.101.2:80", "[2001:db8::2]:443", "166.1.101.2:8080");
         let in_force = [
             balanced(web, web, &[("172.19.0.2:8080", 12), ("172.19.0.13:8080", 4_294_967_296)]),
@@ -95,7 +95,7 @@ mod tests {
     }
 
     /// A name, a state, why it is not simply in force, and the frontends.
-    fn reports() -> [(&'static str, Exit, Option<&'static str>, Vec<Frontend>); 5] {
+    fn reports() -> [(&'static str, Exit, Option<&'static str>, Vec<FrontendStatus>); 5] {
         let drifted = "the rules are not those of /etc/\\u{1b}a\"b.yaml; `paraglider start` puts them right";
         [
             ("in-force", Exit::Done, None, frontends(true)),

@@ -4,10 +4,10 @@ use std::fmt::Write;
 
 use super::json::quoted;
 use crate::error::Exit;
-use crate::verb::status::report::{Backend, Frontend, Report};
+use crate::verb::status::report::{BackendStatus, FrontendStatus, Report};
 
 /// A number of a backend, where it is known.
-type Metric = fn(&Backend) -> Option<u64>;
+type Metric = fn(&BackendStatus) -> Option<u64>;
 
 /// Name, type, what it tells, and the number.
 const METRICS: [(&str, &str, &str, Metric); 4] = [
@@ -24,7 +24,7 @@ pub fn write(out: &mut String, report: &Report<'_>) {
     for (name, kind, help, metric) in METRICS {
         let name = format!("backend_{name}");
         header(out, &name, kind, help);
-        for Frontend { name: frontend, bind, backends } in report.frontends {
+        for FrontendStatus { name: frontend, bind, backends } in report.frontends {
             for backend in backends {
                 if let Some(value) = metric(backend) {
                     // A chain that another program made may have a quotation mark in its name. Prometheus escapes it as

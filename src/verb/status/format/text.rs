@@ -3,31 +3,31 @@
 use std::fmt::Write;
 
 use crate::text::Escaped;
-use crate::verb::status::report::{number, state, Backend, BackendHealth, Frontend, Report};
+use crate::verb::status::report::{number, state, BackendStatus, FrontendStatus, HealthStatus, Report};
 
 /// One line of the state, then one for each frontend and backend.
 pub fn write(out: &mut String, report: &Report<'_>) {
     let (colon, why) = report.why.map_or(("", ""), |why| (": ", why));
     let _ = writeln!(out, "{} ({}){colon}{why}", state(report), report.engine);
     let mut width = 0;
-    for Backend { address, .. } in report.frontends.iter().flat_map(|frontend| &frontend.backends) {
+    for BackendStatus { address, .. } in report.frontends.iter().flat_map(|frontend| &frontend.backends) {
         width = width.max(address.to_string().len());
     }
-    for Frontend { name, bind, backends } in report.frontends {
+    for FrontendStatus { name, bind, backends } in report.frontends {
         let bind = bind.to_string();
         out.push_str(&bind);
         if bind != *name {
             let _ = write!(out, " ({})", Escaped(name));
         }
         out.push('\n');
-        for Backend { address, taken, active, health } in backends {
+        for BackendStatus { address, taken, active, health } in backends {
             let (address, active) = (address.to_string(), number(*active, "?"));
             let _ = write!(out, "  {address:width$}  {taken:>8} taken  {active:>6} active");
             match health {
-                Some(BackendHealth { up: true, since, .. }) => {
+                Some(HealthStatus { up: true, since, .. }) => {
                     let _ = write!(out, "  up for {since} s");
                 }
-                Some(BackendHealth { since, error, .. }) => {
+                Some(HealthStatus { since, error, .. }) => {
                     let _ = write!(out, "  down for {since} s: {}", Escaped(error));
                 }
                 None => {}

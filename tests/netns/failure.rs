@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use crate::lab::{ask_often, serve, sh, Lab, Variant};
+use crate::lab::{ask_often, run, serve, sh, Lab, Variant};
 use crate::watching::{kept, shares};
 use crate::{on_both, BIND};
 
@@ -98,6 +98,41 @@ on_both!(a_failing_ipv6_part_takes_the_ipv4_part_back, |lab| {
         code == 1 && err.contains("ip6tables-restore refused: no IPv6 today; ") && err.contains("nothing was changed"),
         "{err}"
     );
+    assert_eq!(lab.ours(), [""; 0]);
+});
+
+/// A switch that can be opened and then not be moved, when the rules are written already.
+fn jam_forwarding() -> bool {
+    // hugetlbfs knows no write(2).
+    let mounted = run("mount", &["-t", "hugetlbfs", "none", "/mnt"]).status.success();
+    if mounted {
+        sh("touch /mnt/switch && mount --bind /mnt/switch /proc/sys/net/ipv4/ip_forward");
+    } else {
+        println!("skipped: a switch of forwarding that cannot be moved: no hugetlbfs here");
+    }
+    mounted
+}
+
+on_both!(forwarding_that_cannot_be_switched_on_takes_the_rules_back, |lab| {
+    lab.balance(&[1, 2]);
+    lab.ok("start");
+    let before = lab.saved(false);
+    if !jam_forwarding() {
+        return;
+    }
+    let refused = || {
+        let (code, _, err) = lab.paraglider("start");
+        assert!(code == 1 && err.contains("IPv4 forwarding is off and cannot be switched on"), "{err}");
+        err
+    };
+    lab.balance(&[1, 2, 3]);
+    assert!(refused().contains("; nothing was changed"));
+    assert_eq!(lab.saved(false), before);
+    lab.ok("stop");
+    assert!(refused().contains("; nothing was changed"));
+    assert_eq!(lab.ours(), [""; 0]);
+    // What is meant has not changed either.
+    assert_eq!(lab.ok("start --again"), "");
     assert_eq!(lab.ours(), [""; 0]);
 });
 

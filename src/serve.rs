@@ -2,7 +2,7 @@
 
 use crate::config::{self, MOST_BYTES};
 use crate::engine::transaction::{self, Views};
-use crate::engine::{Engine, InForce, Plan};
+use crate::engine::{Engine, Plan};
 use crate::error::{fail, plain, Error};
 use crate::host::conntrack;
 use crate::host::forwarding::{self, Forwarding};
@@ -80,20 +80,29 @@ pub fn say_who_is_balanced(engines: &[Box<dyn Engine>], services: &[Service]) {
     }
 }
 
-/// The frontends of all engines.
-pub fn in_force<'a>(views: &'a Views<'_>) -> impl Iterator<Item = &'a InForce> {
-    views.iter().flat_map(|view| view.frontends())
+/// The binds of all frontends in force, draining ones too.
+pub fn binds(views: &Views<'_>) -> Vec<Endpoint> {
+    let mut binds = Vec::new();
+    for view in views {
+        binds.extend(view.frontends().iter().map(|frontend| frontend.bind));
+    }
+    binds
 }
 
 /// The frontends in force that are balanced, each with its backends that get new connections.
 pub fn chosen(views: &Views<'_>) -> Vec<(Endpoint, Vec<Endpoint>)> {
-    let balanced = in_force(views).filter(|frontend| !frontend.draining);
-    balanced.map(|one| (one.bind, one.backends.iter().map(|share| share.address).collect())).collect()
+    let mut chosen = Vec::new();
+    for view in views {
+        for frontend in view.frontends().iter().filter(|frontend| !frontend.draining) {
+            chosen.push((frontend.bind, frontend.backends.iter().map(|share| share.address).collect()));
+        }
+    }
+    chosen
 }
 
 /// Warns about connections of removed frontends: the rule that accepted them is gone.
 fn say_who_is_left_alone(views: &Views<'_>, services: &[Service]) {
-    let mut gone: Vec<Endpoint> = in_force(views).map(|frontend| frontend.bind).collect();
+    let mut gone = binds(views);
     gone.retain(|bind| services.iter().all(|service| service.bind != *bind));
     let alive = conntrack::connections(&gone).map_or(0, |connections| connections.len());
     if alive > 0 {
@@ -105,10 +114,7 @@ fn say_who_is_left_alone(views: &Views<'_>, services: &[Service]) {
 /// Refuses a new frontend on the address and port of the administrator's SSH session.
 fn keep_ssh(views: &Views<'_>, services: &[Service]) -> Result<(), Error> {
     match ssh::session() {
-        Some(bind)
-            if services.iter().any(|service| service.bind == bind)
-                && in_force(views).all(|frontend| frontend.bind != bind) =>
-        {
+        Some(bind) if services.iter().any(|service| service.bind == bind) && !binds(views).contains(&bind) => {
             fail!(
                 "bind {bind} is where your SSH session comes in, and you would not get in again; \
                  choose another port, or start it from the console or at boot"

@@ -5,7 +5,6 @@ use crate::error::{Error, Exit};
 use crate::host::before;
 use crate::host::conntrack::{self, Connection};
 use crate::host::state::{Folder, MEANT};
-use crate::net::Endpoint;
 use crate::serve;
 use crate::service::Service;
 use crate::sys::log;
@@ -58,7 +57,7 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
         log::info!("the backends are not checked until `paraglider watch` runs");
     }
     if drop_removed {
-        let before: Vec<Endpoint> = serve::in_force(&views).map(|frontend| frontend.bind).collect();
+        let before = serve::binds(&views);
         let stays = |one: &Connection| services.iter().any(|service| has(service, one));
         let ended = conntrack::forget(&before, &|connection| !stays(connection)).complete()?;
         log::info!("ended {} to what is no longer in the config", log::count(ended, "connection"));

@@ -31,7 +31,7 @@ pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
         still_meant(folder.as_ref(), true);
         return Err(error);
     }
-    let binds: Vec<Endpoint> = serve::in_force(&views).map(|frontend| frontend.bind).collect();
+    let binds = serve::binds(&views);
     if binds.is_empty() {
         return remove(&engines, folder.as_ref());
     }
@@ -40,7 +40,7 @@ pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
     drop(lock);
     wait(&binds, seconds);
     let _lock = folder.as_ref().map(Folder::lock).transpose()?;
-    if serve::in_force(&transaction::read(&engines)?).any(|frontend| !frontend.draining) {
+    if !serve::chosen(&transaction::read(&engines)?).is_empty() {
         log::warning!("Paraglider was started while connections drained; its rules stay");
         return Ok(Exit::Done);
     }
@@ -104,15 +104,20 @@ fn wait(binds: &[Endpoint], seconds: u32) {
 
 fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, Error> {
     let looked: Looked<'_> = engines.iter().map(|engine| engine.read()).collect();
-    let views = || looked.iter().flatten();
-    let nothing = views().all(|view| view.is_empty());
-    let binds: Vec<Endpoint> = views().flat_map(|view| view.frontends()).map(|frontend| frontend.bind).collect();
+    let (mut nothing, mut binds, mut balanced, mut tracking) = (true, Vec::new(), 0, Vec::new());
+    for view in looked.iter().flatten() {
+        nothing &= view.is_empty();
+        tracking.extend_from_slice(&view.foreign().tracking);
+        for frontend in view.frontends() {
+            binds.push(frontend.bind);
+            balanced += usize::from(!frontend.draining);
+        }
+    }
     let alive = conntrack::connections(&binds);
     let failed = transaction::remove(engines, &looked);
     for error in &failed {
         log::sentence(log::Level::Error, format_args!("{error}"));
     }
-    let balanced = views().flat_map(|view| view.frontends()).filter(|frontend| !frontend.draining).count();
     let left = || transaction::read(engines).map_or(balanced, |now| serve::chosen(&now).len());
     let all_is_left = !failed.is_empty() && left() >= balanced;
     still_meant(folder, all_is_left);
@@ -123,7 +128,7 @@ fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, 
         false => log::warning!("removed all other rules of Paraglider"),
     }
     // Established connections survive only if other rules keep the kernel tracking that family.
-    let tracked = |family| views().any(|view| view.foreign().tracking.contains(&family)) || nft::uses_conntrack(family);
+    let tracked = |family| tracking.contains(&family) || nft::uses_conntrack(family);
     for family in Family::ALL {
         if !binds.iter().any(|bind| bind.family() == family) {
             continue;

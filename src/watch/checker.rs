@@ -163,27 +163,25 @@ impl<C> Checked<C> {
 /// The backends that are checked: for each service one for each backend, or none at all.
 pub type All<C> = Vec<Vec<Checked<C>>>;
 
-/// The backends of `services`. One that is checked as `before` is kept with its running check: a reload more often than
-/// `timeout` must not keep a check from its end. Of others it takes what was `seen` of them.
+/// The backends of `services`. One that was checked in the same way `before` is kept with its running check: a reload more
+/// often than `timeout` must not keep a check from its end. Of others it takes what was `seen` of them.
 pub fn take<C>(before: (&[Service], All<C>), services: &[Service], seen: &[Seen], now: u64) -> All<C> {
-    let (old, checked) = before;
-    let mut known: Vec<(&Service, Vec<Option<Checked<C>>>)> =
-        old.iter().zip(checked).map(|(service, all)| (service, all.into_iter().map(Some).collect())).collect();
+    let (old, mut checked) = before;
     let mut all = Vec::new();
     for service in services {
         let mut of_service = Vec::new();
         if let Some(health) = &service.health {
-            let mut as_before =
-                known.iter_mut().find(|(old, _)| old.bind == service.bind && old.health == service.health);
-            for (at, backend) in (0..).zip(&service.backends) {
-                let kept = as_before.as_mut().and_then(|(old, kept)| {
-                    let place = old.backends.iter().position(|known| known.address == backend.address)?;
-                    kept.get_mut(place)?.take()
-                });
-                let mut one = kept.unwrap_or_else(|| {
-                    let due = now + health.pace() * (at % BURSTS) / BURSTS;
-                    recalled(of(seen, service.bind, backend.address), due, now)
-                });
+            let same = |old: &Service| old.bind == service.bind && old.health == service.health;
+            let at = old.iter().position(same);
+            for (number, backend) in (0..).zip(&service.backends) {
+                let due = now + health.pace() * (number % BURSTS) / BURSTS;
+                let mut one = recalled(of(seen, service.bind, backend.address), due, now);
+                if let Some(kept) = at.and_then(|at| {
+                    let place = old.get(at)?.backends.iter().position(|known| known.address == backend.address)?;
+                    checked.get_mut(at)?.get_mut(place)
+                }) {
+                    std::mem::swap(&mut one, kept);
+                }
                 one.forgotten = false;
                 of_service.push(one);
             }

@@ -7,7 +7,6 @@ use crate::host::before;
 use crate::host::conntrack;
 use crate::host::forwarding;
 use crate::host::state::{Folder, MEANT};
-use crate::net::Endpoint;
 use crate::serve;
 use crate::service::Service;
 use crate::sys::log;
@@ -358,7 +357,7 @@ impl Watch<'_> {
         let Some(since) = self.resting.take() else { return };
         let seen = Known::remembered(self.seen(), since).believed(&self.services, &[]);
         self.checked.clear();
-        let services = self.services.clone();
+        let services = std::mem::take(&mut self.services);
         self.take(services, &seen);
     }
 
@@ -382,17 +381,22 @@ impl Watch<'_> {
     fn forget(&mut self) -> Result<bool, Error> {
         let mut failed = None;
         for (service, checked) in self.services.iter().zip(&mut self.checked) {
-            // A backend that drains keeps its connections: it may have stopped listening, and serve them to their end.
-            let goes = |(backend, one): &(&crate::service::Backend, &mut checker::Checked<Probe>)| {
-                one.condition.down && !one.forgotten && backend.weight == 0 && backend.nominal > 0
-            };
-            let gone: Vec<_> = service.backends.iter().zip(checked).filter(goes).collect();
-            let addresses: Vec<Endpoint> = gone.iter().map(|(backend, _)| backend.address).collect();
+            let mut gone = Vec::new();
+            for (backend, one) in service.backends.iter().zip(&*checked) {
+                // A backend that drains keeps its connections: it may have stopped listening, and serve them to their end.
+                if one.condition.down && !one.forgotten && backend.weight == 0 && backend.nominal > 0 {
+                    gone.push(backend.address);
+                }
+            }
             if gone.is_empty() {
                 continue;
             }
-            match conntrack::forget(&[service.bind], &|connection| addresses.contains(&connection.backend)).complete() {
-                Ok(_) => gone.into_iter().for_each(|(_, one)| one.forgotten = true),
+            match conntrack::forget(&[service.bind], &|connection| gone.contains(&connection.backend)).complete() {
+                Ok(_) => {
+                    for (backend, one) in service.backends.iter().zip(checked) {
+                        one.forgotten |= gone.contains(&backend.address);
+                    }
+                }
                 Err(error) => failed = Some(error),
             }
         }

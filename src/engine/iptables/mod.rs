@@ -24,7 +24,6 @@ use crate::net::Family;
 use crate::sys::file;
 use crate::sys::log;
 use crate::sys::netlink::{self, Netlink};
-use crate::sys::process::Child;
 
 /// The iptables of this host, or the other variant of each family.
 #[derive(Debug)]
@@ -66,14 +65,6 @@ fn wanted(plan: &Plan<'_>, in_force: &Ruleset, all_restart: &[Family]) -> Rulese
     }
 }
 
-/// One run of `iptables-save`, and the tables that its output must contain.
-struct Dump<'a> {
-    tools: &'a Tools,
-    /// One table, where not all can be read at once.
-    table: Option<Table>,
-    expected: Vec<Table>,
-}
-
 impl Iptables {
     fn tools(&self, family: Family) -> &Tools {
         let [v4, v6] = &self.tools;
@@ -103,14 +94,25 @@ impl Iptables {
             tried: RefCell::default(),
         };
         // All programs at once: on a slow board most of the time goes into starting them.
-        let mut started: Vec<(Dump<'_>, Result<Child, Error>)> = Vec::new();
+        let mut started = Vec::new();
         for tools in &self.tools {
-            for dump in dumps(tools) {
-                let child = tools.list(dump.table);
-                started.push((dump, child));
+            match (kernel_tables(tools), tools.variant) {
+                (Some(known), _) if !known.any => {}
+                (Some(known), _) => started.push((tools, known.ours, tools.list(None))),
+                // A variant without its own program has never been used on this host.
+                (None, Variant::Nft) if (!tools.main || tools.family == Family::V6) && tools.find("save").is_none() => {
+                }
+                (None, Variant::Nft) => started.push((tools, Vec::new(), tools.list(None))),
+                // ip_tables hides the names of its tables; those that we use can still be asked for.
+                (None, Variant::Legacy) if tools.main => {
+                    for table in Table::ALL {
+                        started.push((tools, vec![table], tools.list(Some(table))));
+                    }
+                }
+                (None, Variant::Legacy) => {}
             }
         }
-        for (Dump { tools: Tools { family, main, .. }, expected, .. }, child) in started {
+        for (Tools { family, main, .. }, expected, child) in started {
             let read = child.and_then(|child| {
                 let output = child.wait()?;
                 if !output.succeeded() {
@@ -130,56 +132,38 @@ impl Iptables {
     }
 }
 
-/// The runs of `iptables-save` that show all rules of a family in a variant; none if it has no tables.
-fn dumps(tools: &Tools) -> Vec<Dump<'_>> {
-    let dump = |table, expected| Dump { tools, table, expected };
-    let ours = |names: &[String]| -> Vec<Table> {
-        Table::ALL.into_iter().filter(|table| names.iter().any(|name| name == table.name())).collect()
+/// What the kernel has of one variant and family in this network namespace.
+#[derive(Default)]
+struct KernelTables {
+    /// There are tables.
+    any: bool,
+    /// Those of them that we use.
+    ours: Vec<Table>,
+}
+
+/// `None` if the kernel has no nf_tables, or hides the names of ip_tables' tables from a namespace that was made together
+/// with its user namespace.
+fn kernel_tables(tools: &Tools) -> Option<KernelTables> {
+    let mut known = KernelTables::default();
+    let mut take = |name: &str| {
+        known.any = true;
+        known.ours.extend(Table::ALL.into_iter().find(|table| table.name() == name));
     };
-    match (tools.variant, kernel_tables(tools)) {
-        (_, Tables::Known(names)) if names.is_empty() => vec![],
-        (_, Tables::Known(names)) => vec![dump(None, ours(&names))],
-        // A variant without its own program has never been used on this host.
-        (Variant::Nft, Tables::Unknown)
-            if tools.find("save").is_none() && (!tools.main || tools.family == Family::V6) =>
-        {
-            vec![]
-        }
-        (Variant::Nft, Tables::Unknown) => vec![dump(None, vec![])],
-        (Variant::Legacy, Tables::Unknown) if tools.main => {
-            Table::ALL.map(|table| dump(Some(table), vec![table])).into_iter().collect()
-        }
-        (Variant::Legacy, Tables::Unknown) => vec![],
-    }
-}
-
-/// The tables of one interface that this network namespace has.
-enum Tables {
-    Known(Vec<String>),
-    /// The kernel has no nf_tables, or hides the names from a namespace that was made together with its user namespace.
-    Unknown,
-}
-
-fn kernel_tables(tools: &Tools) -> Tables {
     if tools.variant == Variant::Nft {
-        let mut names = Vec::new();
         // NFTA_TABLE_NAME
-        let listed = Netlink::open().and_then(|mut netlink| {
-            netlink.list(netlink::TABLES, tools.family.domain(), &mut |table| {
-                names.extend(netlink::text_of(table, 1).map(str::to_owned));
-            })
-        });
-        return if listed.is_ok() { Tables::Known(names) } else { Tables::Unknown };
+        let mut each = |table: &[u8]| netlink::text_of(table, 1).into_iter().for_each(&mut take);
+        Netlink::open().and_then(|mut netlink| netlink.list(netlink::TABLES, tools.family.domain(), &mut each)).ok()?;
+        return Some(known);
     }
     let path = match tools.family {
         Family::V4 => "/proc/net/ip_tables_names",
         Family::V6 => "/proc/net/ip6_tables_names",
     };
-    match file::open(path, libc::O_RDONLY) {
-        Ok(_) => Tables::Known(file::read(path).lines().map(str::to_owned).collect()),
-        Err(_) if file::exists(path) => Tables::Unknown,
-        Err(_) => Tables::Known(Vec::new()),
+    if file::exists(path) {
+        let names = file::open(path, libc::O_RDONLY).ok()?;
+        file::each_line(names, &mut |line| take(line.trim_ascii_end())).ok()?;
     }
+    Some(known)
 }
 
 impl Engine for Iptables {
@@ -197,7 +181,7 @@ impl Engine for Iptables {
             let stamp = match tools.variant {
                 Variant::Nft => stamp::nft()?,
                 // Asking ip_tables for a table creates it.
-                Variant::Legacy if matches!(kernel_tables(tools), Tables::Known(names) if names.is_empty()) => 0,
+                Variant::Legacy if kernel_tables(tools).is_some_and(|known| !known.any) => 0,
                 Variant::Legacy => stamp::legacy(tools.family)?,
             };
             both = stamp::mix(both, stamp);

@@ -11,7 +11,7 @@ use crate::error::{Error, Exit};
 use crate::host::conntrack;
 use crate::host::forwarding;
 use crate::host::state::Folder;
-use crate::net::{Endpoint, Family};
+use crate::net::Family;
 use crate::serve;
 use crate::service::Service;
 use crate::sys::log;
@@ -36,10 +36,11 @@ fn tell(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> {
     let known = folder.as_ref().map(Known::of).unwrap_or_default();
     let views = transaction::read(&engines)?;
     drop(lock);
-    let binds: Vec<Endpoint> = serve::in_force(&views).map(|frontend| frontend.bind).collect();
+    let binds = serve::binds(&views);
     let seen = if known.watch.is_some() { known.seen.as_slice() } else { &[] };
     let connections = conntrack::connections(&binds);
-    let frontends = report::frontends(serve::in_force(&views), connections.as_deref(), seen, clock());
+    let in_force = views.iter().flat_map(|view| view.frontends());
+    let frontends = report::frontends(in_force, connections.as_deref(), seen, clock());
 
     let nothing = views.iter().all(|view| view.is_empty());
     let unread = views.iter().flat_map(|view| view.unread()).next();

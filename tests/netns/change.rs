@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::lab::{ask, ask_often, inside, serve, sh, Held, Lab, Variant};
+use crate::watching::shares;
 use crate::{answers, on_both, BIND};
 
 fn serve_three() {
@@ -149,7 +150,7 @@ on_both!(rules_in_the_other_variant_are_found_and_removed, |lab| {
     lab.ok("check");
     lab.ok("start");
     assert!(lab.ours().iter().all(|line| line.contains(lab.variant.infix())), "{:?}", lab.ours());
-    assert_eq!(ask_often("client", BIND, 30).values().copied().collect::<Vec<_>>(), [10, 10, 10]);
+    assert_eq!(shares(BIND, 30).into_values().collect::<Vec<_>>(), [10, 10, 10]);
 
     sh(&format!("iptables-{}-restore --noflush < {}", lab.variant.other().infix(), lab.path("rules").display()));
     assert_eq!(lab.paraglider("status").0, 1);
@@ -308,5 +309,5 @@ on_both!(a_start_during_a_drain_wins, |lab| {
     lab.ok("start");
     assert!(stop.wait().unwrap().success());
     lab.ok("status");
-    assert_eq!(ask_often("client", BIND, 3).len(), 3);
+    assert_eq!(shares(BIND, 3).len(), 3);
 });

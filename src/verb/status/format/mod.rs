@@ -181,6 +181,20 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_shows_json_with_these_keys() {
+        let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        let readme = include_str!("../../../../README.md").split_once("```json\n").unwrap().1;
+        let (shown, told) = (readme.lines().next().unwrap(), fs::read_to_string(file("in-force.json")).unwrap());
+        let (shown, told) = (parse(shown), parse(&told));
+        for place in ["", "/frontends/0", "/frontends/0/backends/0"] {
+            let keys = |json: &serde_json::Value| -> Vec<String> {
+                json.pointer(place).unwrap().as_object().unwrap().keys().cloned().collect()
+            };
+            assert_eq!(keys(&shown), keys(&told), "{place}");
+        }
+    }
+
+    #[test]
     fn prometheus_can_read_the_metrics() {
         let own = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/promtool");
         let found =

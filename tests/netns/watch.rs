@@ -383,4 +383,10 @@ on_both!(a_start_of_another_config_is_taken_by_the_watch, |lab| {
     watch.hears(since, "read the config anew");
     until("its own config is in force", || lab.paraglider("status").0 == 0);
     assert_eq!(shares(BIND, 6), [("b1".to_owned(), 3), ("b3".to_owned(), 3)].into());
+    // Also after a stop.
+    lab.ok("stop");
+    watch.hears(since, "the rules were stopped");
+    assert_eq!(lab.ours(), [""; 0]);
+    watch.signal(Signal::SIGHUP);
+    until("its own config is in force again", || lab.paraglider("status").0 == 0);
 });

@@ -72,14 +72,14 @@ pub(crate) fn unicast(text: &str) -> Result<IpAddr, Error> {
 /// The error about a text that is not an IP address: what it looks like instead.
 fn no_address(text: &str) -> Result<IpAddr, Error> {
     let shown = Shown(text);
-    let numbers = |t: &str| t.split('.').all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()));
+    let is_made_of = |other: fn(u8) -> bool| text.bytes().all(|b| b.is_ascii_digit() || other(b));
     let why = if text.is_empty() {
         return refuse!("the address is missing");
     } else if has(text, '%') {
         "has a zone (`%`), which an address in a rule cannot have"
     } else if has(text, '/') {
         "is a network; give one address"
-    } else if numbers(text) {
+    } else if is_made_of(|b| b == b'.') {
         if text.split('.').any(|part| part.len() > 1 && part.starts_with('0')) {
             "has a leading zero; write the four numbers without, as in 192.0.2.1"
         } else {
@@ -87,7 +87,7 @@ fn no_address(text: &str) -> Result<IpAddr, Error> {
         }
     } else if has(text, ':') {
         "is not an IPv6 address, as in 2001:db8::1"
-    } else if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
+    } else if is_made_of(|b| b.is_ascii_alphabetic() || b"-._".contains(&b)) {
         "is a name; rules contain only addresses, so write its IP address"
     } else {
         "is not an IP address"
@@ -96,7 +96,9 @@ fn no_address(text: &str) -> Result<IpAddr, Error> {
 }
 
 /// An address and a port of one host, to which a TCP connection can go.
+// Aligned, so that processors that cannot load a word from anywhere copy it by words: less code for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(align(4))]
 pub struct Endpoint {
     ip: IpAddr,
     port: u16,

@@ -56,11 +56,28 @@ fn escape(f: &mut fmt::Formatter<'_>, text: &str, most: usize) -> fmt::Result {
             return f.write_char('…');
         }
         match c {
-            '\'' | '"' => f.write_char(c)?,
-            _ => c.escape_debug().try_for_each(|c| f.write_char(c))?,
+            '\\' => f.write_str("\\\\")?,
+            _ => write_escaped(f, c)?,
         }
     }
     Ok(())
+}
+
+/// Writes a character, escaped if it is a control character, or one of Unicode that is not seen but can turn the direction
+/// of the line or break it. (`char::escape_debug` brings 4 KiB of Unicode's tables into the binary.)
+pub(crate) fn write_escaped(f: &mut fmt::Formatter<'_>, c: char) -> fmt::Result {
+    match c {
+        '\t' => f.write_str("\\t"),
+        '\r' => f.write_str("\\r"),
+        '\n' => f.write_str("\\n"),
+        _ if c.is_control() || is_unseen(c) => write!(f, "\\u{{{:x}}}", u32::from(c)),
+        _ => f.write_char(c),
+    }
+}
+
+/// Marks of direction, line ends, spaces without width, a byte order mark.
+fn is_unseen(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// The index of `text` in `words`. The error begins with `what` and names the nearest word, or all of them.
@@ -77,35 +94,37 @@ pub fn one_of(what: &str, words: &[&str], text: &str) -> Result<usize, Error> {
 /// The candidate that a mistyped word most likely meant: one that begins with it, else one at most two edits away.
 pub fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let word = word.to_ascii_lowercase();
-    let distance = |candidate: &str| match candidate.starts_with(&word) && !word.is_empty() {
-        true => 0,
-        false => edits(&word, candidate),
-    };
-    candidates
-        .iter()
-        .map(|candidate| (distance(candidate), *candidate))
-        .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, candidate)| *distance <= 2 && *distance < candidate.len())
-        .map(|(_, candidate)| candidate)
+    let (mut nearest, mut least) = ("", usize::MAX);
+    for candidate in candidates {
+        let begins = candidate.starts_with(&word) && !word.is_empty();
+        let distance = if begins { 0 } else { edits(&word, candidate) };
+        if distance < least {
+            (nearest, least) = (candidate, distance);
+        }
+    }
+    (least <= 2 && least < nearest.len()).then_some(nearest)
 }
 
 /// Levenshtein distance. Both words are short: the time is the product of their lengths.
 fn edits(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    // The last row of the table: the distances of what was read of `a` to the beginnings of `b`, but for the empty one.
+    let mut row = Vec::new();
+    let mut left = 0;
+    for _ in b.chars() {
+        left += 1;
+        row.push(left);
+    }
     for (i, x) in a.chars().enumerate() {
         let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, y) in row.iter_mut().skip(1).zip(b.chars()) {
+        left = i + 1;
+        for (cell, y) in row.iter_mut().zip(b.chars()) {
             let cost = (diagonal + usize::from(x != y)).min(left + 1).min(*cell + 1);
             diagonal = *cell;
             *cell = cost;
             left = cost;
         }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
     }
-    row.last().copied().unwrap_or(0)
+    left
 }
 
 #[cfg(test)]
@@ -144,6 +163,7 @@ mod tests {
         assert_eq!(Shown("it's \"a\"\n\u{1b}[31m").to_string(), "it's \"a\"\\n\\u{1b}[31m");
         assert_eq!(Shown(&"é".repeat(60)).to_string(), "é".repeat(60));
         assert_eq!(Shown(&"é".repeat(61)).to_string(), format!("{}…", "é".repeat(60)));
+        assert_eq!(Shown("a\u{202e}b\\\t\0").to_string(), "a\\u{202e}b\\\\\\t\\u{0}");
         assert_eq!(Escaped(&"/a\r".repeat(61)).to_string(), "/a\\r".repeat(61));
     }
 }

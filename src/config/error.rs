@@ -52,8 +52,13 @@ impl Mistake {
         } else if let Some(found) = find(&what, INVALID).and_then(|at| what.get(at + INVALID.len()..)) {
             // YAML's words instead of serde's.
             let words = [("sequence,", "a list,"), ("map,", "a mapping,"), ("unit value,", "nothing,")];
-            let known = words.iter().find_map(|(word, plain)| Some(format!("{plain}{}", found.strip_prefix(word)?)));
-            what = format!("found {}", known.unwrap_or_else(|| found.to_owned()));
+            let mut known = ("", found);
+            for (word, plain) in words {
+                if let Some(rest) = found.strip_prefix(word) {
+                    known = (plain, rest);
+                }
+            }
+            what = ["found ", known.0, known.1].concat();
         }
         let source = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
         if what.starts_with("deserializing from YAML containing more than one document") {

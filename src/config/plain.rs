@@ -44,9 +44,11 @@ fn is_invisible(c: char) -> bool {
 
 /// A mistake at byte `at` of the text.
 fn mistake(text: &[u8], at: usize, what: String) -> Mistake {
-    let before = String::from_utf8_lossy(text.get(..at).unwrap_or_default());
-    let line = before.rsplit('\n').next().unwrap_or_default();
-    Mistake { line: before.matches('\n').count() + 1, column: line.chars().count() + 1, what }
+    let (mut line, mut column) = (1, 1);
+    for c in String::from_utf8_lossy(text.get(..at).unwrap_or_default()).chars() {
+        (line, column) = if c == '\n' { (line + 1, 1) } else { (line, column + 1) };
+    }
+    Mistake { line, column, what }
 }
 
 /// Splits a text into YAML tokens. Where libyaml finds an error, what the scanner does is of no importance: the library
@@ -67,6 +69,7 @@ struct Scanner<'a> {
 
 impl Scanner<'_> {
     /// The byte `ahead` of the next one; 0 behind the end. (A config contains no NUL.)
+    #[inline(never)] // its bounds check is longer than a call
     fn peek(&self, ahead: usize) -> u8 {
         self.text.get(self.at + ahead).copied().unwrap_or(0)
     }

@@ -49,7 +49,11 @@ fn list(binds: &[Endpoint]) -> io::Result<Vec<Connection>> {
     // The table can be long.
     if !binds.is_empty() {
         file::each_line(file::open(TABLE, libc::O_RDONLY)?, &mut |line| {
-            found.extend(parse(line).filter(|connection| binds.contains(&connection.bind)));
+            if let Some(connection) = parse(line) {
+                if binds.contains(&connection.bind) {
+                    found.push(connection);
+                }
+            }
         })?;
     }
     Ok(found)

@@ -41,7 +41,13 @@ pub fn has_proc() -> bool {
 /// The names of the network interfaces (proc_pid_net(5)).
 pub fn interfaces() -> Vec<String> {
     let table = file::read("/proc/net/dev");
-    table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim_ascii().to_owned())).collect()
+    let mut names = Vec::new();
+    for line in table.lines() {
+        if let Some((name, _)) = line.split_once(':') {
+            names.push(name.trim_ascii().to_owned());
+        }
+    }
+    names
 }
 
 /// Whether this kernel has the family: without it, socket(2) fails with EAFNOSUPPORT. (/proc may not be mounted.)

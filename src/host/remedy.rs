@@ -26,13 +26,14 @@ impl System {
         Self::of(&file::read("/etc/os-release"), file::exists)
     }
 
-    fn of(os_release: &str, exists: impl Fn(&str) -> bool) -> Self {
-        let value = |key: &str| {
-            let line = os_release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-            line.unwrap_or_default().trim_matches('"').to_owned()
-        };
-        let ids = format!("{} {}", value("ID"), value("ID_LIKE"));
-        let is = |id: &str| ids.split(' ').any(|word| word == id);
+    fn of(os_release: &str, exists: fn(&str) -> bool) -> Self {
+        let mut ids = Vec::new();
+        for line in os_release.lines() {
+            if let Some(words) = line.strip_prefix("ID=").or_else(|| line.strip_prefix("ID_LIKE=")) {
+                ids.extend(words.trim_matches('"').split(' '));
+            }
+        }
+        let is = |id: &str| ids.contains(&id);
         if exists("/etc/openwrt_release") || is("openwrt") {
             if exists("/usr/bin/apk") || exists("/sbin/apk") {
                 System::OpenWrtApk

@@ -35,6 +35,11 @@ pub struct Choice {
 /// except if no backend has a weight: then there is one empty chain.
 pub type Chains = Vec<Vec<Choice>>;
 
+/// Every `step`th element, from the one of index `first` on.
+pub(super) fn every(step: usize, first: usize, of: &[usize]) -> Vec<usize> {
+    of.iter().skip(first).step_by(step).copied().collect()
+}
+
 /// Adds an empty chain, which [`fill`] fills later; returns its index.
 pub(super) fn new_chain(chains: &mut Chains) -> usize {
     chains.push(Vec::new());

@@ -29,6 +29,7 @@ pub fn chains(service: &Service, start: usize) -> Chains {
 fn beginning_with(start: usize, mut slots: Vec<usize>) -> Vec<usize> {
     let last = slots.iter().max().copied().unwrap_or(0);
     let at = (start..=last).find_map(|backend| slots.iter().position(|slot| *slot == backend));
-    slots.rotate_left(at.unwrap_or(0));
-    slots
+    let mut turned = slots.split_off(at.unwrap_or(0));
+    turned.extend_from_slice(&slots);
+    turned
 }

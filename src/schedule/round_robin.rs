@@ -9,7 +9,7 @@
 //! `every n` takes exactly one of any n in a row. What remains is divided evenly, and `every k` takes exactly one of any
 //! k, so a share of s slots gets s of them; the same holds for the chain of that share. The order is that of the slots.
 
-use super::chain::{fill, new_chain, Chains, Choice, Then, When};
+use super::chain::{every, fill, new_chain, Chains, Choice, Then, When};
 
 /// Into how many shares a chain is divided. With 2 a connection passes fewer rules than with 4, and it was never slower
 /// (`make bench`).
@@ -41,13 +41,15 @@ pub fn slots(weights: &[u16]) -> Vec<usize> {
     let heaviest = weights.iter().copied().max().unwrap_or(0);
     let mut spread: Vec<usize> = Vec::new();
     for weight in 1..=heaviest {
-        let alike: Vec<usize> = (0..weights.len()).filter(|index| weights.get(*index) == Some(&weight)).collect();
-        if alike.is_empty() {
-            continue;
+        let mut alike = Vec::new();
+        for (index, other) in weights.iter().enumerate() {
+            if *other == weight {
+                alike.push(index);
+            }
         }
-        let times = usize::from(weight / divisor);
-        let heavier: Vec<usize> = alike.iter().copied().cycle().take(alike.len() * times).collect();
-        spread = interleave(&heavier, &spread);
+        if !alike.is_empty() {
+            spread = interleave(&alike.repeat(usize::from(weight / divisor)), &spread);
+        }
     }
     spread
 }
@@ -91,15 +93,15 @@ fn divide(slots: &[usize], fan_out: usize, chains: &mut Chains) -> usize {
     let mut choices = Vec::new();
     let mut rest = slots.to_vec();
     while rest.len() > LONGEST_LIST.max(fan_out) {
-        let odd: Vec<usize> = rest.drain(..rest.len() % fan_out).collect();
-        take_out(&odd, rest.len(), &mut choices);
+        let even = rest.split_off(rest.len() % fan_out);
+        take_out(&rest, even.len(), &mut choices);
+        rest = even;
         // Dealt out like cards: the shares are served in turn, which restores the order of the slots.
         for share in 0..fan_out - 1 {
-            let dealt: Vec<usize> = rest.iter().skip(share).step_by(fan_out).copied().collect();
-            let chain = divide(&dealt, fan_out, chains);
+            let chain = divide(&every(fan_out, share, &rest), fan_out, chains);
             choices.push(Choice { when: When::Every(fan_out - share), then: Then::Chain(chain) });
         }
-        rest = rest.iter().skip(fan_out - 1).step_by(fan_out).copied().collect();
+        rest = every(fan_out, fan_out - 1, &rest);
     }
     take_out(&rest, 0, &mut choices);
     fill(chains, own, choices);

@@ -3,7 +3,7 @@
 //! The lowest 8 bits of the address choose one of 256 buckets, and each bucket has an owner. iptables takes masks that are
 //! not contiguous (`-s 0.0.0.1/0.0.0.1`), so a rule can test a single bit, and the buckets are a tree of such tests.
 
-use super::chain::{fill, new_chain, Chains, Choice, Then, When};
+use super::chain::{every, fill, new_chain, Chains, Choice, Then, When};
 use crate::service::Backend;
 use crate::text::fnv1a;
 
@@ -26,18 +26,25 @@ pub fn owners(backends: &[Backend]) -> Vec<usize> {
     for (backend, seed) in seeds.iter().enumerate() {
         // A backend without a quota gets none: skip its scores.
         if free.get(backend).is_some_and(|quota| *quota > 0) {
-            pairs.extend((0..BUCKETS as u64).map(|bucket| (mix(seed ^ mix(bucket + 1)), bucket, backend)));
+            for bucket in 0..BUCKETS as u64 {
+                pairs.push((mix(seed ^ mix(bucket + 1)), bucket, backend));
+            }
         }
     }
     sort(&mut pairs);
-    let mut owners = vec![None; BUCKETS];
+    // No backend has this index.
+    let nobody = backends.len();
+    let mut owners = vec![nobody; BUCKETS];
     for (_, bucket, backend) in pairs.into_iter().rev() {
-        if let (Some(owner @ None), Some(quota @ 1..)) = (owners.get_mut(bucket as usize), free.get_mut(backend)) {
-            *owner = Some(backend);
-            *quota -= 1;
+        if let (Some(owner), Some(quota @ 1..)) = (owners.get_mut(bucket as usize), free.get_mut(backend)) {
+            if *owner == nobody {
+                *owner = backend;
+                *quota -= 1;
+            }
         }
     }
-    owners.into_iter().flatten().collect()
+    owners.retain(|owner| *owner != nobody);
+    owners
 }
 
 /// The number of buckets of each backend: its share, rounded down; the rest goes to those that the rounding cost most.
@@ -94,8 +101,8 @@ fn branch(owners: &[usize], bit: u8, chains: &mut Chains) -> usize {
             choices.push(Choice { when: When::Always, then: Then::Backend(owner) });
             break;
         }
-        let set: Vec<usize> = clear.iter().skip(1).step_by(2).copied().collect();
-        clear = clear.iter().step_by(2).copied().collect();
+        let set = every(2, 1, &clear);
+        clear = every(2, 0, &clear);
         let then = match only(&set) {
             Some(owner) => Then::Backend(owner),
             None => Then::Chain(branch(&set, bit + 1, chains)),

@@ -2,12 +2,33 @@
 //! block.
 
 use std::ffi::CString;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd};
 
+use crate::text::number;
+
 /// The most that is read of a small file, in bytes. No file of /proc, /sys or /etc that we read is larger.
 const MOST: usize = 1 << 20;
+
+/// A sentence of ours as an [`io::Error`].
+#[derive(Debug)]
+struct Refusal(&'static str);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// An error with a sentence of ours. (The standard library's way, `io::Error::other` with a text, brings what escapes
+/// texts for `Debug` into the binary, with 4 KiB of Unicode's tables.)
+pub fn refusal(sentence: &'static str) -> io::Error {
+    io::Error::other(Refusal(sentence))
+}
 
 /// Opens a file (open(2)) that is regular, or a device such as /dev/null. A FIFO is refused, since reading it would wait
 /// for a writer; so is a directory (EISDIR). Programs that we start do not inherit it.
@@ -21,7 +42,7 @@ pub fn open_inherited(path: &str, flags: libc::c_int) -> io::Result<File> {
     match stat(&file)?.st_mode & libc::S_IFMT {
         libc::S_IFREG | libc::S_IFCHR => Ok(file),
         libc::S_IFDIR => Err(io::Error::from_raw_os_error(libc::EISDIR)),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
+        _ => Err(refusal("it is not a regular file")),
     }
 }
 
@@ -32,15 +53,33 @@ pub fn open_any(path: &str, flags: libc::c_int) -> io::Result<File> {
     // become ours, or its Ctrl-C would end us.
     let flags = flags | libc::O_NONBLOCK | libc::O_NOCTTY;
     let mode: libc::c_uint = 0o600;
-    let path = CString::new(path)?;
-    // SAFETY: `path` is a C string that lives until the call is over; the descriptor is new, checked, and owned by the
-    // File alone.
-    unsafe {
-        match libc::open(path.as_ptr(), flags, mode) {
-            -1 => Err(io::Error::last_os_error()),
-            file => Ok(File::from_raw_fd(file)),
-        }
+    let path = c_string(path)?;
+    // SAFETY: `path` is a C string that lives until the call is over; the descriptor is new, and owned by the File alone.
+    unsafe { owned(libc::open(path.as_ptr(), flags, mode)) }
+}
+
+/// The file of a new descriptor that a system call has returned; or the error, if that is -1.
+///
+/// # Safety
+/// Nobody else owns the descriptor.
+pub(super) unsafe fn owned(descriptor: libc::c_int) -> io::Result<File> {
+    checked(descriptor)?;
+    // SAFETY: it is open, and the caller leaves it to us.
+    Ok(unsafe { File::from_raw_fd(descriptor) })
+}
+
+/// The error of a system call, if it has returned -1.
+pub(super) fn checked(result: libc::c_int) -> io::Result<()> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
     }
+}
+
+/// A path as the kernel reads it.
+#[inline(never)]
+fn c_string(path: &str) -> io::Result<CString> {
+    Ok(CString::new(path)?)
 }
 
 /// What a file is (fstat(2)).
@@ -82,13 +121,8 @@ pub fn is_own_regular(file: &File) -> bool {
 
 /// An empty file in memory (memfd_create(2)). Programs that we start do not inherit it.
 pub fn memory() -> io::Result<File> {
-    // SAFETY: the name is a C string; the descriptor is new, checked, and owned by the File alone.
-    unsafe {
-        match libc::memfd_create(c"paraglider".as_ptr(), libc::MFD_CLOEXEC) {
-            -1 => Err(io::Error::last_os_error()),
-            memory => Ok(File::from_raw_fd(memory)),
-        }
-    }
+    // SAFETY: the name is a C string; the descriptor is new, and owned by the File alone.
+    unsafe { owned(libc::memfd_create(c"paraglider".as_ptr(), libc::MFD_CLOEXEC)) }
 }
 
 /// Reserves space for the first `length` bytes, so that writing them cannot fail for want of space (posix_fallocate(3)).
@@ -107,7 +141,7 @@ pub fn reserve(file: &File, length: u32) -> io::Result<()> {
 /// Makes a directory (mkdir(2)); the umask applies to `mode`. If there is something of this name already, that is no
 /// error: look at what it is.
 pub fn make_dir(path: &str, mode: libc::mode_t) -> io::Result<()> {
-    let path = CString::new(path)?;
+    let path = c_string(path)?;
     // SAFETY: `path` is a C string that lives until the call is over.
     match checked(unsafe { libc::mkdir(path.as_ptr(), mode) }) {
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
@@ -117,14 +151,14 @@ pub fn make_dir(path: &str, mode: libc::mode_t) -> io::Result<()> {
 
 /// Gives a file another name, in place of the file that has it (rename(2)).
 pub fn rename(from: &str, to: &str) -> io::Result<()> {
-    let (from, to) = (CString::new(from)?, CString::new(to)?);
+    let (from, to) = (c_string(from)?, c_string(to)?);
     // SAFETY: both are C strings that live until the call is over.
     checked(unsafe { libc::rename(from.as_ptr(), to.as_ptr()) })
 }
 
 /// Removes a file (unlink(2)). If there is none of this name, that is no error.
 pub fn remove(path: &str) -> io::Result<()> {
-    let path = CString::new(path)?;
+    let path = c_string(path)?;
     // SAFETY: `path` is a C string that lives until the call is over.
     match checked(unsafe { libc::unlink(path.as_ptr()) }) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
@@ -134,7 +168,7 @@ pub fn remove(path: &str) -> io::Result<()> {
 
 /// The target of a symbolic link (readlink(2)); `None` if `path` is anything else.
 pub fn link(path: &str) -> Option<String> {
-    let path = CString::new(path).ok()?;
+    let path = c_string(path).ok()?;
     let mut target = vec![0; 4096];
     // SAFETY: `path` is a C string that lives until the call is over; the kernel writes at most `target.len()` bytes.
     let length = unsafe { libc::readlink(path.as_ptr(), target.as_mut_ptr().cast(), target.len()) };
@@ -145,7 +179,8 @@ pub fn link(path: &str) -> Option<String> {
 /// The inode number of the namespace that we are in, of the kind `net`, `pid`, … (namespaces(7)). `None` without /proc.
 pub fn namespace(kind: &str) -> Option<u64> {
     // "net:[4026531840]"
-    link(&format!("/proc/self/ns/{kind}"))?.split(['[', ']']).nth(1)?.parse().ok()
+    let link = link(&format!("/proc/self/ns/{kind}"))?;
+    number(link.split_once('[')?.1.strip_suffix(']')?, u64::MAX)
 }
 
 /// Locks the whole file for this open file alone, or (`shared`) beside others (flock(2)); `false` if another open file
@@ -195,13 +230,6 @@ fn record(file: &File, command: libc::c_int) -> io::Result<libc::flock> {
     }
 }
 
-fn checked(result: libc::c_int) -> io::Result<()> {
-    match result {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
-}
-
 /// At most `most` bytes of a file, from its current position. (The standard library's ways to read a file to its end
 /// take 4 KiB of the binary.)
 pub fn content(mut file: File, most: usize) -> io::Result<Vec<u8>> {
@@ -231,12 +259,15 @@ pub fn read_on(file: &mut File, bytes: &mut Vec<u8>) -> io::Result<bool> {
 pub fn each_line(mut file: File, take: &mut dyn FnMut(&str)) -> io::Result<()> {
     let mut bytes = Vec::new();
     while read_on(&mut file, &mut bytes)? {
-        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = bytes.drain(..=end).collect();
-            if let Ok(line) = std::str::from_utf8(&line) {
+        let mut rest = bytes.as_slice();
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let (line, more) = rest.split_at(end + 1);
+            if let Ok(line) = std::str::from_utf8(line) {
                 take(line);
             }
+            rest = more;
         }
+        bytes = rest.to_vec();
     }
     Ok(())
 }
@@ -260,7 +291,7 @@ pub fn is_program(path: &str) -> bool {
 
 fn may(path: &str, access: libc::c_int) -> bool {
     // SAFETY: the path is a C string that lives until the call is over.
-    CString::new(path).is_ok_and(|path| unsafe { libc::access(path.as_ptr(), access) } == 0)
+    c_string(path).is_ok_and(|path| unsafe { libc::access(path.as_ptr(), access) } == 0)
 }
 
 #[cfg(test)]

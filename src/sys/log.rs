@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Seek};
+use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -33,8 +33,8 @@ pub fn to_stderr(level: LevelFilter) {
 }
 
 /// simple_logger, but it never panics and never blocks. By itself it does both, when stderr is a full disk or a pipe that
-/// nobody reads; in the middle of a change, with the lock held, it may do neither. So it writes into memory, and what
-/// stderr then does not take is lost.
+/// nobody reads; in the middle of a change, with the lock held, it may do neither. So it writes into a pipe of ours, and
+/// what stderr then does not take is lost.
 struct Steady(SimpleLogger);
 
 impl Log for Steady {
@@ -43,9 +43,12 @@ impl Log for Steady {
     }
 
     fn log(&self, record: &Record) {
-        // What simple_logger makes of a record. It is needed where there is no memory or no descriptor for its own.
-        let plain = format!("{:<5} [paraglider] {}\n", record.level(), record.args());
-        let text = diverted(plain.len(), || self.0.log(record)).unwrap_or(plain.into_bytes());
+        // What simple_logger makes of a record. It is needed where there is no descriptor for a pipe, and for what a pipe
+        // may not hold: the input of a program, which `-v` shows.
+        let mut text = format!("{:<5} [paraglider] {}\n", record.level(), record.args()).into_bytes();
+        if text.len() <= PIPE {
+            text = diverted(&mut || self.0.log(record)).unwrap_or(text);
+        }
         let most = if STUCK.load(Ordering::Relaxed) { 0 } else { PATIENCE };
         let written = write(libc::STDERR_FILENO, &text, most);
         STUCK.store(written.is_err_and(|error| error.raw_os_error() == Some(libc::ETIMEDOUT)), Ordering::Relaxed);
@@ -54,41 +57,32 @@ impl Log for Steady {
     fn flush(&self) {}
 }
 
-/// What is written to stderr meanwhile, at most so many bytes.
-fn diverted(length: usize, say: impl FnOnce()) -> io::Result<Vec<u8>> {
-    let mut memory = file::memory()?;
-    // Without space for it (`ulimit -f`, a full memory cgroup) simple_logger would panic.
-    file::reserve(&memory, length as u32)?;
-    let stderr = duplicate(libc::STDERR_FILENO)?;
-    replace_stderr(&memory)?;
+/// What `say` writes to stderr, at most [`PIPE`] bytes. Any pipe takes as many without blocking; more may block for ever.
+fn diverted(say: &mut dyn FnMut()) -> io::Result<Vec<u8>> {
+    let mut ends = [0; 2];
+    // SAFETY: the kernel writes two descriptors. Those and the one of dup(2) are new, and owned by the Files alone.
+    let (stderr, [mut reader, writer]) = unsafe {
+        let stderr = file::owned(libc::dup(libc::STDERR_FILENO))?;
+        file::checked(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC))?;
+        (stderr, ends.map(|end| File::from_raw_fd(end)))
+    };
+    replace_stderr(&writer)?;
     say();
-    let back = replace_stderr(&stderr);
-    let written = memory.stream_position()? as usize;
-    memory.rewind()?;
-    back.and_then(|()| file::content(memory, written))
+    replace_stderr(&stderr)?;
+    // Now nobody can write, so reading does not wait.
+    drop(writer);
+    let mut text = Vec::new();
+    file::read_on(&mut reader, &mut text)?;
+    Ok(text)
 }
 
 /// Makes stderr another descriptor of an open file (dup2(2)).
 fn replace_stderr(by: &File) -> io::Result<()> {
     loop {
         // SAFETY: no memory is touched. No other thread speaks meanwhile: there is none.
-        match unsafe { libc::dup2(by.as_raw_fd(), libc::STDERR_FILENO) } {
-            -1 => match io::Error::last_os_error() {
-                error if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY)) => {}
-                error => return Err(error),
-            },
-            _ => return Ok(()),
-        }
-    }
-}
-
-/// Another descriptor for an open file (dup(2)). No program is started while we have it, so none inherits it.
-fn duplicate(fd: RawFd) -> io::Result<File> {
-    // SAFETY: no memory is touched; the descriptor is new, checked, and owned by the File alone.
-    unsafe {
-        match libc::dup(fd) {
-            -1 => Err(io::Error::last_os_error()),
-            new => Ok(File::from_raw_fd(new)),
+        match file::checked(unsafe { libc::dup2(by.as_raw_fd(), libc::STDERR_FILENO) }) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY)) => {}
+            done => return done,
         }
     }
 }

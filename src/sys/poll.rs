@@ -40,17 +40,20 @@ pub fn descriptors() -> usize {
 /// Milliseconds since the machine was started (CLOCK_MONOTONIC). The clock of the day is no good for waiting: on a board
 /// without a battery it jumps by years when the board learns the date.
 pub fn clock() -> u64 {
-    // SAFETY: all-zero bytes are a valid `timespec`, and the kernel writes one. The call cannot fail: the clock exists.
-    let time = unsafe {
-        let mut time: libc::timespec = std::mem::zeroed();
-        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time);
-        time
-    };
+    let time = now(libc::CLOCK_MONOTONIC);
     time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
 }
 
 /// Seconds since 1970, as files are dated; it may jump.
 pub fn date() -> u64 {
-    // SAFETY: no memory is touched.
-    u64::try_from(unsafe { libc::time(std::ptr::null_mut()) }).unwrap_or(0)
+    u64::try_from(now(libc::CLOCK_REALTIME).tv_sec).unwrap_or(0)
+}
+
+fn now(clock: libc::clockid_t) -> libc::timespec {
+    // SAFETY: all-zero bytes are a valid `timespec`, and the kernel writes one. The call cannot fail: the clocks exist.
+    unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(clock, &mut time);
+        time
+    }
 }

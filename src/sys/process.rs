@@ -14,6 +14,7 @@ use crate::sys::poll::clock;
 use crate::sys::signal::{self, Deaths};
 pub use crate::sys::spawn::variable;
 use crate::sys::{file, log, spawn};
+use crate::text::write_escaped;
 
 /// How long a program may run, in milliseconds. `iptables-restore` waits 10 s for the xtables lock; on the slowest board
 /// the largest config takes it less than 10 s more.
@@ -32,8 +33,9 @@ const SHOWN: usize = 200;
 /// Finds a program on PATH, and in the directories of system programs, which PATH may lack (a bare `su`, some cron
 /// daemons).
 pub fn find(name: &str) -> Option<String> {
-    let path = variable(c"PATH").unwrap_or_default();
-    for dir in path.split(':').chain(["/usr/sbin", "/sbin", "/usr/local/sbin"]) {
+    let mut path = variable(c"PATH").unwrap_or_default();
+    path.push_str(":/usr/sbin:/sbin:/usr/local/sbin");
+    for dir in path.split(':') {
         let path = format!("{dir}/{name}");
         if dir.starts_with('/') && file::is_program(&path) {
             return Some(path);
@@ -91,11 +93,7 @@ impl fmt::Display for Said<'_> {
                     return f.write_char('…');
                 }
                 room -= 1;
-                match c {
-                    // They are no danger, and iptables uses them all the time.
-                    '\'' | '"' | '\\' => f.write_char(c)?,
-                    _ => c.escape_debug().try_for_each(|c| f.write_char(c))?,
-                }
+                write_escaped(f, c)?;
             }
         }
         match end {

@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, RawFd};
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use crate::sys::poll;
+use crate::sys::{file, poll};
 
 /// The signals that [`Signals`] tells of.
 const CAUGHT: [libc::c_int; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGUSR1];
@@ -51,13 +51,10 @@ pub(super) fn set(signals: &[libc::c_int]) -> libc::sigset_t {
 /// Blocks signals for good; a descriptor that is readable while one of them is pending.
 fn pending(signals: &[libc::c_int]) -> io::Result<File> {
     let set = set(signals);
-    // SAFETY: the kernel reads the set; the descriptor is new, checked, and owned by the File alone.
+    // SAFETY: the kernel reads the set; the descriptor is new, and owned by the File alone.
     unsafe {
         libc::sigprocmask(libc::SIG_BLOCK, &set, ptr::null_mut());
-        match libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
-            -1 => Err(io::Error::last_os_error()),
-            file => Ok(File::from_raw_fd(file)),
-        }
+        file::owned(libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))
     }
 }
 

@@ -3,22 +3,18 @@
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::AsRawFd;
 
 use crate::net::Family;
+use crate::sys::file::{self, checked};
 
 /// sockaddr_in or sockaddr_in6 (ip(7), ipv6(7)). Of the former the kernel ignores what is longer.
 type Address = [u8; 28];
 
 /// Opens a socket (socket(2)). Programs that we start do not inherit it.
 pub fn open(domain: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<File> {
-    // SAFETY: no memory is touched; the descriptor is new, checked, and owned by the File alone.
-    unsafe {
-        match libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) {
-            -1 => Err(io::Error::last_os_error()),
-            socket => Ok(File::from_raw_fd(socket)),
-        }
-    }
+    // SAFETY: no memory is touched; the descriptor is new, and owned by the File alone.
+    unsafe { file::owned(libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol)) }
 }
 
 /// An address as the kernel reads it: family, port, address; IPv6 with a flow label before it and a scope after it.
@@ -39,13 +35,6 @@ fn address(ip: IpAddr, port: u16) -> Address {
 }
 
 const LENGTH: libc::socklen_t = 28;
-
-fn checked(result: libc::c_int) -> io::Result<()> {
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
 
 /// Connects (connect(2)). A non-blocking socket only begins to: EINPROGRESS.
 pub fn connect(socket: &File, ip: IpAddr, port: u16) -> io::Result<()> {

@@ -159,6 +159,16 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_digits_alone() {
+        assert_eq!((number("0", 9), number("007", 9)), (Some(0), Some(7)));
+        assert_eq!(number("18446744073709551615", u64::MAX), Some(u64::MAX));
+        for text in ["18446744073709551616", "", "+1", "-1", "1 ", "a", "٣"] {
+            assert_eq!(number(text, u64::MAX), None, "{text}");
+        }
+        assert_eq!((number("9", 9), number("10", 9)), (Some(9), None));
+    }
+
+    #[test]
     fn values_in_messages_are_escaped_and_cut() {
         assert_eq!(Shown("it's \"a\"\n\u{1b}[31m").to_string(), "it's \"a\"\\n\\u{1b}[31m");
         assert_eq!(Shown(&"é".repeat(60)).to_string(), "é".repeat(60));

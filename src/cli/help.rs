@@ -29,9 +29,13 @@ pub fn help() -> String {
 
 /// A line with `help` in column `width`.
 fn row(out: &mut String, name: &[&str], width: usize, help: &str) {
-    let mut name = name.concat();
-    while name.len() < width {
-        name.push(' ');
+    let column = out.len() + width;
+    for part in name {
+        out.push_str(part);
     }
-    out.extend([name.as_str(), help, "\n"]);
+    while out.len() < column {
+        out.push(' ');
+    }
+    out.push_str(help);
+    out.push('\n');
 }

@@ -1,6 +1,8 @@
 //! What has been read of a config so far, and the functions that take the values of frontends and backends. Each value is
 //! checked against everything read before it, so the error is reported at the value's own line and column.
 
+use std::fmt;
+
 use crate::error::{refuse, Error};
 use crate::net::{Endpoint, Family};
 use crate::schedule::{self, BUCKETS, MOST_SLOTS};
@@ -83,10 +85,10 @@ impl Draft {
             return refuse!("`{bind}` is also a backend of this frontend; connections would run in circles");
         }
         if let Some(family) = self.frontend.source.and_then(Source::family) {
-            same_family(bind, family, "privateip")?;
+            same_family(bind, family, format_args!("privateip"))?;
         }
         if let Some(backend) = self.frontend.backends.first() {
-            same_family(bind, backend.address.family(), "the backends")?;
+            same_family(bind, backend.address.family(), format_args!("the backends"))?;
         }
         self.frontend.bind = Some(bind);
         Ok(())
@@ -127,9 +129,9 @@ impl Draft {
             return refuse!("`{address}` is already a backend of this frontend; use weight to give it more");
         };
         if let Some(bind) = bind {
-            same_family(address, bind.family(), &format!("bind `{bind}`"))?;
+            same_family(address, bind.family(), format_args!("bind `{bind}`"))?;
         } else if let Some(first) = backends.first() {
-            same_family(address, first.address.family(), &format!("backend `{}`", first.address))?;
+            same_family(address, first.address.family(), format_args!("backend `{}`", first.address))?;
         }
         if backends.len() == MOST_BACKENDS {
             return refuse!("`{address}` is one backend too many; a frontend has at most {MOST_BACKENDS}");
@@ -231,7 +233,7 @@ fn fits(schedule: Schedule, backends: &[Backend]) -> Result<(), Error> {
     Ok(())
 }
 
-fn same_family(address: Endpoint, family: Family, other: &str) -> Result<(), Error> {
+fn same_family(address: Endpoint, family: Family, other: fmt::Arguments<'_>) -> Result<(), Error> {
     if address.family() == family {
         return Ok(());
     }

@@ -111,9 +111,8 @@ pub fn can_forget() -> Result<(), Error> {
     // An address for documentation (RFC 5737), from itself to itself.
     let nobody = Endpoint::parse("192.0.2.1:1")?;
     let connection = Connection { bind: nobody, backend: nobody, alive: false, client: nobody };
-    let ended = Netlink::open()
-        .and_then(|mut netlink| connection.end(&mut |kind, family, about| netlink.ask(kind, family, about)));
-    ended.map(|_| ()).map_err(cannot)
+    let mut netlink = Netlink::open().map_err(cannot)?;
+    end_all(&[connection], &mut |kind, family, about| netlink.ask(kind, family, about)).complete().map(|_| ())
 }
 
 fn cannot(error: io::Error) -> Error {
@@ -221,7 +220,9 @@ fn parse(line: &str) -> Option<Connection> {
         match word.split_once('=') {
             // src, dst, sport, dport. No other key begins with these letters before all eight values are there.
             Some((key, value)) if key.starts_with(['s', 'd']) => {
-                values.iter_mut().skip(seen).take(1).for_each(|place| *place = value);
+                if let Some(place) = values.get_mut(seen) {
+                    *place = value;
+                }
                 seen += 1;
             }
             None if seen == 0 => state = word,

@@ -37,23 +37,39 @@ pub fn descriptors() -> usize {
     usize::try_from(limit[0]).unwrap_or(usize::MAX)
 }
 
+/// clock_gettime(2) with 64 bits for the seconds. It has the same number on all machines of 32 bits, but MIPS counts from
+/// 4000 (syscall(2)); the crate libc does not name it.
+#[cfg(target_pointer_width = "64")]
+const CLOCK_GETTIME: libc::c_long = libc::SYS_clock_gettime;
+#[cfg(target_pointer_width = "32")]
+const CLOCK_GETTIME: libc::c_long = 403 + if cfg!(target_arch = "mips") { 4000 } else { 0 };
+
 /// Milliseconds since the machine was started (CLOCK_MONOTONIC). The clock of the day is no good for waiting: on a board
 /// without a battery it jumps by years when the board learns the date.
 pub fn clock() -> u64 {
-    let time = now(libc::CLOCK_MONOTONIC);
-    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
+    let (seconds, nanoseconds) = now(libc::CLOCK_MONOTONIC);
+    seconds * 1000 + u64::from(nanoseconds / 1_000_000)
 }
 
 /// Seconds since 1970, as files are dated; it may jump.
 pub fn date() -> u64 {
-    u64::try_from(now(libc::CLOCK_REALTIME).tv_sec).unwrap_or(0)
+    now(libc::CLOCK_REALTIME).0
 }
 
-fn now(clock: libc::clockid_t) -> libc::timespec {
-    // SAFETY: all-zero bytes are a valid `timespec`, and the kernel writes one. The call cannot fail: the clocks exist.
-    unsafe {
-        let mut time: libc::timespec = std::mem::zeroed();
-        libc::clock_gettime(clock, &mut time);
-        time
+/// Seconds and nanoseconds.
+fn now(clock: libc::clockid_t) -> (u64, u32) {
+    let clock = libc::c_long::from(clock);
+    let mut long = [0_u64; 2];
+    // Not by clock_gettime: musl's is 1.6 KiB, since it looks for a faster way than a system call.
+    // SAFETY: the kernel writes two words of 64 bits. All arguments are as wide as a register, as syscall(2) needs them.
+    if unsafe { libc::syscall(CLOCK_GETTIME, clock, long.as_mut_ptr()) } == 0 {
+        let [seconds, nanoseconds] = long;
+        return (seconds, nanoseconds as u32);
     }
+    // Before Linux 5.1, machines of 32 bits have only this. It is unsigned here, so it lasts until 2106.
+    let mut short = [0 as libc::c_ulong; 2];
+    // SAFETY: the kernel writes two words; as above.
+    unsafe { libc::syscall(libc::SYS_clock_gettime, clock, short.as_mut_ptr()) };
+    let [seconds, nanoseconds] = short.map(u64::from);
+    (seconds, nanoseconds as u32)
 }

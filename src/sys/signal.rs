@@ -62,9 +62,9 @@ fn pending(signals: &[libc::c_int]) -> io::Result<File> {
 fn take(mut from: &File) -> Option<libc::c_int> {
     // signalfd_siginfo begins with the number.
     let mut info = [0; 128];
-    from.read_exact(&mut info).ok()?;
+    let read = from.read(&mut info).ok()?;
     let [a, b, c, d, ..] = info;
-    Some(libc::c_int::from_ne_bytes([a, b, c, d]))
+    (read == info.len()).then_some(libc::c_int::from_ne_bytes([a, b, c, d]))
 }
 
 /// Signals that are caught: SIGHUP, SIGINT, SIGTERM and SIGUSR1.

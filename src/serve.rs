@@ -7,6 +7,7 @@ use crate::error::{fail, plain, Error};
 use crate::host::conntrack;
 use crate::host::forwarding::{self, Forwarding};
 use crate::host::ssh;
+use crate::host::state::Folder;
 use crate::net::{Endpoint, Family};
 use crate::service::Service;
 use crate::sys::file;
@@ -40,8 +41,14 @@ pub fn judged(place: &str, text: Vec<u8>) -> Result<Config, Error> {
     Ok((text, services))
 }
 
-/// Puts `services` in force, given what was read; tells whether rules had to change. If it fails, nothing is changed.
-pub fn put_in_force(engines: &[Box<dyn Engine>], views: &Views<'_>, services: &[Service]) -> Result<bool, Error> {
+/// Puts `services` in force, given what was read; `note` then writes down that they are. Tells whether rules had to change.
+/// If anything fails, the rules are as they were.
+pub fn put_in_force(
+    engines: &[Box<dyn Engine>],
+    views: &Views<'_>,
+    services: &[Service],
+    note: &dyn Fn() -> Result<(), Error>,
+) -> Result<bool, Error> {
     let plan = Plan::Serve(services);
     for (family, why) in views.iter().flat_map(|view| view.unread()) {
         let said = format!("cannot read the {family} rules in force: {why}");
@@ -59,8 +66,8 @@ pub fn put_in_force(engines: &[Box<dyn Engine>], views: &Views<'_>, services: &[
     }
     // Rules first, forwarding last: a failure of the rules leaves nothing else to undo. (Going back from 1 to 0 would
     // not be going back: the kernel resets other settings of the interfaces at each change.)
-    let mut switch_on = || switches.iter_mut().try_for_each(Forwarding::switch_on);
-    if !transaction::put(engines, views, &plan, &mut switch_on)? {
+    let mut last = || switches.iter_mut().try_for_each(Forwarding::switch_on).and_then(|()| note());
+    if !transaction::put(engines, views, &plan, &mut last)? {
         return Ok(false);
     }
     for (engine, _) in engines.iter().zip(views).skip(1).filter(|(_, view)| !view.is_empty()) {
@@ -68,6 +75,16 @@ pub fn put_in_force(engines: &[Box<dyn Engine>], views: &Views<'_>, services: &[
     }
     say_who_is_left_alone(views, services);
     Ok(true)
+}
+
+/// Ends the work of a `stop` that was killed: if its rules are still in force, the config is meant again. Under the lock.
+pub fn heal(folder: &Folder, views: &Views<'_>) -> Result<(), Error> {
+    match (folder.was_left_by_stop(), chosen(views).is_empty()) {
+        (true, false) => folder.put_back()?,
+        (true, true) => folder.forget(),
+        (false, _) => {}
+    }
+    Ok(())
 }
 
 /// Says what was put in force.

@@ -13,6 +13,7 @@ use crate::host::before;
 use crate::sys::file::{self, exists};
 use crate::sys::poll::{clock, pause};
 use crate::sys::process::variable;
+use crate::sys::socket;
 
 /// How long a verb waits for another run of Paraglider, in milliseconds.
 const PATIENCE: u64 = 10_000;
@@ -57,11 +58,24 @@ impl Folder {
         if stat(&format!("{parent}/"), 0).is_ok_and(|stat| stat.st_mode & every_user == libc::S_IWOTH) {
             return fail!("{parent} can be written by every user, so {base} cannot be trusted; use another directory");
         }
-        // Without /proc, namespaces cannot be told from each other.
-        let dir = format!("{base}/{}", file::namespace("net").unwrap_or(0));
-        own_directory(&base)?;
-        own_directory(&dir)?;
-        Ok(Folder { base, dir })
+        let Some(dir) = dir(&base) else {
+            return fail!("the kernel does not tell which network namespace this is; mount /proc");
+        };
+        let folder = Folder { base, dir };
+        folder.make()?;
+        Ok(folder)
+    }
+
+    /// The folder as it is, if there is one; for `stop`, which works also where [`open`](Self::open) refuses it.
+    pub fn as_it_is() -> Option<Self> {
+        let base = base(variable(c"XTABLES_LOCKFILE"));
+        let dir = dir(&base)?;
+        exists(&format!("{dir}/.")).then_some(Folder { base, dir })
+    }
+
+    fn make(&self) -> Result<(), Error> {
+        own_directory(&self.base)?;
+        own_directory(&self.dir)
     }
 
     /// A file in the folder, if it is one of ours: regular, not a link, and this user's.
@@ -102,6 +116,10 @@ impl Folder {
         // The programs that we start inherit the lock: if we are killed while iptables-restore still writes, the next
         // start waits until it has finished.
         let cannot = |error| Error::system(format_args!("cannot open the lock {path}: {}", plain(&error)));
+        if !exists(&self.path(".")) {
+            // A long-running `watch` finds that another program has removed the directory.
+            self.make()?;
+        }
         let file = file::open_inherited(&path, libc::O_CREAT | libc::O_RDWR | libc::O_NOFOLLOW)
             .and_then(own)
             .map_err(cannot)?;
@@ -121,13 +139,29 @@ impl Folder {
 
     /// The text of the config that is meant to be in force. It is empty if there was no space to write it down, and only
     /// the `watch` that put it in force knows it.
-    pub fn meant(&self) -> Option<Vec<u8>> {
-        file::content(self.file(MEANT_FILE, libc::O_RDONLY).ok()?, MOST_BYTES).ok()
+    pub fn meant(&self) -> Result<Option<Vec<u8>>, Error> {
+        let text = self.file(MEANT_FILE, libc::O_RDONLY).and_then(|file| file::content(file, MOST_BYTES));
+        self.unless_missing(text)
     }
 
     /// What changes whenever [`meant`](Self::meant) does; cheap to ask for.
-    pub fn stamp(&self) -> Option<[u64; 4]> {
-        file::identity(&self.file(MEANT_FILE, libc::O_RDONLY).ok()?).ok()
+    pub fn stamp(&self) -> Result<Option<[u64; 4]>, Error> {
+        let stamp = self.file(MEANT_FILE, libc::O_RDONLY).and_then(|file| file::identity(&file));
+        self.unless_missing(stamp)
+    }
+
+    /// Only a file that does not exist means that nothing is meant.
+    fn unless_missing<T>(&self, read: io::Result<T>) -> Result<Option<T>, Error> {
+        match read {
+            Ok(read) => Ok(Some(read)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => fail!("cannot read {}: {}", self.path(MEANT_FILE), plain(&error)),
+        }
+    }
+
+    /// Whether a `stop` was killed before its end. For the holder of the lock, which a `stop` at work would have.
+    pub fn was_left_by_stop(&self) -> bool {
+        exists(&self.path(LAST))
     }
 
     /// Writes down a config that is going to be meant as soon as [`mean`](Self::mean) is called, since that is too late
@@ -203,6 +237,13 @@ fn own_directory(path: &str) -> Result<(), Error> {
     fail!("{path} is not for user {user} alone to write (owner {owner}, mode {mode:o}); remove it")
 }
 
+/// The folder of this network namespace.
+fn dir(base: &str) -> Option<String> {
+    // /proc may be missing, or be that of another PID namespace (`nsenter -n`).
+    let inode = file::namespace("net").or_else(socket::namespace)?;
+    Some(format!("{base}/{inode}"))
+}
+
 /// Where the folders are. The lock of xtables is where this user may write, even without root.
 fn base(lock_of_xtables: Option<String>) -> String {
     let moved = lock_of_xtables.filter(|path| path.starts_with('/'));
@@ -247,18 +288,18 @@ mod tests {
     fn what_is_meant_changes_in_one_step() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder { base: String::new(), dir: dir.path().to_str().unwrap().to_owned() };
-        let meant = || folder.meant().map(|text| String::from_utf8(text).unwrap());
-        assert_eq!((meant(), folder.stamp()), (None, None));
+        let meant = || folder.meant().unwrap().map(|text| String::from_utf8(text).unwrap());
+        assert_eq!((meant(), folder.stamp().unwrap()), (None, None));
         folder.draft(b"a").unwrap();
         assert_eq!(meant(), None);
         folder.mean().unwrap();
-        let first = folder.stamp();
+        let first = folder.stamp().unwrap();
         folder.draft(b"b").unwrap();
         folder.discard();
-        assert_eq!((meant().as_deref(), folder.stamp()), (Some("a"), first));
+        assert_eq!((meant().as_deref(), folder.stamp().unwrap()), (Some("a"), first));
         folder.draft(b"c").unwrap();
         folder.mean().unwrap();
-        assert!(meant().as_deref() == Some("c") && folder.stamp() != first);
+        assert!(meant().as_deref() == Some("c") && folder.stamp().unwrap() != first);
         folder.set_aside().unwrap();
         assert_eq!(meant(), None);
         folder.put_back().unwrap();

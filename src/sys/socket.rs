@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 
 use crate::net::Family;
 use crate::sys::file::{self, checked};
@@ -79,6 +79,21 @@ pub fn option(socket: &File, level: libc::c_int, name: libc::c_int, answer: &mut
     // register, as syscall(2) needs them.
     let got = unsafe { libc::syscall(libc::SYS_getsockopt, fd, level, name, answer.as_mut_ptr(), &raw mut length) };
     (got == 0).then_some(())
+}
+
+/// The inode number of our network namespace without /proc (SIOCGSKNS, linux/sockios.h). `None` before Linux 4.9 or
+/// without CAP_NET_ADMIN.
+pub fn namespace() -> Option<u64> {
+    const SIOCGSKNS: libc::c_long = 0x894C;
+    let socket =
+        open(libc::AF_INET, libc::SOCK_DGRAM, 0).or_else(|_| open(libc::AF_INET6, libc::SOCK_DGRAM, 0)).ok()?;
+    let none: libc::c_long = 0;
+    // SAFETY: no memory is touched; the descriptor is new, checked, and owned by the File alone.
+    let namespace = unsafe {
+        let descriptor = libc::syscall(libc::SYS_ioctl, libc::c_long::from(socket.as_raw_fd()), SIOCGSKNS, none);
+        File::from_raw_fd(libc::c_int::try_from(descriptor).ok().filter(|descriptor| *descriptor >= 0)?)
+    };
+    Some(file::stat(&namespace).ok()?.st_ino as u64)
 }
 
 #[cfg(test)]

@@ -16,32 +16,34 @@ use crate::watch::claim::Known;
 pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
     let given = if again { None } else { Some(serve::load(path)?) };
     let folder = Folder::open()?;
-    if again && folder.stamp().is_none() {
+    if again && folder.stamp()?.is_none() && !folder.was_left_by_stop() {
         return Ok(Exit::Done);
     }
     let engines = engine::find()?;
     let _lock = folder.lock()?;
-    let (text, mut services) = match given {
-        Some(given) => given,
-        // An empty one is in the memory of the running `watch`, which puts it back.
-        None => match folder.meant().filter(|text| !text.is_empty()) {
-            Some(text) => serve::judged(MEANT, text)?,
-            None => return Ok(Exit::Done),
-        },
-    };
     let known = Known::of(&folder);
     let views = transaction::read(&engines)?;
+    serve::heal(&folder, &views)?;
+    // What is in the place of the file is replaced, unless its content is needed.
+    let meant = if again { folder.meant()? } else { folder.meant().unwrap_or_default() };
+    let (text, mut services) = match (given, &meant) {
+        (Some(given), _) => given,
+        (None, None) => return Ok(Exit::Done),
+        // There was no space to write it down. A running `watch` has it in memory, and puts it back.
+        (None, Some(text)) if text.is_empty() && known.watch.is_some() => return Ok(Exit::Done),
+        (None, Some(text)) if text.is_empty() => serve::load(path)?,
+        (None, Some(text)) => serve::judged(MEANT, text.clone())?,
+    };
     checker::recall(&known.believed(&services, &serve::chosen(&views)), &mut services);
     // Writing the same config again could only fail for want of space.
-    let noted = again || folder.meant().as_ref() == Some(&text);
+    let noted = again || meant.as_ref() == Some(&text);
     if !noted {
-        note(&folder, &known, &text)?;
+        draft(&folder, &known, &text)?;
     }
-    let changed = serve::put_in_force(&engines, &views, &services);
+    let note = || if noted { Ok(()) } else { folder.mean() };
+    let changed = serve::put_in_force(&engines, &views, &services, &note);
     if changed.is_err() {
         folder.discard();
-    } else if !noted {
-        folder.mean()?;
     }
     if changed? {
         serve::say_who_is_balanced(&engines, &services);
@@ -66,13 +68,14 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
 }
 
 /// Writes down the config before anything is changed. A failure is fatal only if a `watch` runs, which reads it from there.
-fn note(folder: &Folder, known: &Known, text: &[u8]) -> Result<(), Error> {
+fn draft(folder: &Folder, known: &Known, text: &[u8]) -> Result<(), Error> {
     match (folder.draft(text), known.who()) {
         (Err(error), Some(who)) => Err(error
             .and(&format!("the running `paraglider watch` ({who}) cannot be told of the config; nothing was changed"))),
         (Err(error), None) => {
-            log::warning!("{error}; `paraglider start --again` will not put this config back");
-            Ok(())
+            log::warning!("{error}; `paraglider start --again` will read {MEANT} anew");
+            // An empty file takes no space, and says that something is meant.
+            folder.draft(b"")
         }
         _ => Ok(()),
     }

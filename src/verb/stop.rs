@@ -54,6 +54,7 @@ fn begin() -> Result<(Option<Folder>, Option<Lock>), Error> {
         Ok(folder) => folder,
         Err(error) => {
             log::warning!("{error}; going on without the lock");
+            Folder::as_it_is().iter().for_each(without_lock);
             return Ok((None, None));
         }
     };
@@ -62,10 +63,23 @@ fn begin() -> Result<(Option<Folder>, Option<Lock>), Error> {
         Ok(None) => Some(folder.lock()?),
         Err(error) => {
             log::warning!("{error}; going on without the lock");
-            None
+            without_lock(&folder);
+            return Ok((None, None));
         }
     };
-    let known = Known::of(&folder);
+    tell(&folder);
+    Ok((Some(folder), lock))
+}
+
+/// Without the lock a `watch` could take a config that is set aside for one that a killed `stop` has left.
+fn without_lock(folder: &Folder) {
+    tell(folder);
+    folder.forget();
+}
+
+/// From now on nothing is meant to be in force; a running `watch` is told.
+fn tell(folder: &Folder) {
+    let known = Known::of(folder);
     if let Err(error) = folder.set_aside() {
         let who = known.who().map_or_else(String::new, |who| {
             format!("; `paraglider watch` ({who}) will put the rules back: end it, then stop again")
@@ -77,7 +91,6 @@ fn begin() -> Result<(Option<Folder>, Option<Lock>), Error> {
     if known.watch.is_none() {
         before::clean(folder.base());
     }
-    Ok((Some(folder), lock))
 }
 
 /// Ends the time in which the config can be put back that was meant; if nothing could be removed, it is meant again, and a

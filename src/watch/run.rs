@@ -76,7 +76,8 @@ pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
             return Ok(Exit::Done);
         }
     };
-    let config = match (given, folder.meant()) {
+    serve::heal(&folder, &transaction::read(&engines)?)?;
+    let config = match (given, folder.meant()?) {
         (Some(given), _) => Some(given),
         (None, None) => None,
         // It was in the memory of a watch that is gone.
@@ -117,17 +118,17 @@ impl Watch<'_> {
     fn begin(&mut self, text: Vec<u8>, services: Vec<Service>, known: Known) -> Result<(), Error> {
         self.text = text;
         let engines = self.engines;
-        self.rules = engines.first().and_then(|engine| engine.stamp());
+        let rules = engines.first().and_then(|engine| engine.stamp());
         let views = transaction::read(engines)?;
         let seen = known.believed(&services, &serve::chosen(&views));
         self.draft()?;
         self.take(services, &seen);
-        if let Err(error) = serve::put_in_force(engines, &views, &self.services) {
+        let changed = serve::put_in_force(engines, &views, &self.services, &|| self.folder.mean());
+        if changed.is_err() {
             self.folder.discard();
-            return Err(error);
         }
-        self.folder.mean()?;
-        self.stamp = self.folder.stamp();
+        self.rules = if changed? { None } else { rules };
+        self.stamp = self.folder.stamp()?;
         (self.pending, self.look) = (false, clock() + LOOK);
         self.tell();
         before::clean(self.folder.base());
@@ -173,8 +174,8 @@ impl Watch<'_> {
             while let Some(signal) = self.signals.next() {
                 match signal {
                     libc::SIGHUP => self.reread = true,
-                    // `start` or `stop` has changed what is meant.
-                    libc::SIGUSR1 => {}
+                    // `start` or `stop` has changed what is meant, which counts more than an earlier SIGHUP.
+                    libc::SIGUSR1 => self.reread = false,
                     _ => return,
                 }
                 self.look = 0;
@@ -261,7 +262,7 @@ impl Watch<'_> {
         let rules = self.engines.first().and_then(|engine| engine.stamp());
         let forwards = |service: &Service| forwarding::forwards(service.bind.family());
         let right = !self.pending && rules.is_some() && rules == self.rules && self.services.iter().all(forwards);
-        if !self.reread && self.folder.stamp() == self.stamp {
+        if !self.reread && self.folder.stamp()? == self.stamp {
             // At rest nothing is written, so the age of the file is that of the last checks.
             if self.resting.is_some() {
                 return Ok(true);
@@ -277,12 +278,14 @@ impl Watch<'_> {
         if !self.heed()? {
             return Ok(true);
         }
-        let changed = serve::put_in_force(self.engines, &transaction::read(self.engines)?, &self.services)?;
+        let views = transaction::read(self.engines)?;
+        let changed = serve::put_in_force(self.engines, &views, &self.services, &|| Ok(()))?;
         if changed && !self.pending {
             log::warning!("another program changed the rules; put them right");
         }
-        // The stamp was taken before the rules were read, so no change in between is missed.
-        self.rules = rules;
+        // The stamp was taken before the rules were read, so no change in between is missed. After a write of our own the
+        // next look reads once more: the stamp of iptables-legacy is a hash, and a flush would bring the old one back.
+        self.rules = if changed { None } else { rules };
         self.pending = false;
         self.tell();
         self.forget()
@@ -291,11 +294,14 @@ impl Watch<'_> {
     /// Reads what is meant and follows it. Only under the lock: a `stop` or `start` that is at work is waited for this way.
     /// Tells whether anything is meant.
     fn heed(&mut self) -> Result<bool, Error> {
+        if self.folder.was_left_by_stop() {
+            serve::heal(&self.folder, &transaction::read(self.engines)?)?;
+        }
+        let (stamp, meant) = (self.folder.stamp()?, self.folder.meant()?);
         let reread = std::mem::take(&mut self.reread);
-        let stamp = self.folder.stamp();
         let news = stamp != self.stamp;
         self.stamp = stamp;
-        match self.folder.meant() {
+        match meant {
             Some(text) if text.is_empty() || text == self.text => self.wake_up(),
             Some(text) => {
                 let (text, services) = serve::judged(MEANT, text)?;
@@ -333,15 +339,14 @@ impl Watch<'_> {
             checker::recall(&seen, &mut services);
             let done = self.draft().and_then(|()| {
                 let views = transaction::read(self.engines)?;
-                serve::put_in_force(self.engines, &views, &services).map(drop)
+                serve::put_in_force(self.engines, &views, &services, &|| self.folder.mean()).map(drop)
             });
             if done.is_err() {
                 self.text = old;
                 self.folder.discard();
                 return done;
             }
-            self.folder.mean()?;
-            self.stamp = self.folder.stamp();
+            self.stamp = self.folder.stamp()?;
             self.wake_up();
             let seen = self.seen();
             self.take(services, &seen);

@@ -25,6 +25,7 @@ mod guard;
 mod health;
 mod host;
 mod process;
+mod resume;
 mod schedule;
 mod sequence;
 mod state;

@@ -141,8 +141,8 @@ struct KernelTables {
     ours: Vec<Table>,
 }
 
-/// `None` if the kernel has no nf_tables, or hides the names of ip_tables' tables from a namespace that was made together
-/// with its user namespace.
+/// `None` if the kernel has no nf_tables, or the names of ip_tables' tables cannot be read: there is no /proc, or the
+/// namespace was made together with its user namespace.
 fn kernel_tables(tools: &Tools) -> Option<KernelTables> {
     let mut known = KernelTables::default();
     let mut take = |name: &str| {
@@ -159,7 +159,7 @@ fn kernel_tables(tools: &Tools) -> Option<KernelTables> {
         Family::V4 => "/proc/net/ip_tables_names",
         Family::V6 => "/proc/net/ip6_tables_names",
     };
-    if file::exists(path) {
+    if file::exists(path) || !host::has_proc() {
         let names = file::open(path, libc::O_RDONLY).ok()?;
         file::each_line(names, &mut |line| take(line.trim_ascii_end())).ok()?;
     }

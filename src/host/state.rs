@@ -216,7 +216,7 @@ impl Folder {
 fn own(file: File) -> io::Result<File> {
     match file::is_own_regular(&file) {
         true => Ok(file),
-        false => Err(io::Error::other("it is not a regular file of this user; remove it")),
+        false => Err(file::refusal("it is not a regular file of this user; remove it")),
     }
 }
 

@@ -43,7 +43,7 @@ impl Step {
 pub struct Fake {
     name: &'static str,
     rules: RefCell<Vec<InForce>>,
-    /// What fails, each once, after it has been done so many times.
+    /// Steps that fail once, and how often each succeeds before.
     faults: RefCell<Vec<(Step, usize)>>,
     writes: Cell<usize>,
 }
@@ -65,7 +65,7 @@ impl Fake {
         Rc::new(Fake { name, rules: rules(plan).into(), faults: RefCell::default(), writes: Cell::default() })
     }
 
-    /// Makes a step fail once, after it has been done so many times.
+    /// Makes a step fail once, after `after` successes.
     pub fn fail(&self, step: Step, after: usize) {
         self.faults.borrow_mut().push((step, after));
     }

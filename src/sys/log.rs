@@ -92,7 +92,7 @@ pub fn result(text: &str) -> io::Result<()> {
     write(libc::STDOUT_FILENO, text.as_bytes(), u64::MAX)
 }
 
-/// Writes all, or fails with ETIMEDOUT when the descriptor takes nothing for so many milliseconds. It is not switched to
+/// Writes all, or fails with ETIMEDOUT when the descriptor takes nothing for `patience` milliseconds. It is not switched to
 /// O_NONBLOCK for this: the other processes that have this open file would get EAGAIN.
 fn write(fd: RawFd, mut bytes: &[u8], patience: u64) -> io::Result<()> {
     // SAFETY: no memory is touched.
@@ -113,7 +113,7 @@ fn write(fd: RawFd, mut bytes: &[u8], patience: u64) -> io::Result<()> {
             if written < 0 && !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) {
                 return Err(error);
             }
-            // Somebody else made it O_NONBLOCK, and has just filled it.
+            // Another process made it O_NONBLOCK, and has just filled it.
             poll::pause(1);
         }
         if poll::clock() - since >= patience {

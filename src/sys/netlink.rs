@@ -170,7 +170,7 @@ pub fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
     }
 }
 
-/// Appends the header of an attribute of so many bytes, its own four included.
+/// Appends the header of an attribute of `length` bytes, its own four included.
 pub fn header(to: &mut Vec<u8>, kind: u16, length: u16) {
     to.extend_from_slice(&length.to_ne_bytes());
     to.extend_from_slice(&kind.to_ne_bytes());

@@ -8,7 +8,7 @@ pub fn pollfd(fd: RawFd, events: libc::c_short) -> libc::pollfd {
     libc::pollfd { fd, events, revents: 0 }
 }
 
-/// Waits for one of `events`, at most so many milliseconds. A failed poll (EINTR, ENOMEM) is treated as an early wake-up
+/// Waits for one of `events`, at most `most` milliseconds. A failed poll (EINTR, ENOMEM) is treated as an early wake-up
 /// without events.
 pub fn wait(events: &mut [libc::pollfd], most: u64) {
     let most = i32::try_from(most).unwrap_or(i32::MAX);
@@ -16,7 +16,7 @@ pub fn wait(events: &mut [libc::pollfd], most: u64) {
     unsafe { libc::poll(events.as_mut_ptr(), events.len() as libc::nfds_t, most) };
 }
 
-/// Waits so many milliseconds.
+/// Waits this many milliseconds.
 pub fn pause(milliseconds: u64) {
     wait(&mut [], milliseconds);
 }

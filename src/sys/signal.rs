@@ -114,7 +114,7 @@ impl Deaths {
         Deaths(pending(&[libc::SIGCHLD]).ok())
     }
 
-    /// Waits for a child's end, at most so many milliseconds, or for `other` to be readable, which it returns.
+    /// Waits for a child's end, at most `most` milliseconds, or for `other` to be readable, which it returns.
     pub(super) fn wait(&self, other: RawFd, most: u64) -> bool {
         // No death is missed by a program of one thread; of more, as in tests, another thread may take the signal. So
         // the caller looks for itself from time to time.

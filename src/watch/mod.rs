@@ -2,5 +2,6 @@
 
 pub mod checker;
 pub mod claim;
+mod follow;
 pub mod probe;
 pub mod run;

@@ -26,35 +26,35 @@ const AGAIN: u64 = 50;
 /// Descriptors that are kept for all else: programs, their output, logging.
 const SPARE: usize = 32;
 
-struct Watch<'a> {
+pub(super) struct Watch<'a> {
     /// Its own config, for SIGHUP.
-    path: &'a str,
-    engines: &'a [Box<dyn Engine>],
-    signals: Signals,
-    folder: Folder,
-    claim: Claim,
+    pub(super) path: &'a str,
+    pub(super) engines: &'a [Box<dyn Engine>],
+    pub(super) signals: Signals,
+    pub(super) folder: Folder,
+    pub(super) claim: Claim,
     /// The config that is in force, as text.
-    text: Vec<u8>,
+    pub(super) text: Vec<u8>,
     /// Of what is meant, when that was last read.
-    stamp: Option<[u64; 4]>,
-    services: Vec<Service>,
-    checked: All<Probe>,
+    pub(super) stamp: Option<[u64; 4]>,
+    pub(super) services: Vec<Service>,
+    pub(super) checked: All<Probe>,
     /// Since when it rests, because nothing is meant to be in force.
-    resting: Option<u64>,
+    pub(super) resting: Option<u64>,
     /// SIGHUP has come: the own config is to be read.
-    reread: bool,
+    pub(super) reread: bool,
     /// The rules are not yet what they ought to be.
-    pending: bool,
+    pub(super) pending: bool,
     /// What is known of the backends is not yet written down.
-    untold: bool,
+    pub(super) untold: bool,
     /// When the rules are looked at next.
-    look: u64,
+    pub(super) look: u64,
     /// Of the rules, when they were last read.
-    rules: Option<u64>,
+    pub(super) rules: Option<u64>,
     /// What went wrong last, so that it is said once; and that nothing can be written into /run.
-    trouble: [String; 2],
+    pub(super) trouble: [String; 2],
     /// How many checks may run at the same time.
-    most: usize,
+    pub(super) most: usize,
 }
 
 /// Watches until a signal ends it. It begins with a start of the config at `path`; with `again` of the one that is meant, or
@@ -136,16 +136,8 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// Writes down what is going to be meant. Without space for it an empty file says that it is in our memory.
-    fn draft(&mut self) -> Result<(), Error> {
-        let Err(error) = self.folder.draft(&self.text) else { return Ok(()) };
-        self.folder.draft(b"")?;
-        self.cannot_write(error);
-        Ok(())
-    }
-
     /// Takes a config, with what was `seen` of its backends.
-    fn take(&mut self, services: Vec<Service>, seen: &[Seen]) {
+    pub(super) fn take(&mut self, services: Vec<Service>, seen: &[Seen]) {
         let old = std::mem::replace(&mut self.services, services);
         checker::recall(seen, &mut self.services);
         let checked = std::mem::take(&mut self.checked);
@@ -291,97 +283,6 @@ impl Watch<'_> {
         self.forget()
     }
 
-    /// Reads what is meant and follows it. Only under the lock: a `stop` or `start` that is at work is waited for this way.
-    /// Tells whether anything is meant.
-    fn heed(&mut self) -> Result<bool, Error> {
-        if self.folder.was_left_by_stop() {
-            serve::heal(&self.folder, &transaction::read(self.engines)?)?;
-        }
-        let (stamp, meant) = (self.folder.stamp()?, self.folder.meant()?);
-        let reread = std::mem::take(&mut self.reread);
-        let news = stamp != self.stamp;
-        self.stamp = stamp;
-        match meant {
-            Some(text) if text.is_empty() || text == self.text => self.wake_up(),
-            Some(text) => {
-                let (text, services) = serve::judged(MEANT, text)?;
-                self.wake_up();
-                log::info!("took the config of the last start");
-                self.text = text;
-                let seen = self.seen();
-                self.take(services, &seen);
-            }
-            None if self.resting.is_none() => self.rest(),
-            None => {}
-        }
-        if reread && !news {
-            self.read_anew();
-        }
-        Ok(self.resting.is_none())
-    }
-
-    /// Nothing is meant to be in force.
-    fn rest(&mut self) {
-        self.resting = Some(clock());
-        self.checked.iter_mut().flatten().for_each(|one| one.check = None);
-        log::info!("the rules were stopped; watching goes on when they are started");
-    }
-
-    /// SIGHUP: a start of our own config. If it is broken or refused, all stays as it is.
-    fn read_anew(&mut self) {
-        let read = serve::load(self.path).and_then(|(text, mut services)| {
-            log::info!("read the config anew");
-            if text == self.text && self.resting.is_none() {
-                return Ok(());
-            }
-            let old = std::mem::replace(&mut self.text, text);
-            let seen = self.seen();
-            checker::recall(&seen, &mut services);
-            let done = self.draft().and_then(|()| {
-                let views = transaction::read(self.engines)?;
-                serve::put_in_force(self.engines, &views, &services, &|| self.folder.mean()).map(drop)
-            });
-            if done.is_err() {
-                self.text = old;
-                self.folder.discard();
-                return done;
-            }
-            self.stamp = self.folder.stamp()?;
-            self.wake_up();
-            let seen = self.seen();
-            self.take(services, &seen);
-            Ok(())
-        });
-        if let Err(error) = read {
-            log::warning!("{error}; the config from before stays in force");
-        }
-    }
-
-    /// Ends a rest. What was known when it began is forgotten if it is too old by now.
-    fn wake_up(&mut self) {
-        let Some(since) = self.resting.take() else { return };
-        let seen = Known::remembered(self.seen(), since).believed(&self.services, &[]);
-        self.checked.clear();
-        let services = std::mem::take(&mut self.services);
-        self.take(services, &seen);
-    }
-
-    fn seen(&self) -> Vec<Seen> {
-        let mut all = Vec::new();
-        for (service, checked) in self.services.iter().zip(&self.checked) {
-            for (backend, one) in service.backends.iter().zip(checked) {
-                all.push(Seen {
-                    bind: service.bind,
-                    backend: backend.address,
-                    chosen: backend.weight > 0,
-                    condition: one.condition.clone(),
-                    due: one.due,
-                });
-            }
-        }
-        all
-    }
-
     /// Ends the connections to backends that are down and no longer chosen. What fails is tried again at the next look.
     fn forget(&mut self) -> Result<bool, Error> {
         let mut failed = None;
@@ -424,7 +325,7 @@ impl Watch<'_> {
     }
 
     /// Says once that nothing can be written into /run: we go on with what is in memory.
-    fn cannot_write(&mut self, error: Error) {
+    pub(super) fn cannot_write(&mut self, error: Error) {
         let [_, trouble] = &mut self.trouble;
         if trouble.is_empty() {
             log::warning!("cannot write into /run ({error}); going on from memory");
@@ -433,7 +334,7 @@ impl Watch<'_> {
     }
 
     /// Says what went wrong, once.
-    fn complain(&mut self, error: &Error) {
+    pub(super) fn complain(&mut self, error: &Error) {
         let [trouble, _] = &mut self.trouble;
         let said = error.to_string();
         if said != *trouble {

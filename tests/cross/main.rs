@@ -26,7 +26,7 @@ use lab::{sh, Lab, Variant};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// What `xz -9e`, which is what squashfs makes of a file on the flash, may leave of each, in bytes.
-const MOST_XZ: u64 = 146 * 1024;
+const MOST_XZ: u64 = 140 * 1024;
 
 /// One line of cross/targets.
 struct Target {
@@ -224,6 +224,8 @@ fn start_needs_little_memory() {
     let Some(mut command) = lab::entrance(&["--exact", "start_needs_little_memory", "--nocapture"]) else {
         let lab = Lab::new(Variant::Nft);
         lab.balance(&[1, 2, 3]);
+        // Without any table there is nothing to list before the change.
+        lab::sh("iptables -A INPUT -p udp -j ACCEPT");
         let (save, seen) = (lab.path("bin/iptables-save"), lab.path("seen"));
         fs::remove_file(&save).unwrap();
         let look = format!("grep VmHWM /proc/$PPID/status >>{}", seen.display());

@@ -77,12 +77,14 @@ pub fn put_in_force(
     Ok(true)
 }
 
-/// Ends the work of a `stop` that was killed: if its rules are still in force, the config is meant again. Under the lock.
-pub fn heal(folder: &Folder, views: &Views<'_>) -> Result<(), Error> {
-    match (folder.was_left_by_stop(), chosen(views).is_empty()) {
-        (true, false) => folder.put_back()?,
-        (true, true) => folder.forget(),
-        (false, _) => {}
+/// Ends the work of a `stop` that was killed, if one was: if its rules are still in force, the config is meant again. Under
+/// the lock.
+pub fn heal(folder: &Folder, engines: &[Box<dyn Engine>]) -> Result<(), Error> {
+    if folder.was_left_by_stop() {
+        match chosen(&transaction::read(engines)?).is_empty() {
+            false => folder.put_back()?,
+            true => folder.forget(),
+        }
     }
     Ok(())
 }

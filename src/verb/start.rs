@@ -22,8 +22,8 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
     let engines = engine::find()?;
     let _lock = folder.lock()?;
     let known = Known::of(&folder);
+    serve::heal(&folder, &engines)?;
     let views = transaction::read(&engines)?;
-    serve::heal(&folder, &views)?;
     // What is in the place of the file is replaced, unless its content is needed.
     let meant = if again { folder.meant()? } else { folder.meant().unwrap_or_default() };
     let (text, mut services) = match (given, &meant) {

@@ -23,9 +23,7 @@ impl Watch<'_> {
     /// Reads what is meant and follows it. Only under the lock: a `stop` or `start` that is at work is waited for this way.
     /// Tells whether anything is meant.
     pub(super) fn heed(&mut self) -> Result<bool, Error> {
-        if self.folder.was_left_by_stop() {
-            serve::heal(&self.folder, &transaction::read(self.engines)?)?;
-        }
+        serve::heal(&self.folder, self.engines)?;
         let (stamp, meant) = (self.folder.stamp()?, self.folder.meant()?);
         let reread = std::mem::take(&mut self.reread);
         let news = stamp != self.stamp;

@@ -76,7 +76,7 @@ pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
             return Ok(Exit::Done);
         }
     };
-    serve::heal(&folder, &transaction::read(&engines)?)?;
+    serve::heal(&folder, &engines)?;
     let config = match (given, folder.meant()?) {
         (Some(given), _) => Some(given),
         (None, None) => None,

@@ -373,7 +373,7 @@ fn the_demo_needs_no_root() {
     );
 }
 
-/// On the old iptables any change of a table starts all that counts in it anew, whoever it belongs to.
+/// On iptables-legacy any change of a table resets the counters of all its rules, also those of other programs.
 #[test]
 fn check_does_not_restart_the_counters_of_others() {
     crate::in_lab("host::check_does_not_restart_the_counters_of_others", Variant::Legacy, |lab| {

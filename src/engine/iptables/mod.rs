@@ -307,10 +307,12 @@ impl View for Look<'_> {
         let mut failed = Vec::new();
         for family in Family::ALL {
             if let Some((_, why)) = self.unread.iter().find(|(of, _)| *of == family) {
-                let unseen = self.engine.is(family, Variant::Legacy);
-                let cleared = |table: &Table| !unseen && self.clear_unseen(family, *table).is_ok();
-                // nat first, so that no connection is sent to a backend without the rule that lets it through.
-                if !Table::ALL.iter().rev().all(cleared) {
+                // Only nf_tables tells the names of chains.
+                let named = self.engine.is(family, Variant::Nft);
+                let stuck = |table: &&Table| !named || self.clear_unseen(family, **table).is_err();
+                // nat first, so that no connection is sent to a backend without the rule that lets it through; and both,
+                // whatever becomes of the first.
+                if Table::ALL.iter().rev().filter(stuck).count() > 0 {
                     failed.push(Error::system(format_args!(
                         "cannot read the {family} rules of {}, so some of Paraglider may be left there: {why}",
                         self.engine.name()

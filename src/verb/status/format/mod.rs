@@ -49,7 +49,7 @@ mod tests {
         Endpoint::parse(text).unwrap()
     }
 
-    /// A frontend in force, whose backends have taken so many connections.
+    /// A frontend in force; `backends`: the address of each and its connections taken.
     fn balanced(name: &str, bind: &str, backends: &[(&str, u64)]) -> InForce {
         let share = |(address, taken): &(&str, u64)| Share { address: at(address), taken: *taken, slots: 1 };
         let backends = backends.iter().map(share).collect();

@@ -99,6 +99,13 @@ pub fn say_who_is_balanced(engines: &[Box<dyn Engine>], services: &[Service]) {
     }
 }
 
+/// Warns about rules of others: those that drop or take balanced connections, and those that no longer see them.
+pub fn say_what_others_do(views: &Views<'_>, services: &[Service]) {
+    for finding in views.iter().flat_map(|view| view.meets(&Plan::Serve(services), true)) {
+        log::warning!("{}", finding.text);
+    }
+}
+
 /// The binds of all frontends in force, draining ones too.
 pub fn binds(views: &Views<'_>) -> Vec<Endpoint> {
     let mut binds = Vec::new();

@@ -7,6 +7,9 @@ use crate::error::{refuse, Error};
 /// Most characters of a value that a message repeats.
 const MOST_SHOWN: usize = 60;
 
+/// Most characters of a line that a message repeats.
+const MOST_OF_LINE: usize = 200;
+
 /// Whether `text` contains this character. (`str::contains` brings the substring search with it: 3 KiB of the binary.)
 pub(crate) fn has(text: &str, c: char) -> bool {
     text.chars().any(|other| other == c)
@@ -47,6 +50,15 @@ pub struct Shown<'a>(pub &'a str);
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         escape(f, self.0, MOST_SHOWN)
+    }
+}
+
+/// A line from outside as part of a message: [`Escaped`], and cut after 200 characters.
+pub struct Line<'a>(pub &'a str);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        escape(f, self.0, MOST_OF_LINE)
     }
 }
 

@@ -195,6 +195,10 @@ impl View for Seen<'_> {
         self.engine.write_both(&[], Step::Clear)
     }
 
+    fn meets(&self, _: &Plan<'_>, _: bool) -> Vec<Finding> {
+        Vec::new()
+    }
+
     fn lacks(&self, _: &Plan<'_>) -> Vec<Finding> {
         Vec::new()
     }

@@ -65,19 +65,6 @@ pub struct Foreign {
     pub tracking: Vec<Family>,
     /// Policies (`ACCEPT`, `DROP`) of the chain that forwarded packets pass.
     pub forward_policies: Vec<(Family, String)>,
-    /// Their rules that a packet passes before ours.
-    pub before: Vec<Before>,
-}
-
-/// Rules of others before ours.
-#[derive(Debug, Clone)]
-pub struct Before {
-    /// Of these packets.
-    pub family: Family,
-    /// The chain, as an administrator calls it: `FORWARD (filter)`.
-    pub chain: String,
-    /// How many; at least one.
-    pub rules: usize,
 }
 
 /// How bad a [`Finding`] is.
@@ -149,6 +136,11 @@ pub trait View {
 
     /// Removes what is ours, found by name, as much of it as possible; returns all that failed.
     fn clear(&self) -> Vec<Error>;
+
+    /// What the rules of others do to the connections of the plan that should be known: where they drop or take them, and
+    /// where they no longer see them. `written`: as it is once the plan has been put in
+    /// force, wherever our rules stand now.
+    fn meets(&self, plan: &Plan<'_>, written: bool) -> Vec<Finding>;
 
     /// Whether the kernel and the tools have all that the plan needs: tried where the rules that were read do not tell.
     fn lacks(&self, plan: &Plan<'_>) -> Vec<Finding>;

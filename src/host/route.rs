@@ -3,6 +3,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::net::Family;
+use crate::sys::netlink::{self, Netlink};
 use crate::sys::socket;
 
 /// Whether this host has the address.
@@ -20,4 +22,18 @@ pub fn route(to: IpAddr) -> io::Result<IpAddr> {
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     socket::source(any, to)
+}
+
+/// The interface by which packets to `to` leave; `None` without a route.
+pub fn interface(to: IpAddr) -> Option<String> {
+    // The rest of rtmsg, then RTA_DST.
+    let mut request = vec![0; 8];
+    match to {
+        IpAddr::V4(ip) => netlink::attribute(&mut request, 1, &ip.octets()),
+        IpAddr::V6(ip) => netlink::attribute(&mut request, 1, &ip.octets()),
+    }
+    let found = Netlink::to_routes().ok()?.ask(netlink::ROUTE, Family::of(to).domain(), &request).ok()?;
+    // RTA_OIF
+    let index = netlink::find(found.get(8..)?, 4)?;
+    socket::interface_name(u32::from_ne_bytes(index.try_into().ok()?))
 }

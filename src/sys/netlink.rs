@@ -1,4 +1,5 @@
-//! Netlink messages to netfilter (RFC 3549; linux/netfilter/nfnetlink.h), for what no program of the host tells.
+//! Netlink messages to netfilter and to the routes (RFC 3549; linux/netfilter/nfnetlink.h, linux/rtnetlink.h), for what no
+//! program of the host tells.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -22,6 +23,9 @@ pub const LOOK_UP: u16 = CONNTRACK | 1;
 /// IPCTNL_MSG_CT_DELETE: forget a connection.
 pub const FORGET: u16 = CONNTRACK | 2;
 
+/// RTM_GETROUTE: a route. Its header, rtmsg, is 8 bytes longer than nfgenmsg; they precede the attributes.
+pub const ROUTE: u16 = 26;
+
 /// NLM_F_REQUEST; NLM_F_ACK for a request that has no answer but success; NLM_F_DUMP for all things of a kind.
 const REQUEST: u16 = 1;
 const ACKNOWLEDGE: u16 = 4;
@@ -44,7 +48,7 @@ const PATIENCE: u64 = 1000;
 /// How often a request is sent whose answer was lost (ENOBUFS, EINTR).
 const TRIES: usize = 3;
 
-/// A socket to netfilter.
+/// A socket to a part of the kernel.
 #[derive(Debug)]
 pub struct Netlink {
     socket: File,
@@ -53,9 +57,15 @@ pub struct Netlink {
 }
 
 impl Netlink {
-    /// Opens it.
+    /// Opens one to netfilter.
     pub fn open() -> io::Result<Self> {
         let socket = socket::open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER)?;
+        Ok(Netlink { socket, sequence: 0 })
+    }
+
+    /// Opens one to the routes.
+    pub fn to_routes() -> io::Result<Self> {
+        let socket = socket::open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
         Ok(Netlink { socket, sequence: 0 })
     }
 

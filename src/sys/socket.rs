@@ -96,6 +96,15 @@ pub fn namespace() -> Option<u64> {
     Some(file::stat(&namespace).ok()?.st_ino as u64)
 }
 
+/// The name of the network interface of this number.
+pub fn interface_name(index: u32) -> Option<String> {
+    let mut name = [0_u8; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has the size that if_indextoname(3) demands, and it writes a C string or returns null.
+    let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
+    let name = name.split(|byte| *byte == 0).next().filter(|_| !found.is_null())?;
+    String::from_utf8(name.to_vec()).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -47,6 +47,7 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
     }
     if changed? {
         serve::say_who_is_balanced(&engines, &services);
+        serve::say_what_others_do(&views, &services);
     } else {
         log::info!("already in force");
     }

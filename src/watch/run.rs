@@ -133,6 +133,7 @@ impl Watch<'_> {
         self.tell();
         before::clean(self.folder.base());
         serve::say_who_is_balanced(engines, &self.services);
+        serve::say_what_others_do(&views, &self.services);
         Ok(())
     }
 

@@ -73,6 +73,13 @@ pub fn tables(text: &str) -> BTreeMap<String, Table> {
                 table.insert(declared[1..].to_owned(), chain);
             }
             ["-A", chain, rule @ ..] => table.entry((*chain).to_owned()).or_default().rules.push(parse(rule)),
+            ["-I", chain, place, rule @ ..] if place.parse::<usize>().is_ok() => {
+                table
+                    .entry((*chain).to_owned())
+                    .or_default()
+                    .rules
+                    .insert(place.parse::<usize>().unwrap() - 1, parse(rule));
+            }
             ["-I", chain, rule @ ..] => table.entry((*chain).to_owned()).or_default().rules.insert(0, parse(rule)),
             ["COMMIT"] => name = "",
             [] => {}
@@ -127,6 +134,8 @@ fn parse(words: &[&str]) -> Rule {
                 "RELATED,ESTABLISHED" => Match::Established,
                 other => panic!("the tracer does not know --ctstate {other}"),
             }),
+            // Of TCP.
+            "--ctproto" => assert_eq!(value(), "6"),
             "--ctorigdst" => matches.push(Match::OriginalTo(value().parse().unwrap())),
             "--ctorigdstport" => matches.push(Match::OriginalPort(value().parse().unwrap())),
             // A new connection begins with such a packet.

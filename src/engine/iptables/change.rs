@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::names::{self, frontend_of, Table, HOOKS};
+use super::names::{frontend_of, hook_of, Place, Table, HOOKS};
 use super::rule::enters;
 use super::ruleset::{Chain, Jump, Ruleset, TableRules};
 use crate::net::Family;
@@ -49,7 +49,7 @@ fn section(table: Table, from: &TableRules, to: &TableRules) -> String {
     }
     let is_touched = |name: &str| frontend_of(name).is_some_and(|own| touched.binary_search(&own).is_ok());
     let changed: Vec<&Chain> = to.chains().iter().filter(|chain| differs(chain) || is_touched(&chain.name)).collect();
-    let (added, removed) = jumps(from, to, &stale);
+    let (added, removed, kept) = jumps(table, from, to, &stale);
 
     let mut lines = String::new();
     // Declaring a chain creates or empties it.
@@ -58,10 +58,10 @@ fn section(table: Table, from: &TableRules, to: &TableRules) -> String {
     }
     // Our own jumps are deleted by their text, which no other rule has. Those that other programs made may not be found by
     // text (`-m recent` has state), so they are deleted by number, the last of a chain first: that keeps the numbers valid.
-    for Jump { chain, number, .. } in removed.iter().rev().filter(|jump| !is_hook(table, jump)) {
+    for Jump { chain, number, .. } in removed.iter().rev().filter(|jump| !is_own(table, jump)) {
         let _ = writeln!(lines, "-D {chain} {number}");
     }
-    for Jump { chain, rule, .. } in removed.iter().filter(|jump| is_hook(table, jump)) {
+    for Jump { chain, rule, .. } in removed.iter().filter(|jump| is_own(table, jump)) {
         let _ = writeln!(lines, "-D {chain} {}", rule.text);
     }
     for Chain { name, rules } in changed {
@@ -72,9 +72,18 @@ fn section(table: Table, from: &TableRules, to: &TableRules) -> String {
     for chain in &stale {
         let _ = writeln!(lines, "-X {chain}");
     }
-    for Jump { chain, rule, number } in added {
+    for (at, jump) in added.iter().enumerate() {
+        let Jump { chain, rule, after, .. } = jump;
+        // Those of ours that stand there already, or were just put there, count as well; but nothing is before the top.
+        let is_top = hook_of(table, chain, &rule.text).is_some_and(|hook| hook.place == Place::Top);
+        let ours = kept.iter().chain(added.iter().take(at));
+        let before = ours.filter(|other| other.chain == *chain && other.after <= *after).count();
         // The first place needs no number.
-        let place = if *number > 1 { format!(" {number}") } else { String::new() };
+        let place = match after + before {
+            0 => String::new(),
+            _ if is_top => String::new(),
+            before => format!(" {}", before + 1),
+        };
         let _ = writeln!(lines, "-I {chain}{place} {}", rule.text);
     }
     if lines.is_empty() {
@@ -83,27 +92,40 @@ fn section(table: Table, from: &TableRules, to: &TableRules) -> String {
     format!("*{}\n{lines}COMMIT\n", table.name())
 }
 
-/// Jumps to add and jumps to remove, each in the order of the numbers in its chain. A jump into one of our chains that
-/// another program made is kept as long as that chain exists.
-fn jumps<'a>(from: &'a TableRules, to: &'a TableRules, stale: &[&str]) -> (Vec<&'a Jump>, Vec<&'a Jump>) {
-    let mut missing: Vec<&Jump> = to.jumps.iter().collect();
-    let mut removed = Vec::new();
+/// Jumps to add, jumps to remove in the order of the numbers in their chain, and jumps of ours that stay. One that is
+/// doubled or stands at the wrong place is made anew. A jump into one of our chains that another program made is kept as
+/// long as that chain exists.
+fn jumps<'a>(
+    table: Table,
+    from: &'a TableRules,
+    to: &'a TableRules,
+    stale: &[&str],
+) -> (Vec<&'a Jump>, Vec<&'a Jump>, Vec<&'a Jump>) {
+    let (mut added, mut removed, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+    for hook in HOOKS.iter().filter(|hook| hook.table == table) {
+        let mine = |jump: &&Jump| hook.is(&jump.chain, &jump.rule.text);
+        let there: Vec<&Jump> = from.jumps.iter().filter(mine).collect();
+        let wanted = to.jumps.iter().find(mine);
+        match (there.as_slice(), wanted) {
+            ([one], Some(wanted)) if one.rule == wanted.rule && one.after == wanted.after => kept.push(*one),
+            _ => {
+                removed.extend(there);
+                added.extend(wanted);
+            }
+        }
+    }
     for jump in &from.jumps {
-        let same = |wanted: &&Jump| wanted.chain == jump.chain && wanted.rule == jump.rule;
-        if let Some(at) = missing.iter().position(same) {
-            missing.remove(at);
-        } else if to.jumps.iter().any(|wanted| same(&wanted))
-            || enters(&jump.rule.text).is_some_and(|chain| stale.contains(&chain))
-        {
+        let goes = enters(&jump.rule.text).is_some_and(|chain| stale.contains(&chain));
+        if goes && !is_own(table, jump) {
             removed.push(jump);
         }
     }
-    (missing, removed)
+    (added, removed, kept)
 }
 
-/// Whether we would make this jump.
-fn is_hook(table: Table, jump: &Jump) -> bool {
-    HOOKS.iter().any(|(of, chain, ours)| *of == table && *chain == jump.chain && names::jump(ours) == jump.rule.text)
+/// Whether the jump is one that we make.
+fn is_own(table: Table, jump: &Jump) -> bool {
+    hook_of(table, &jump.chain, &jump.rule.text).is_some()
 }
 
 #[cfg(test)]
@@ -115,7 +137,7 @@ mod tests {
         let rule = |text: &&str| Rule { text: (*text).to_owned(), packets: 0 };
         let mut made = TableRules::default();
         for (number, (chain, text)) in (1..).zip(jumps) {
-            made.jumps.push(Jump { chain: (*chain).to_owned(), rule: rule(text), number });
+            made.jumps.push(Jump { chain: (*chain).to_owned(), rule: rule(text), after: 0, number });
         }
         for (name, rules) in chains {
             made.declare(name);
@@ -156,7 +178,11 @@ mod tests {
         let hook = ("PREROUTING", "-p tcp -j PARAGLIDER");
         let from = table(&[hook, hook], &[("PARAGLIDER", &["a"])]);
         let to = table(&[hook], &[("PARAGLIDER", &["a"])]);
-        assert_eq!(section(Table::Nat, &from, &to), "*nat\n-D PREROUTING -p tcp -j PARAGLIDER\nCOMMIT\n");
+        let twice = "-D PREROUTING -p tcp -j PARAGLIDER\n".repeat(2);
+        assert_eq!(
+            section(Table::Nat, &from, &to),
+            format!("*nat\n{twice}-I PREROUTING -p tcp -j PARAGLIDER\nCOMMIT\n")
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod change;
 pub mod names;
+mod others;
 mod probe;
 mod render;
 mod rule;
@@ -13,7 +14,10 @@ mod tool;
 use std::cell::RefCell;
 
 use self::change::Change;
-use self::names::{is_ours, Table, HOOKS};
+use self::names::{hook_of, is_ours, Table, HOOKS};
+use self::others::meets::{Meets, Ours};
+use self::others::place::{Places, Traffic};
+use self::others::Others;
 use self::ruleset::Ruleset;
 use self::save::Listing;
 use self::tool::{main_variant, missing, Tools, Variant};
@@ -21,6 +25,7 @@ use super::{Engine, Finding, Foreign, InForce, Plan, View};
 use crate::error::{fail, Error};
 use crate::host;
 use crate::net::Family;
+use crate::service::{Service, Source};
 use crate::sys::file;
 use crate::sys::log;
 use crate::sys::netlink::{self, Netlink};
@@ -53,16 +58,42 @@ pub fn is_installed() -> bool {
 
 /// The rules of a plan for one family, as `iptables-restore --noflush` reads them; `None` where there are none.
 pub fn text(plan: &Plan<'_>, family: Family) -> Option<String> {
-    Change::of_family(&Ruleset::default(), &wanted(plan, &Ruleset::default(), &[]), family).map(|change| change.text)
+    let wanted = wanted(plan, &Ruleset::default(), &Others::default(), &[]);
+    Change::of_family(&Ruleset::default(), &wanted, family).map(|change| change.text)
 }
 
-/// The rules of a plan, given those in force and the families in which every change resets all counters.
-fn wanted(plan: &Plan<'_>, in_force: &Ruleset, all_restart: &[Family]) -> Ruleset {
+/// The rules of a plan, given those in force, those of others, and the families in which every change resets all counters.
+fn wanted(plan: &Plan<'_>, in_force: &Ruleset, others: &Others, all_restart: &[Family]) -> Ruleset {
     match plan {
-        Plan::Serve(services) => Ruleset::following(services, in_force, all_restart),
-        Plan::Drain(binds) => Ruleset::draining(binds),
+        Plan::Serve(services) => {
+            let places = Places::among(others, &|family| traffic(services, family));
+            Ruleset::following(services, in_force, &places, all_restart)
+        }
+        // The jumps stay where they are.
+        Plan::Drain(binds) => Ruleset::draining(binds, in_force, &Places::default()),
         Plan::Nothing => Ruleset::default(),
     }
+}
+
+/// What is to be balanced of one family.
+fn traffic(services: &[Service], family: Family) -> Traffic {
+    let mut traffic = Traffic { interfaces: Some(Vec::new()), ..Traffic::default() };
+    for service in services.iter().filter(|service| service.bind.family() == family) {
+        traffic.binds.push(service.bind);
+        for backend in &service.backends {
+            traffic.backends.push(backend.address);
+        }
+    }
+    for backend in &traffic.backends {
+        let Some(name) = host::route::interface(backend.ip()) else {
+            traffic.interfaces = None;
+            break;
+        };
+        if let Some(names) = traffic.interfaces.as_mut().filter(|names| !names.contains(&name)) {
+            names.push(name);
+        }
+    }
+    traffic
 }
 
 impl Iptables {
@@ -211,7 +242,7 @@ impl Look<'_> {
     }
 
     fn wanted(&self, plan: &Plan<'_>) -> Ruleset {
-        wanted(plan, &self.list.ours, &self.engine.all_restart())
+        wanted(plan, &self.list.ours, &self.list.others, &self.engine.all_restart())
     }
 
     /// Goes to `wanted`, family by family; tells whether anything had to be written.
@@ -244,10 +275,12 @@ impl Look<'_> {
             return Ok(());
         }
         let run = |lines: &str| tools.restore(&format!("*{}\n{lines}COMMIT\n", table.name()));
-        for (_, chain, ours) in HOOKS.iter().filter(|(of, ..)| *of == table) {
+        for hook in HOOKS.iter().filter(|hook| hook.table == table) {
             // Fails if there is none left. There is more than one only if a change was interrupted.
-            let remove = format!("-D {chain} {}\n", names::jump(ours));
-            (0..8).take_while(|_| run(&remove).is_ok()).count();
+            for rule in [hook.rule(), hook.older()] {
+                let remove = format!("-D {} {rule}\n", hook.chain);
+                (0..8).take_while(|_| run(&remove).is_ok()).count();
+            }
         }
         let mut lines = String::new();
         chains.iter().for_each(|chain| lines.push_str(&format!(":{chain} - [0:0]\n")));
@@ -332,7 +365,42 @@ impl View for Look<'_> {
         failed
     }
 
+    fn meets(&self, plan: &Plan<'_>, written: bool) -> Vec<Finding> {
+        let (Plan::Serve(services), mut found) = (plan, Vec::new()) else { return Vec::new() };
+        let later = self.wanted(plan);
+        for family in Family::ALL.into_iter().filter(|family| plan.has(*family)) {
+            let tools = self.engine.tools(family);
+            let before = |table, chain| {
+                let at = |rules: &Ruleset| {
+                    let jumps = rules.table(family, table).jumps.iter();
+                    jumps
+                        .filter(|jump| jump.chain == chain && hook_of(table, chain, &jump.rule.text).is_some())
+                        .map(|jump| jump.after)
+                        .max()
+                };
+                let now = if written { None } else { at(&self.list.ours) };
+                now.or_else(|| at(&later)).unwrap_or(0)
+            };
+            let mine = |service: &&Service| service.bind.family() == family;
+            let mut meets = Meets {
+                others: &self.list.others,
+                family,
+                traffic: &traffic(services, family),
+                shows_clients: services.iter().filter(mine).any(|service| service.source == Source::Client),
+                apart: (!tools.main).then(|| tools.variant.name()),
+                ours: Ours {
+                    forward: before(Table::Filter, "FORWARD"),
+                    dispatch: before(Table::Nat, "PREROUTING"),
+                    snat: before(Table::Nat, "POSTROUTING"),
+                },
+                found: &mut found,
+            };
+            meets.find();
+        }
+        found
+    }
+
     fn lacks(&self, plan: &Plan<'_>) -> Vec<Finding> {
-        probe::lacks(&self.engine.tools, &self.list, &wanted(plan, &Ruleset::default(), &[]))
+        probe::lacks(&self.engine.tools, &self.list, &wanted(plan, &Ruleset::default(), &self.list.others, &[]))
     }
 }

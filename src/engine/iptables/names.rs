@@ -32,22 +32,81 @@ pub const SNAT: &str = "PARAGLIDER-SNAT";
 pub const FORWARD: &str = "PARAGLIDER-FWD";
 /// Refuses new connections to frontends without a backend.
 pub const REJECT: &str = "PARAGLIDER-REJECT";
+/// Answers packets of unknown connections with an RST, where this host's firewall would drop them silently.
+pub const RESET: &str = "PARAGLIDER-RST";
 /// `check` loads rules into this one, to which nothing jumps.
 pub const PROBE: &str = "PARAGLIDER-PROBE";
 
-/// The jumps from built-in chains into ours: table, built-in chain, our chain. Applying, verifying and removing all use it.
-pub const HOOKS: [(Table, &str, &str); 5] = [
-    (Table::Filter, "INPUT", REJECT),
-    (Table::Filter, "FORWARD", FORWARD),
-    (Table::Nat, "PREROUTING", DISPATCH),
-    (Table::Nat, "OUTPUT", DISPATCH),
-    (Table::Nat, "POSTROUTING", SNAT),
-];
-
-/// The rule that enters `chain`.
-pub fn jump(chain: &str) -> String {
-    format!("-p tcp -j {chain}")
+/// Where a jump stands among the rules of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Before all of them.
+    Top,
+    /// Right before the first one that can drop any balanced connection, so after those that ban some clients; at the end
+    /// where none does.
+    BeforeDrops,
+    /// The same, but only where they drop what comes to the bind itself.
+    WhereDropped,
 }
+
+/// A jump from a built-in chain into one of ours.
+#[derive(Debug)]
+pub struct Hook {
+    /// The table of both.
+    pub table: Table,
+    /// The built-in chain.
+    pub chain: &'static str,
+    /// Our chain.
+    pub ours: &'static str,
+    /// What goes there.
+    matches: &'static str,
+    /// Where it stands.
+    pub place: Place,
+}
+
+impl Hook {
+    /// The rule.
+    pub fn rule(&self) -> String {
+        format!("{} -j {}", self.matches, self.ours)
+    }
+
+    /// The rule as 0.2 and older versions wrote it.
+    pub fn older(&self) -> String {
+        format!("{TCP} -j {}", self.ours)
+    }
+
+    /// Whether `rule` in `chain` is this jump, as this version writes it or as older ones did.
+    pub fn is(&self, chain: &str, rule: &str) -> bool {
+        chain == self.chain
+            && rule
+                .strip_suffix(self.ours)
+                .and_then(|rest| rest.strip_suffix(" -j "))
+                .is_some_and(|matches| matches == self.matches || matches == TCP)
+    }
+}
+
+/// The jump that a rule of a built-in chain is, if it is one of ours.
+pub fn hook_of(table: Table, chain: &str, rule: &str) -> Option<&'static Hook> {
+    HOOKS.iter().find(|hook| hook.table == table && hook.is(chain, rule))
+}
+
+const TCP: &str = "-p tcp";
+
+const fn hook(table: Table, chain: &'static str, ours: &'static str, matches: &'static str, place: Place) -> Hook {
+    Hook { table, chain, ours, matches, place }
+}
+
+/// All jumps. Applying, verifying and removing use it. Those of one chain that stand at the same place are in this order.
+pub static HOOKS: [Hook; 7] = [
+    hook(Table::Filter, "INPUT", REJECT, TCP, Place::Top),
+    hook(Table::Filter, "INPUT", RESET, TCP, Place::WhereDropped),
+    hook(Table::Filter, "FORWARD", REJECT, TCP, Place::Top),
+    // Not only TCP: an ICMP error belongs to the connection that it is about.
+    hook(Table::Filter, "FORWARD", FORWARD, "-m conntrack --ctstate DNAT", Place::BeforeDrops),
+    hook(Table::Nat, "PREROUTING", DISPATCH, TCP, Place::Top),
+    hook(Table::Nat, "OUTPUT", DISPATCH, TCP, Place::Top),
+    hook(Table::Nat, "POSTROUTING", SNAT, TCP, Place::Top),
+];
 
 /// The chain of node `node` of a frontend's schedule; 0 is the entrance.
 pub fn chain_name(frontend: &Name, node: usize) -> String {
@@ -64,7 +123,7 @@ pub fn frontend_of(chain: &str) -> Option<&str> {
 /// Whether a chain of this name is ours.
 pub fn is_ours(table: Table, chain: &str) -> bool {
     match table {
-        Table::Filter => [FORWARD, REJECT, PROBE].contains(&chain),
+        Table::Filter => [FORWARD, REJECT, RESET, PROBE].contains(&chain),
         Table::Nat => [DISPATCH, SNAT, PROBE].contains(&chain) || frontend_of(chain).is_some(),
     }
 }

@@ -1,35 +1,36 @@
 //! A plan → rules. Pure.
 
 use super::change::Change;
-use super::names::{chain_name, jump, Table, DISPATCH, FORWARD, HOOKS, REJECT, SNAT};
+use super::names::{chain_name, Place, Table, DISPATCH, FORWARD, HOOKS, REJECT, RESET, SNAT};
+use super::others::place::{FamilyPlaces, Places};
 use super::rule::{destination, enters, rule, share, Match, Rule, Target};
 use super::ruleset::{Jump, Ruleset};
 use crate::net::{Endpoint, Family};
-use crate::schedule::{self, Then, When};
+use crate::schedule::{Then, When};
 use crate::service::{Schedule, Service, Source};
 
 impl Ruleset {
     /// The rules of `services` from their first backend on.
     pub fn of(services: &[Service]) -> Self {
-        Self::starting(services, &[])
+        Self::starting(services, &[], &Self::default(), &Places::default())
     }
 
     /// The rules that drain `binds`: they refuse new connections, accept established ones and keep the kernel tracking them.
-    pub fn draining(binds: &[Endpoint]) -> Self {
+    pub fn draining(binds: &[Endpoint], in_force: &Ruleset, places: &Places) -> Self {
         let mut ruleset = Self::default();
         for bind in binds {
             ruleset.admit(*bind, true);
         }
-        ruleset.hook();
+        ruleset.hook(in_force, places);
         ruleset
     }
 
     /// The rules of `services`, given those in force. A frontend that needs no change keeps its rules, so that its counters
     /// go on. One that is rewritten starts at the next backend, since a rewrite resets its counters; in the families of
     /// `all_restart` any change resets the counters of all frontends.
-    pub fn following(services: &[Service], in_force: &Ruleset, all_restart: &[Family]) -> Self {
+    pub fn following(services: &[Service], in_force: &Ruleset, places: &Places, all_restart: &[Family]) -> Self {
         let starts: Vec<Option<usize>> = services.iter().map(|service| in_force.start(service)).collect();
-        let same = Self::starting(services, &starts);
+        let same = Self::starting(services, &starts, in_force, places);
         let mut next = starts.clone();
         for (service, start) in services.iter().zip(&mut next) {
             let (family, name) = (service.bind.family(), service.name.as_str());
@@ -44,7 +45,7 @@ impl Ruleset {
         if next == starts {
             return same;
         }
-        Self::starting(services, &next)
+        Self::starting(services, &next, in_force, places)
     }
 
     /// The index of the backend that the first connection of a service went to.
@@ -72,25 +73,38 @@ impl Ruleset {
     }
 
     /// The rules of `services`, each from the backend of its index in `starts` on.
-    fn starting(services: &[Service], starts: &[Option<usize>]) -> Self {
+    fn starting(services: &[Service], starts: &[Option<usize>], in_force: &Ruleset, places: &Places) -> Self {
         let mut ruleset = Self::default();
         for (at, service) in services.iter().enumerate() {
             ruleset.add(service, starts.get(at).copied().flatten().unwrap_or(0));
         }
-        ruleset.hook();
+        ruleset.hook(in_force, places);
         ruleset
     }
 
-    /// Adds the jumps into the chains that are there.
-    fn hook(&mut self) {
-        for (table, chain, ours) in HOOKS {
-            for family in Family::ALL {
-                if self.table(family, table).rules(ours).is_some() {
-                    let rule = Rule { text: jump(ours), packets: 0 };
-                    // At the top of its chain, before the rules of other programs.
-                    let jump = Jump { chain: chain.to_owned(), rule, number: 1 };
-                    self.table_mut(family, table).jumps.push(jump);
+    /// Adds the jumps into the chains that are there: to where they stand in force if that is right, else to where they
+    /// belong.
+    fn hook(&mut self, in_force: &Ruleset, places: &Places) {
+        for (family, FamilyPlaces { forwarded, strays }) in Family::ALL.into_iter().zip(&places.families) {
+            // Where the firewall lets packets in, the kernel itself answers those of unknown connections.
+            if !strays.is_shut() {
+                self.table_mut(family, Table::Filter).remove(RESET);
+            }
+            for hook in &HOOKS {
+                let table = self.table_mut(family, hook.table);
+                if table.rules(hook.ours).is_none() {
+                    continue;
                 }
+                let mut there = in_force.table(family, hook.table).jumps.iter();
+                let now = there.find(|jump| hook.is(&jump.chain, &jump.rule.text)).map(|jump| jump.after);
+                let after = match hook.place {
+                    // Rules that were put before ours later are the administrator's.
+                    Place::Top => now.unwrap_or(0),
+                    Place::BeforeDrops => forwarded.place(now),
+                    Place::WhereDropped => strays.place(now),
+                };
+                let rule = Rule { text: hook.rule(), packets: 0 };
+                table.jumps.push(Jump { chain: hook.chain.to_owned(), rule, after, number: 0 });
             }
         }
     }
@@ -99,32 +113,38 @@ impl Ruleset {
     /// host, or of the host that has the address.
     fn admit(&mut self, bind: Endpoint, refuse: bool) {
         let filter = self.table_mut(bind.family(), Table::Filter);
-        filter.push(FORWARD, rule(Some(Match::Balanced(bind)), &Target::Accept));
+        filter.push(FORWARD, rule(Some(Match::About(bind)), &Target::Accept));
         if refuse {
-            filter.push(FORWARD, rule(Some(Match::FirstTo(bind)), &Target::Reject));
             filter.push(REJECT, rule(Some(Match::FirstTo(bind)), &Target::Reject));
         }
     }
 
     fn add(&mut self, service: &Service, start: usize) {
-        let Service { name, bind, source, backends, .. } = service;
+        let Service { name, bind, source, backends, schedule, .. } = service;
         let family = bind.family();
 
         self.admit(*bind, backends.iter().all(|backend| backend.weight == 0));
-        let nat = self.table_mut(family, Table::Nat);
-        nat.push(DISPATCH, rule(Some(Match::To(*bind)), &Target::Jump(chain_name(name, 0))));
-        let snat = match *source {
-            Source::Masquerade => Some(Target::Masquerade),
-            Source::Addresses(first, last) => Some(Target::Snat(first, last)),
-            Source::Client => None,
-        };
-        // The chain is made in any case, since a jump leads to it.
-        nat.declare(SNAT);
-        if let Some(target) = snat {
-            nat.push(SNAT, rule(Some(Match::Balanced(*bind)), &target));
+        if *schedule != Schedule::Source {
+            self.table_mut(family, Table::Filter).push(RESET, rule(Some(Match::Stray(*bind)), &Target::Reject));
         }
+        let nat = self.table_mut(family, Table::Nat);
+        // A packet of a connection that is not known may be of one that this host, or a host behind it, has served since
+        // before we came. Where the client's address alone chooses, it is most likely one of ours whose entry was lost, and
+        // gets its old backend.
+        let new = match schedule {
+            Schedule::Source => Match::To(*bind),
+            _ => Match::FirstTo(*bind),
+        };
+        nat.push(DISPATCH, rule(Some(new), &Target::Jump(chain_name(name, 0))));
+        let target = match *source {
+            Source::Masquerade => Target::Masquerade,
+            Source::Addresses(first, last) => Target::Snat(first, last),
+            // No later rule changes it either.
+            Source::Client => Target::Accept,
+        };
+        nat.push(SNAT, rule(Some(Match::Balanced(*bind)), &target));
 
-        for (node, choices) in schedule::chains(service, start).iter().enumerate() {
+        for (node, choices) in crate::schedule::chains(service, start).iter().enumerate() {
             let chain = chain_name(name, node);
             nat.declare(&chain);
             for choice in choices {
@@ -178,7 +198,7 @@ mod tests {
         let before = Ruleset::of(&service(&yaml("3")));
         let after = service(&yaml("4"));
         let firsts = |all_restart: &[Family]| {
-            let wanted = Ruleset::following(&after, &before, all_restart);
+            let wanted = Ruleset::following(&after, &before, &Places::default(), all_restart);
             after.iter().map(|one| wanted.first_backend(one).unwrap().to_string()).collect::<Vec<_>>()
         };
         assert_eq!(firsts(&[]), ["10.0.1.1:80", "10.0.1.2:80"]);
@@ -190,12 +210,12 @@ mod tests {
         let first = Ruleset::of(&three());
         let name = &three()[0];
         assert_eq!(first.first_backend(name).unwrap().to_string(), "10.0.1.1:80");
-        let same = Ruleset::following(&three(), &first, &Family::ALL);
+        let same = Ruleset::following(&three(), &first, &Places::default(), &Family::ALL);
         assert_eq!(same.first_backend(name).unwrap().to_string(), "10.0.1.1:80");
 
         let mut drifted = first.clone();
         drifted.table_mut(Family::V4, Table::Nat).jumps.clear();
-        let again = Ruleset::following(&three(), &drifted, &Family::ALL);
+        let again = Ruleset::following(&three(), &drifted, &Places::default(), &Family::ALL);
         assert_eq!(again.first_backend(name).unwrap().to_string(), "10.0.1.2:80");
     }
 }

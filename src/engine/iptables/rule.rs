@@ -20,8 +20,12 @@ pub enum Match {
     Random(u32),
     /// A bit of the source address is set.
     SourceBit(Family, u8),
-    /// Belongs to a connection that was balanced for this bind, in either direction.
+    /// Begins a connection that was balanced for this bind.
     Balanced(Endpoint),
+    /// Belongs to such a connection, in either direction, or is an ICMP error about it.
+    About(Endpoint),
+    /// To this address and port, of a connection that is not known and does not begin here.
+    Stray(Endpoint),
 }
 
 impl fmt::Display for Match {
@@ -43,13 +47,18 @@ impl fmt::Display for Match {
                 let mask = std::net::Ipv6Addr::from(1_u128 << bit);
                 write!(f, "-s {mask}/{mask} -p tcp")
             }
+            Match::Stray(to) => {
+                write!(f, "{} ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate NEW", Match::To(*to))
+            }
             Match::Every(n) => write!(f, "-p tcp -m statistic --mode nth --every {n} --packet 0"),
-            Match::Balanced(bind) => write!(
-                f,
-                "-p tcp -m conntrack --ctstate DNAT --ctorigdst {} --ctorigdstport {}",
-                bind.ip(),
-                bind.port()
-            ),
+            Match::Balanced(bind) => {
+                let (ip, port) = (bind.ip(), bind.port());
+                write!(f, "-p tcp -m conntrack --ctstate DNAT --ctorigdst {ip} --ctorigdstport {port}")
+            }
+            Match::About(bind) => {
+                let (ip, port) = (bind.ip(), bind.port());
+                write!(f, "-m conntrack --ctstate DNAT --ctproto 6 --ctorigdst {ip} --ctorigdstport {port}")
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //! that both can be compared line by line.
 
 use super::names::{frontend_of, Table, DISPATCH, FORWARD};
-use super::rule::{destination, dispatched, let_through, Rule};
+use super::rule::{destination, dispatched, enters, let_through, Rule};
 use crate::engine::{InForce, Share};
 use crate::net::{Endpoint, Family};
 use crate::text::value;
@@ -14,7 +14,9 @@ pub struct Jump {
     pub chain: String,
     /// The rule.
     pub rule: Rule,
-    /// Its place in that chain, from 1.
+    /// How many rules of others stand before it.
+    pub after: usize,
+    /// Its place in that chain, from 1, if it was listed.
     pub number: usize,
 }
 
@@ -55,6 +57,11 @@ impl TableRules {
         }
     }
 
+    /// Takes a chain away.
+    pub fn remove(&mut self, chain: &str) {
+        self.chains.retain(|known| known.name != chain);
+    }
+
     /// Adds a rule to the end of a chain, which is made if it is not there.
     pub fn push(&mut self, chain: &str, rule: Rule) {
         self.declare(chain);
@@ -78,17 +85,13 @@ impl TableRules {
                 }
             }
         }
-        let same = |one: &Jump, other: &Jump| one.chain == other.chain && one.rule == other.rule;
-        for jump in &more.jumps {
-            if !self.jumps.iter().any(|known| same(known, jump)) {
+        // A jump into the same chain of ours stands where `more` has it.
+        both.jumps.clone_from(&more.jumps);
+        for jump in &self.jumps {
+            let same = |new: &Jump| new.chain == jump.chain && enters(&new.rule.text) == enters(&jump.rule.text);
+            if !more.jumps.iter().any(same) {
                 both.jumps.push(jump.clone());
             }
-        }
-        // The new jumps are inserted at the top of their chains.
-        let added = both.jumps.len();
-        for jump in &self.jumps {
-            let before = both.jumps.iter().take(added).filter(|new| new.chain == jump.chain).count();
-            both.jumps.push(Jump { number: jump.number + before, ..jump.clone() });
         }
         both
     }

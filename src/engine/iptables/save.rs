@@ -1,9 +1,10 @@
 //! The output of `iptables-save -c`. It is not trusted: chains and comments of other programs may look like ours.
 
-use super::names::{is_ours, Table, HOOKS};
+use super::names::{hook_of, is_ours, Table};
+use super::others::Others;
 use super::rule::{enters, Rule};
 use super::ruleset::{Jump, Ruleset};
-use crate::engine::{Before, Foreign};
+use crate::engine::Foreign;
 use crate::error::{fail, Error};
 use crate::net::Family;
 use crate::text::{has, number};
@@ -13,7 +14,9 @@ use crate::text::{has, number};
 pub struct Listing {
     /// Our rules.
     pub ours: Ruleset,
-    /// Facts about the rules of other programs.
+    /// The rules of other programs.
+    pub others: Others,
+    /// Facts about them.
     pub foreign: Foreign,
     /// Tables in which another program's rule has a counter that every change of the table resets (iptables-legacy).
     pub counting: Vec<(Family, Table)>,
@@ -22,7 +25,7 @@ pub struct Listing {
 /// Adds the listing `text` of one family to `to`. Fails if it is incomplete, since rules of ours may be missing from it: a
 /// table of `expected` is not listed, a table does not end, or it contains rules that only `nft` can show.
 pub fn read(text: &str, family: Family, expected: &[Table], to: &mut Listing) -> Result<(), Error> {
-    let Listing { ours, foreign, counting } = to;
+    let Listing { ours, others, foreign, counting } = to;
     let mut missing = expected.to_vec();
     // The current table; COMMIT ends it.
     let (mut table, mut open) = (None, None);
@@ -30,8 +33,8 @@ pub fn read(text: &str, family: Family, expected: &[Table], to: &mut Listing) ->
     let (mut current, mut seen) = ("", 0);
     for line in Lines(text) {
         if let Some(name) = line.strip_prefix('*') {
-            open = Some(name);
-            table = Table::ALL.into_iter().find(|table| table.name() == name.trim_ascii_end());
+            open = Some(name.trim_ascii_end());
+            table = Table::ALL.into_iter().find(|table| Some(table.name()) == open);
             current = "";
         } else if line.trim_ascii_end() == "COMMIT" {
             missing.retain(|expected| Some(*expected) != table);
@@ -41,25 +44,31 @@ pub fn read(text: &str, family: Family, expected: &[Table], to: &mut Listing) ->
                 "table {name} ({family}) has rules that iptables cannot show (`nft list ruleset` does); \
                  move them to a table of their own"
             );
-        } else if let (Some(declared), Some(table)) = (line.strip_prefix(':'), table) {
+        } else if let (Some(declared), Some(open)) = (line.strip_prefix(':'), open) {
             let mut words = declared.split(' ');
             let (Some(chain), policy) = (words.next(), words.next().unwrap_or("-")) else { continue };
-            if policy == "-" && is_ours(table, chain) {
-                ours.table_mut(family, table).declare(chain);
-            } else if table == Table::Filter && chain == "FORWARD" && policy != "-" {
+            match table {
+                Some(table) if policy == "-" && is_ours(table, chain) => ours.table_mut(family, table).declare(chain),
+                _ => others.declare(family, open, chain, policy),
+            }
+            if table == Some(Table::Filter) && chain == "FORWARD" && policy != "-" {
                 foreign.forward_policies.push((family, policy.to_owned()));
             }
-        } else if let Some((chain, rule)) = appended(line) {
+        } else if let (Some((chain, rule)), Some(open)) = (appended(line), open) {
             seen = if chain == current { seen + 1 } else { 1 };
             current = chain;
             match table {
                 Some(table) if is_ours(table, chain) => ours.table_mut(family, table).push(chain, rule),
                 Some(table) if enters(&rule.text).is_some_and(|chain| is_ours(table, chain)) => {
-                    let jump = Jump { chain: chain.to_owned(), rule, number: seen };
-                    foreign.before.extend(before(family, table, &jump));
+                    let after = match hook_of(table, chain, &rule.text) {
+                        Some(_) => others.length(family, open, chain),
+                        None => others.push(family, open, chain, &rule.text),
+                    };
+                    let jump = Jump { chain: chain.to_owned(), rule, after, number: seen };
                     ours.table_mut(family, table).jumps.push(jump);
                 }
                 _ => {
+                    others.push(family, open, chain, &rule.text);
                     if uses(&rule.text, &TRACK_MATCHES, &TRACK_TARGETS) && !foreign.tracking.contains(&family) {
                         foreign.tracking.push(family);
                     }
@@ -72,18 +81,11 @@ pub fn read(text: &str, family: Family, expected: &[Table], to: &mut Listing) ->
     }
     match (open, missing.first()) {
         (Some(name), _) => {
-            fail!("the list of the {family} rules ends in the middle of table {}", name.trim_ascii_end())
+            fail!("the list of the {family} rules ends in the middle of table {}", name)
         }
         (_, Some(table)) => fail!("the list of the {family} rules lacks table {}, which the kernel has", table.name()),
         (None, None) => Ok(()),
     }
-}
-
-/// The rules of others that stand before one of our jumps, if there are any.
-fn before(family: Family, table: Table, jump: &Jump) -> Option<Before> {
-    let hooked = HOOKS.iter().any(|(of, chain, _)| *of == table && *chain == jump.chain);
-    let chain = format!("{} ({})", jump.chain, table.name());
-    (hooked && jump.number > 1).then(|| Before { family, chain, rules: jump.number - 1 })
 }
 
 /// The table's name in ``# Table `nat' is incompatible, use 'nft' tool.``, where it is one of those that we use.
@@ -176,7 +178,7 @@ impl<'a> Iterator for Lines<'a> {
 }
 
 /// Words, where a quoted string is one.
-struct Words<'a>(&'a str);
+pub struct Words<'a>(pub &'a str);
 
 impl<'a> Iterator for Words<'a> {
     type Item = &'a str;

@@ -2,12 +2,11 @@
 
 use super::findings::Findings;
 use crate::engine::transaction::{self, Views};
-use crate::engine::{self, iptables, Before, Engine, InForce, Level, Plan, Share};
+use crate::engine::{self, iptables, Engine, InForce, Level, Plan, Share};
 use crate::host::state::Lock;
 use crate::host::{nft, remedy};
 use crate::net::Family;
 use crate::service::Service;
-use crate::sys::log;
 
 /// Adds what is found.
 pub fn check(services: &[Service], findings: &mut Findings<'_>) {
@@ -53,11 +52,8 @@ fn others(plan: &Plan<'_>, engines: &[Box<dyn Engine>], views: &Views<'_>, findi
         for (family, _) in foreign.forward_policies.iter().filter(|(of, policy)| plan.has(*of) && policy == "DROP") {
             findings.ok(format_args!("{family} FORWARD policy: DROP, and our own rules let through what is balanced"));
         }
-        for Before { family, chain, rules } in &foreign.before {
-            let rules = log::count(*rules, "rule");
-            findings.warning(format_args!(
-                "{family} {chain}: {rules} of others before ours; what they drop or take does not get to it"
-            ));
+        for finding in views.iter().flat_map(|view| view.meets(plan, false)) {
+            findings.add(finding.level, format_args!("{}", finding.text));
         }
         if engine.any_change_restarts_turns() {
             view.frontends().iter().for_each(|frontend| churn(frontend, findings));

@@ -6,7 +6,7 @@ mod report;
 pub use self::format::Format;
 use self::report::Report;
 use crate::engine::transaction::{self, Views};
-use crate::engine::{self, Engine, Plan};
+use crate::engine::{self, Engine, Level, Plan};
 use crate::error::{Error, Exit};
 use crate::host::conntrack;
 use crate::host::forwarding;
@@ -53,7 +53,7 @@ fn tell(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> {
             checker::recall(&known.believed(&services, &serve::chosen(&views)), &mut services);
             match drift(path, &services, &engines, &views) {
                 Some(why) => (Exit::Failed, Some(why)),
-                None => (Exit::Done, unchecked(&services, &known)),
+                None => (Exit::Done, dropped(&services, &views).or_else(|| unchecked(&services, &known))),
             }
         }
     };
@@ -76,6 +76,12 @@ fn unchecked(services: &[Service], known: &Known) -> Option<String> {
     }
 }
 
+/// Which rule of others drops or takes the connections, if there is one.
+fn dropped(services: &[Service], views: &Views<'_>) -> Option<String> {
+    let mut found = views.iter().flat_map(|view| view.meets(&Plan::Serve(services), false));
+    found.find(|finding| finding.level == Level::Error).map(|finding| finding.text)
+}
+
 /// Why the rules in force are not those of the config, or do not work; `None` if they are and do.
 fn drift(path: &str, services: &[Service], engines: &[Box<dyn Engine>], views: &Views<'_>) -> Option<String> {
     let plan = Plan::Serve(services);
@@ -90,7 +96,8 @@ fn drift(path: &str, services: &[Service], engines: &[Box<dyn Engine>], views: &
             "`stop --drain` lets connections end, or was broken off; `paraglider start` or `stop` puts it right".into(),
         )
     } else if first.differs(&plan) {
-        Some(format!("the rules are not those of {}; `paraglider start` puts them right", Escaped(path)))
+        let rules = || format!("the rules are not those of {}; `paraglider start` puts them right", Escaped(path));
+        Some(dropped(services, views).unwrap_or_else(rules))
     } else {
         let shut = Family::ALL.into_iter().find(|family| plan.has(*family) && !forwarding::forwards(*family))?;
         Some(format!("{shut} forwarding is off, so nothing gets through; `paraglider start` switches it on"))

@@ -1,0 +1,370 @@
+//! Which packets of balanced connections a rule of others applies to, as far as its text tells.
+
+use std::net::IpAddr;
+
+use super::super::save::Words;
+use crate::net::{Endpoint, Family};
+use crate::text::number;
+
+/// What a rule tells apart among the packets in question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Only {
+    /// Only to those of some clients, or at some times: a ban, or a limit.
+    pub clients: bool,
+    /// Only to some frontends or backends.
+    pub servers: bool,
+    /// Only to those that come in or leave by some interface, which may be all.
+    pub interfaces: bool,
+    /// It stands in a chain that firewalls leave to the administrator: nothing of it is there by default.
+    pub by_hand: bool,
+}
+
+impl Only {
+    /// To all packets.
+    pub const ALL: Only = Only { clients: false, servers: false, interfaces: false, by_hand: false };
+    const CLIENTS: Only = Only { clients: true, ..Only::ALL };
+    const SERVERS: Only = Only { servers: true, ..Only::ALL };
+    const INTERFACES: Only = Only { interfaces: true, ..Only::ALL };
+
+    /// What two conditions together tell apart.
+    pub fn and(self, other: Only) -> Only {
+        Only {
+            clients: self.clients || other.clients,
+            servers: self.servers || other.servers,
+            interfaces: self.interfaces || other.interfaces,
+            by_hand: self.by_hand || other.by_hand,
+        }
+    }
+
+    /// It applies to all of the packets.
+    pub fn is_all(self) -> bool {
+        !self.clients && !self.servers && !self.interfaces
+    }
+
+    /// It is about whatever passes, and not meant for some clients or servers.
+    pub fn is_general(self) -> bool {
+        !self.clients && !self.servers && !self.by_hand
+    }
+}
+
+/// What is known of one end of a packet.
+#[derive(Debug, Clone, Copy)]
+pub enum End<'a> {
+    /// A client.
+    Client,
+    /// One of these: a bind, or a backend.
+    Server(&'a [Endpoint]),
+}
+
+/// What is known of an interface that a packet passes.
+#[derive(Debug, Clone, Copy)]
+pub enum Interface<'a> {
+    /// Anyone; also where the chain knows none.
+    Unknown,
+    /// This one.
+    Named(&'a str),
+}
+
+/// A kind of packets of balanced connections, at one hook.
+#[derive(Debug, Clone, Copy)]
+pub struct Packet<'a> {
+    /// Of its addresses.
+    pub family: Family,
+    /// Where it is from.
+    pub source: End<'a>,
+    /// Where it goes.
+    pub destination: End<'a>,
+    /// The interface by which it came in.
+    pub input: Interface<'a>,
+    /// The interface by which it will leave.
+    pub output: Interface<'a>,
+    /// Its place in its connection.
+    pub stage: Stage,
+    /// Its connection is known to have a changed destination.
+    pub dnat: bool,
+    /// Where the client connected to.
+    pub binds: &'a [Endpoint],
+}
+
+/// The place of a packet in its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// A SYN.
+    First,
+    /// It does not begin a connection, and the kernel knows none that it belongs to.
+    Stray,
+    /// Of an established connection.
+    Later,
+}
+
+/// Of a set of things, whether a condition holds for any and for all of them.
+#[derive(Clone, Copy)]
+struct Holds {
+    any: bool,
+    all: bool,
+}
+
+impl Holds {
+    fn of(is: bool) -> Self {
+        Holds { any: is, all: is }
+    }
+
+    /// For some, as far as anybody can tell.
+    const FOR_SOME: Holds = Holds { any: true, all: false };
+
+    /// Of some endpoints.
+    fn among(all: &[Endpoint], is: &dyn Fn(&Endpoint) -> bool) -> Self {
+        let mut holds = Holds { any: false, all: true };
+        for one in all {
+            holds.any |= is(one);
+            holds.all &= is(one);
+        }
+        holds
+    }
+}
+
+/// The packets that a rule applies to; `None` if to none. A condition that is not known tells clients apart.
+pub fn reach(rule: &str, packet: &Packet<'_>) -> Option<Only> {
+    let mut words = Words(rule);
+    let (mut reach, mut not) = (Only::ALL, false);
+    while let Some(word) = words.next() {
+        if word == "!" {
+            not = true;
+            continue;
+        }
+        let mut value = || words.next().unwrap_or_default();
+        // What the condition holds for, and what it tells apart unless it holds for all.
+        let (holds, of) = match word {
+            "-j" | "-g" => break,
+            "-p" => (Holds::of(matches!(value(), "tcp" | "6" | "all")), Only::CLIENTS),
+            "-s" => (address(packet.source, value()), side(packet.source)),
+            "-d" => (address(packet.destination, value()), side(packet.destination)),
+            "-i" => (interface(packet.input, value()), Only::INTERFACES),
+            "-o" => (interface(packet.output, value()), Only::INTERFACES),
+            "--sport" | "--sports" => (ports(packet.source, value()), side(packet.source)),
+            "--dport" | "--dports" => (ports(packet.destination, value()), side(packet.destination)),
+            "--ctstate" | "--state" => (states(packet, value()), Only::CLIENTS),
+            "--ctproto" => (Holds::of(value() == "6"), Only::CLIENTS),
+            "--ctorigdst" => (address(End::Server(packet.binds), value()), Only::SERVERS),
+            "--ctorigdstport" => (ports(End::Server(packet.binds), value()), Only::SERVERS),
+            "--tcp-flags" => {
+                let mask = value();
+                (flags(packet, mask, value()), Only::CLIENTS)
+            }
+            // The bind is an address of the balancer, most likely.
+            "--dst-type" => {
+                let wanted = if packet.dnat { "UNICAST" } else { "LOCAL" };
+                (Holds::of(value().split(',').any(|kind| kind == wanted)), Only::INTERFACES)
+            }
+            "--src-type" => (Holds::of(value().split(',').any(|kind| kind == "UNICAST")), Only::CLIENTS),
+            "--comment" => {
+                value();
+                continue;
+            }
+            "-m" => match value() {
+                "tcp" | "comment" | "conntrack" | "state" | "multiport" | "addrtype" => continue,
+                // What comes in by a wrong interface, which is not for rules to judge.
+                "rpfilter" => return None,
+                _ => (Holds::FOR_SOME, Only::CLIENTS),
+            },
+            _ => (Holds::FOR_SOME, Only::CLIENTS),
+        };
+        let Holds { any, all } = if not { Holds { any: !holds.all, all: !holds.any } } else { holds };
+        if !any {
+            return None;
+        }
+        // A rule that names servers is about them, even if there are no others.
+        if !all || of.servers && !not {
+            reach = reach.and(of);
+        }
+        not = false;
+    }
+    Some(reach)
+}
+
+/// The interfaces that a rule names, as in `-o eth0`, with `!` where it means the others.
+pub fn interfaces(rule: &str) -> Vec<String> {
+    let (mut words, mut found, mut not) = (Words(rule), Vec::new(), "");
+    while let Some(word) = words.next() {
+        if word == "-i" || word == "-o" {
+            found.push(format!("{not}{word} {}", words.next().unwrap_or_default()));
+        }
+        not = if word == "!" { "! " } else { "" };
+    }
+    found
+}
+
+/// Whether a rule names ports that its packets go to.
+pub fn names_ports(rule: &str) -> bool {
+    Words(rule).any(|word| word == "--dport" || word == "--dports")
+}
+
+/// What a condition about this end tells apart.
+fn side(end: End<'_>) -> Only {
+    match end {
+        End::Client => Only::CLIENTS,
+        End::Server(_) => Only::SERVERS,
+    }
+}
+
+fn address(end: End<'_>, network: &str) -> Holds {
+    match end {
+        // No packet comes from there (RFC 1122, 3.2.1.3): firewalls drop what pretends to.
+        End::Client if ["127.", "0.", "224.", "240.", "::1/"].iter().any(|base| network.starts_with(base)) => {
+            Holds::of(network.ends_with("/0"))
+        }
+        End::Client => Holds::FOR_SOME,
+        End::Server(all) => Holds::among(all, &|one| within(one.ip(), network)),
+    }
+}
+
+/// Whether a network, as iptables prints it (`10.0.0.0/8`, `10.0.0.1`, `0.0.1.0/0.0.255.0`), contains an address.
+fn within(ip: IpAddr, network: &str) -> bool {
+    let (base, mask) = network.split_once('/').unwrap_or((network, ""));
+    let (Ok(base), wide) = (base.parse(), ip.is_ipv6()) else { return true };
+    let bits = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => u128::from(u32::from(ip)) << 96,
+        IpAddr::V6(ip) => u128::from(ip),
+    };
+    let mask = match (number(mask, 128), mask.parse::<IpAddr>()) {
+        (Some(0), _) => 0,
+        (Some(length), _) => u128::MAX << (128 - length),
+        (None, Ok(mask)) => bits(mask),
+        (None, Err(_)) => u128::MAX << if wide { 0 } else { 96 },
+    };
+    (bits(ip) ^ bits(base)) & mask == 0
+}
+
+/// `80`, `1000:2000`, or a list of both.
+fn ports(end: End<'_>, list: &str) -> Holds {
+    let is_listed = |port: u16| {
+        list.split(',').any(|one| {
+            let (first, last) = one.split_once(':').unwrap_or((one, one));
+            let in_range = |first, last| (first..=last).contains(&u64::from(port));
+            matches!((number(first, 65_535), number(last, 65_535)), (Some(first), Some(last)) if in_range(first, last))
+        })
+    };
+    match end {
+        // No client has port 0.
+        End::Client if list == "0" => Holds::of(false),
+        End::Client => Holds::FOR_SOME,
+        End::Server(all) => Holds::among(all, &|one| is_listed(one.port())),
+    }
+}
+
+fn interface(known: Interface<'_>, wanted: &str) -> Holds {
+    let is = |name: &str| match wanted.strip_suffix('+') {
+        Some(beginning) => name.starts_with(beginning),
+        None => name == wanted,
+    };
+    match known {
+        Interface::Unknown if wanted == "lo" => Holds::of(false),
+        Interface::Unknown => Holds::FOR_SOME,
+        Interface::Named(name) => Holds::of(is(name)),
+    }
+}
+
+fn states(packet: &Packet<'_>, list: &str) -> Holds {
+    let now = if packet.stage == Stage::Later { "ESTABLISHED" } else { "NEW" };
+    let mut some = false;
+    for state in list.split(',') {
+        if state == now || state == "DNAT" && packet.dnat {
+            return Holds::of(true);
+        }
+        some |= state == "SNAT";
+    }
+    if some {
+        Holds::FOR_SOME
+    } else {
+        Holds::of(false)
+    }
+}
+
+/// A SYN, or a packet with nothing but ACK.
+fn flags(packet: &Packet<'_>, mask: &str, set: &str) -> Holds {
+    let ours = if packet.stage == Stage::First { "SYN" } else { "ACK" };
+    let contains = |list: &str, flag: &str| list == "ALL" || list.split(',').any(|one| one == flag);
+    let others_unset = set.split(',').all(|flag| flag == ours || flag == "NONE");
+    Holds::of(others_unset && set != "ALL" && contains(mask, ours) == contains(set, ours))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a rule tells apart of the first packets to 10.2.0.11:80 and 10.2.0.12:80 behind `lan`, in FORWARD: `-` if it
+    /// applies to none, else letters for clients, servers and interfaces.
+    fn forwarded(rule: &str) -> String {
+        let backends = ["10.2.0.11:80", "10.2.0.12:80"].map(|text| Endpoint::parse(text).unwrap());
+        let binds = [Endpoint::parse("10.9.0.1:4444").unwrap()];
+        let packet = Packet {
+            family: Family::V4,
+            source: End::Client,
+            destination: End::Server(&backends),
+            input: Interface::Unknown,
+            output: Interface::Named("lan"),
+            stage: Stage::First,
+            dnat: true,
+            binds: &binds,
+        };
+        match reach(rule, &packet) {
+            None => "-".to_owned(),
+            Some(Only { clients, servers, interfaces, .. }) => [(clients, 'c'), (servers, 's'), (interfaces, 'i')]
+                .iter()
+                .filter(|one| one.0)
+                .map(|one| one.1)
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_rule_tells_apart_what_its_conditions_say() {
+        for (rule, apart) in [
+            ("-j DROP", ""),
+            ("-p tcp -j DROP", ""),
+            ("-p udp -j DROP", "-"),
+            ("! -p udp -j DROP", ""),
+            ("! -p tcp -j DROP", "-"),
+            ("-s 192.0.2.0/24 -j DROP", "c"),
+            ("! -s 192.0.2.0/24 -j DROP", "c"),
+            ("-s 127.0.0.0/8 -j DROP", "-"),
+            ("-d 10.2.0.0/24 -j DROP", "s"),
+            ("-d 10.2.0.11/32 -j DROP", "s"),
+            ("-d 10.3.0.0/24 -j DROP", "-"),
+            ("! -d 10.3.0.0/24 -j DROP", ""),
+            ("! -d 10.2.0.0/24 -j DROP", "-"),
+            ("-d 0.0.0.12/0.0.0.255 -j DROP", "s"),
+            ("-i wan -j DROP", "i"),
+            ("-i lo -j DROP", "-"),
+            ("-o lan -j DROP", ""),
+            ("-o la+ -j DROP", ""),
+            ("-o wan -j DROP", "-"),
+            ("! -i lan -o lan -j DROP", "i"),
+            ("-i lan ! -o lan -j DROP", "-"),
+            ("-p tcp -m tcp --dport 80 -j DROP", "s"),
+            ("-p tcp -m tcp --dport 1:79 -j DROP", "-"),
+            ("-p tcp -m tcp ! --dport 443 -j DROP", ""),
+            ("-p tcp -m multiport --dports 22,80:90 -j DROP", "s"),
+            ("-p tcp -m tcp --sport 1024:65535 -j DROP", "c"),
+            ("-m conntrack --ctstate INVALID -j DROP", "-"),
+            ("-m conntrack --ctstate NEW -j DROP", ""),
+            ("-m conntrack ! --ctstate DNAT -j DROP", "-"),
+            ("-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", "-"),
+            ("-m state --state NEW -i wan -j DROP", "i"),
+            ("-m conntrack --ctorigdst 10.9.0.1 --ctorigdstport 4444 -j DROP", "s"),
+            ("-m conntrack --ctorigdstport 22 -j DROP", "-"),
+            ("-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j DROP", ""),
+            ("-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate NEW -j DROP", "-"),
+            ("-p tcp -m tcp --tcp-flags FIN,SYN FIN,SYN -j DROP", "-"),
+            ("-p tcp -m tcp --tcp-flags FIN,SYN,RST,PSH,ACK,URG NONE -j DROP", "-"),
+            ("-m set --match-set banned src -j DROP", "c"),
+            ("-m limit --limit 3/min -j ACCEPT", "c"),
+            ("-m comment --comment \"-s 1.2.3.4 ! -p tcp\" -j DROP", ""),
+            ("-m rpfilter --invert -j DROP", "-"),
+            ("-m addrtype --dst-type BROADCAST -j DROP", "-"),
+            ("-m mark --mark 0x1 -i wan -j DROP", "ci"),
+        ] {
+            assert_eq!(forwarded(rule), apart, "{rule}");
+        }
+    }
+}

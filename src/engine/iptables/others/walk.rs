@@ -1,0 +1,145 @@
+//! Follows packets through chains of others, rule by rule.
+
+use super::matches::{interfaces, names_ports, reach, Only, Packet};
+use super::{target, Others};
+
+/// How deep chains may lead into each other, and how many rules a walk may visit: the rules of a large cluster must not
+/// keep a small router busy.
+const DEEPEST: usize = 16;
+const MOST: usize = 100_000;
+
+/// Chains that Docker and OpenWrt's fw3 call before their own, and leave to the administrator.
+const BY_HAND: [&str; 4] = ["DOCKER-USER", "forwarding_rule", "forwarding_lan_rule", "forwarding_wan_rule"];
+
+/// What a rule does with packets that it applies to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// They do not arrive.
+    Drops,
+    /// No later rule of this table sees them.
+    Accepts,
+    /// It changes their destination or source.
+    Translates,
+    /// The kernel does not track their connection.
+    Untracks,
+    /// Their connection is tracked in a zone of its own.
+    Zones,
+}
+
+/// A rule that may apply to the packets.
+pub struct Met<'a> {
+    /// The number, from 0, of the rule in the built-in chain that it is, or that leads there.
+    pub at: usize,
+    /// Its chain.
+    pub chain: &'a str,
+    /// Its text, without `-A CHAIN`.
+    pub rule: &'a str,
+    /// What it does.
+    pub effect: Effect,
+    /// To which packets, with all jumps that lead there.
+    pub only: Only,
+    /// The rule, or a jump that leads there, names the port that the packets go to.
+    pub names_ports: bool,
+}
+
+/// The effect of a target that ends the way through a table or changes the packet.
+fn effect(target: &str, rule: &str) -> Option<Effect> {
+    Some(match target {
+        "DROP" | "REJECT" | "TARPIT" | "NFQUEUE" | "QUEUE" | "STEAL" | "DELUDE" | "CHAOS" => Effect::Drops,
+        "ACCEPT" => Effect::Accepts,
+        "DNAT" | "REDIRECT" | "NETMAP" | "TPROXY" | "SNAT" | "MASQUERADE" => Effect::Translates,
+        "NOTRACK" => Effect::Untracks,
+        "CT" if rule.ends_with("--notrack") => Effect::Untracks,
+        "CT" if crate::text::value(rule, "--zone").is_some_and(|zone| zone != "0") => Effect::Zones,
+        _ => return None,
+    })
+}
+
+impl Others {
+    /// Calls `meet` with each rule of a built-in chain, and of those that it leads to, that does something to the packets.
+    /// Ends where all of them have been dropped or accepted; returns whether the end of the chain was reached.
+    pub fn walk<'a>(&'a self, table: &str, chain: &'a str, packet: &Packet<'_>, meet: &mut dyn FnMut(Met<'a>)) -> bool {
+        let mut walk = Walk { others: self, table, packet, at: 0, visited: 0, accepted: Vec::new(), meet };
+        walk.chain(chain, 0, Only::ALL, false) == Way::On
+    }
+}
+
+/// Where packets are after a rule or a chain.
+#[derive(PartialEq)]
+enum Way {
+    /// At the next rule, at least some.
+    On,
+    /// All at the end of the chain.
+    Returned,
+    /// None is left.
+    Ended,
+}
+
+struct Walk<'a, 'b> {
+    others: &'a Others,
+    table: &'b str,
+    packet: &'b Packet<'b>,
+    at: usize,
+    visited: usize,
+    /// All packets that pass these interfaces have been accepted.
+    accepted: Vec<String>,
+    meet: &'b mut dyn FnMut(Met<'a>),
+}
+
+impl<'a> Walk<'a, '_> {
+    fn chain(&mut self, name: &'a str, depth: usize, outer: Only, named: bool) -> Way {
+        let Some(chain) = self.others.chain(self.packet.family, self.table, name) else { return Way::On };
+        let by_hand = BY_HAND.contains(&name);
+        // Some clients have left this chain: what drops the rest is an allow-list.
+        let mut spared = false;
+        for (number, rule) in chain.rules.iter().enumerate() {
+            if depth == 0 {
+                self.at = number;
+            }
+            self.visited += 1;
+            if self.visited > MOST {
+                return Way::Ended;
+            }
+            let Some(mut own) = reach(rule, self.packet) else { continue };
+            let passes = interfaces(rule);
+            if passes.iter().any(|interface| self.accepted.contains(interface)) {
+                continue;
+            }
+            own.clients |= spared;
+            own.by_hand |= by_hand;
+            match self.rule(name, rule, depth, own.and(outer), named) {
+                Way::On => {}
+                Way::Ended if own.interfaces && !own.clients && !own.servers && outer.is_all() && passes.len() == 1 => {
+                    self.accepted.extend(passes);
+                }
+                Way::Returned if own.clients && depth > 0 => spared = true,
+                // Only what all packets do ends the way of all.
+                _ if !own.is_all() => {}
+                Way::Returned => return Way::On,
+                Way::Ended => return Way::Ended,
+            }
+        }
+        Way::On
+    }
+
+    fn rule(&mut self, chain: &'a str, rule: &'a str, depth: usize, only: Only, named: bool) -> Way {
+        let Some((target, goes)) = target(rule) else { return Way::On };
+        let names_ports = named || names_ports(rule);
+        if let Some(effect) = effect(target, rule) {
+            let at = self.at;
+            (self.meet)(Met { at, chain, rule, effect, only, names_ports });
+            return match effect {
+                Effect::Untracks | Effect::Zones => Way::On,
+                _ => Way::Ended,
+            };
+        }
+        match target {
+            "RETURN" => Way::Returned,
+            _ if depth < DEEPEST => match self.chain(target, depth + 1, only, names_ports) {
+                Way::On if goes => Way::Returned,
+                way => way,
+            },
+            _ => Way::On,
+        }
+    }
+}

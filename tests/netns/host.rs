@@ -258,7 +258,7 @@ on_both!(status_tells_its_three_states, |lab| {
     let (code, out, _) = lab.paraglider("status");
     assert!(code == 1 && out.starts_with("drifted") && out.contains("10.2.0.13:80"), "{out}");
     lab.balance(&[1, 2, 3]);
-    sh("iptables -D FORWARD -p tcp -j PARAGLIDER-FWD");
+    sh("iptables -D FORWARD -m conntrack --ctstate DNAT -j PARAGLIDER-FWD");
     assert_eq!(lab.paraglider("status").0, 1);
     lab.ok("start");
     fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();

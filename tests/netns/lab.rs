@@ -416,9 +416,16 @@ pub fn ask_from(from: IpAddr, to: SocketAddr) -> std::io::Result<(String, IpAddr
 
 /// Connects from an address and port of this host's.
 pub fn connect_from(from: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
+    connect_within(PATIENCE, from, to)
+}
+
+/// The same, with another limit.
+pub fn connect_within(patience: Duration, from: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
     use nix::sys::socket::{bind, connect, socket, AddressFamily, SockFlag, SockType, SockaddrStorage};
     let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::empty(), None)?;
+    // connect(2) keeps to it, too (socket(7)).
+    TcpStream::set_write_timeout(&TcpStream::from(socket.try_clone()?), Some(patience))?;
     bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(from))?;
     connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(to))?;
     Ok(TcpStream::from(socket))

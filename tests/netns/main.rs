@@ -24,11 +24,15 @@ mod failure;
 mod guard;
 mod health;
 mod host;
+mod icmp;
+mod others;
 mod process;
 mod resume;
 mod schedule;
 mod sequence;
+mod served;
 mod state;
+mod upgrade;
 mod watch;
 
 use std::io::Write;

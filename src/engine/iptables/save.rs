@@ -183,6 +183,8 @@ pub struct Words<'a>(pub &'a str);
 impl<'a> Iterator for Words<'a> {
     type Item = &'a str;
 
+    // It has many callers, and inlined it is large.
+    #[inline(never)]
     fn next(&mut self) -> Option<&'a str> {
         self.0 = self.0.trim_start_matches(' ');
         let string = if self.0.starts_with('"') { quoted(self.0) } else { None };

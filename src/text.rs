@@ -15,6 +15,17 @@ pub(crate) fn has(text: &str, c: char) -> bool {
     text.chars().any(|other| other == c)
 }
 
+/// The byte index of the first `what` in `text`. (`str::find` brings 4 KiB into the binary, and is faster.)
+pub(crate) fn find(text: &str, what: &str) -> Option<usize> {
+    (0..text.len()).find(|at| text.get(*at..).is_some_and(|rest| rest.starts_with(what)))
+}
+
+/// What stands before and behind the first `what` in `text`.
+pub(crate) fn split<'a>(text: &'a str, what: &str) -> Option<(&'a str, &'a str)> {
+    let at = find(text, what)?;
+    Some((text.get(..at)?, text.get(at + what.len()..)?))
+}
+
 /// A number of at most `most`, in decimal digits and nothing else.
 pub fn number(text: &str, most: u64) -> Option<u64> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
@@ -41,6 +52,15 @@ pub struct Escaped<'a>(pub &'a str);
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         escape(f, self.0, usize::MAX)
+    }
+}
+
+/// The same, cut after so many characters.
+pub struct Cut<'a>(pub &'a str, pub usize);
+
+impl fmt::Display for Cut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        escape(f, self.0, self.1)
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use super::address::{endpoint, explain, Whose};
+use super::words;
 use crate::error::{refuse, Error};
 use crate::net::{Endpoint, Family};
 use crate::schedule::{self, BUCKETS, MOST_SLOTS};
@@ -12,6 +14,9 @@ use crate::text::{one_of, Shown};
 
 /// The message about a config without any frontend.
 const NO_FRONTEND: &str = "there is no frontend; begin with `frontend:` or `frontends:`";
+
+/// Takes a single value of the config.
+pub(super) type Take = fn(&mut Draft, &str) -> Result<(), Error>;
 
 /// What has been read so far. It contains no contradiction; something may be missing.
 #[derive(Default)]
@@ -24,6 +29,12 @@ pub(super) struct Draft {
     backend: Share,
     /// The `health:` that is being read.
     pub checks: Checks,
+    /// How many single values have been read.
+    values: usize,
+    /// The number of a value, and the error about it that only the end of its mapping revealed.
+    pub late: Option<(usize, Error)>,
+    /// The same while the config is read once more, up to that value: the error then has the value's place.
+    pub known: Option<(usize, Error)>,
 }
 
 /// The values of a frontend.
@@ -36,6 +47,8 @@ pub(super) struct Frontend {
     /// What `health:` says, once it is complete.
     pub health: Option<Box<Health>>,
     backends: Vec<Backend>,
+    /// The number of the value that makes the first backup; 0 if there is none.
+    backup_at: usize,
     /// The backends' addresses, sorted: a duplicate among a thousand is found by binary search.
     addresses: Vec<Endpoint>,
 }
@@ -47,8 +60,10 @@ pub(super) struct Checks {
     pub health: Health,
     /// `timeout:` in milliseconds.
     pub timeout: Option<u64>,
-    /// A key that was given and that only checks by http have.
-    pub needs_http: Option<&'static str>,
+    /// The number of the value that `timeout:` has.
+    pub timeout_at: usize,
+    /// A key that was given and that only checks by http have, and the number of its value.
+    pub needs_http: Option<(&'static str, usize)>,
 }
 
 /// The values of a backend; its address joins the frontend at once.
@@ -60,6 +75,26 @@ struct Share {
 }
 
 impl Draft {
+    /// Takes the next single value.
+    pub fn take_next(&mut self, take: Take, text: &str) -> Result<(), Error> {
+        self.values += 1;
+        match self.known.take_if(|(at, _)| *at == self.values) {
+            Some((_, error)) => Err(error),
+            None => take(self, text),
+        }
+    }
+
+    /// The number of the value that is being taken.
+    pub fn value(&self) -> usize {
+        self.values
+    }
+
+    /// An error about a value that was taken before.
+    pub fn too_late(&mut self, at: usize, error: Error) -> Result<(), Error> {
+        self.late = Some((at, error.again()));
+        Err(error)
+    }
+
     /// `name:` of a frontend.
     pub fn name(&mut self, text: &str) -> Result<(), Error> {
         let name = Name::parse(text)?;
@@ -77,7 +112,7 @@ impl Draft {
 
     /// `bind:` of a frontend.
     pub fn bind(&mut self, text: &str) -> Result<(), Error> {
-        let bind = Endpoint::parse(text)?;
+        let bind = endpoint(text, Whose::Bind)?;
         if let Some(other) = self.services.iter().find(|service| service.bind == bind) {
             return refuse!("`{bind}` is the bind of another frontend (`{}`)", other.name);
         }
@@ -96,7 +131,13 @@ impl Draft {
 
     /// `privateip:` of a frontend.
     pub fn source(&mut self, text: &str) -> Result<(), Error> {
-        let source = Source::parse(text)?;
+        let source = match Source::parse(text) {
+            Ok(source) => source,
+            Err(error) => {
+                explain(text, Whose::Source)?;
+                return Err(error);
+            }
+        };
         if let (Some(family), Some(bind)) = (source.family(), self.frontend.bind) {
             if family != bind.family() {
                 return refuse!("`{}` is {family}, but bind `{bind}` is {}", Shown(text), bind.family());
@@ -108,6 +149,9 @@ impl Draft {
 
     /// `schedule:` of a frontend.
     pub fn schedule(&mut self, text: &str) -> Result<(), Error> {
+        if let Some(what) = words::about(&words::SCHEDULES, text) {
+            return refuse!("unknown schedule `{}`; {what}", Shown(text));
+        }
         self.frontend.schedule = Schedule::parse(text)?;
         Ok(())
     }
@@ -120,7 +164,7 @@ impl Draft {
 
     /// `address:` of a backend.
     pub fn address(&mut self, text: &str) -> Result<(), Error> {
-        let address = Endpoint::parse(text)?;
+        let address = endpoint(text, Whose::Backend)?;
         let Frontend { bind, backends, addresses, .. } = &mut self.frontend;
         if *bind == Some(address) {
             return refuse!("`{address}` is also the bind of this frontend; connections would run in circles");
@@ -151,6 +195,9 @@ impl Draft {
     /// `backup:` of a backend.
     pub fn backup(&mut self, text: &str) -> Result<(), Error> {
         self.backend.backup = one_of("unknown value", &["false", "true"], text)? == 1;
+        if self.backend.backup && self.frontend.backup_at == 0 {
+            self.frontend.backup_at = self.values;
+        }
         Ok(())
     }
 
@@ -174,7 +221,8 @@ impl Draft {
 
     /// The end of a frontend: nothing may be missing, and what was left out gets its default.
     pub fn end_of_frontend(&mut self) -> Result<(), Error> {
-        let Frontend { name, bind, source, schedule, health, backends, .. } = std::mem::take(&mut self.frontend);
+        let Frontend { name, bind, source, schedule, health, backends, backup_at, .. } =
+            std::mem::take(&mut self.frontend);
         let Some(bind) = bind else {
             return refuse!("`bind` is missing: the address:port that clients connect to");
         };
@@ -185,7 +233,10 @@ impl Draft {
         self.unique(&name)?;
         fits(schedule, &backends)?;
         if let Some(Backend { address, .. }) = backends.iter().find(|backend| backend.backup && health.is_none()) {
-            return refuse!("`{address}` is a backup, but without `health:` nothing detects that the others are down");
+            let why = format_args!(
+                "`{address}` is a backup, but without `health:` in this frontend nothing detects that the others are down"
+            );
+            return self.too_late(backup_at, Error::usage(why));
         }
         let source = source.unwrap_or(Source::Masquerade);
         let mut service = Service { name, bind, source, backends, schedule, health };

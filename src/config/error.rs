@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::text::has;
+use crate::text::find;
 
 /// A mistake in the config, and its place.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,19 +33,24 @@ pub fn own<E: serde::de::Error>(what: impl fmt::Display) -> E {
 /// How the YAML library begins the message about a value of another kind.
 const INVALID: &str = "invalid type: ";
 
-/// The byte index of the first `what` in `text`. (`str::find` brings 4 KiB into the binary, and is faster.)
-fn find(text: &str, what: &str) -> Option<usize> {
-    (0..text.len()).find(|at| text.get(*at..).is_some_and(|rest| rest.starts_with(what)))
+/// Who found a mistake.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Finder {
+    /// Our own functions: the text is YAML up to here, and the place is that of the value, the key or the mapping.
+    Ours,
+    /// The YAML library: the place is where it gave up, at the mistake or behind it.
+    Library,
 }
 
 impl Mistake {
     /// An error of the YAML library about `text`, in our words.
-    pub(super) fn of(text: &str, error: &serde_yaml::Error) -> Mistake {
+    pub(super) fn of(text: &str, error: &serde_yaml::Error) -> (Mistake, Finder) {
         let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
         let mut what = error.to_string();
         if let Some(at) = find(&what, &format!(" at line {line} column {column}")) {
             what.truncate(at);
         }
+        let mut finder = Finder::Ours;
         // The library may put the path of the value in front ("frontend.bind: "); line and column are more exact.
         if let Some((_, own)) = what.split_once(OWN) {
             what = own.to_owned();
@@ -59,18 +64,29 @@ impl Mistake {
                 }
             }
             what = ["found ", known.0, known.1].concat();
+        } else {
+            finder = Finder::Library;
         }
         let source = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
         if what.starts_with("deserializing from YAML containing more than one document") {
+            finder = Finder::Ours;
             what =
                 "the config has more than one document (`---`); list all frontends in one, under `frontends:`".into();
         } else if source.starts_with([' ', '\t']) && source.trim_start_matches(' ').starts_with('\t') {
+            finder = Finder::Ours;
             what = "a tab indents this line; YAML allows only spaces".into();
         } else if (what.starts_with("found a list") || what.starts_with("did not find"))
-            && source.split_once('[').is_some_and(|(_, after)| has(after.split(']').next().unwrap_or(""), ':'))
+            && source.split_once('[').is_some_and(|(_, after)| begins_with_ipv6(after))
         {
+            finder = Finder::Ours;
             what.push_str("; an IPv6 address in brackets needs quotes, as in \"[2001:db8::1]:80\"");
         }
-        Mistake { line, column, what }
+        (Mistake { line, column, what }, finder)
     }
+}
+
+/// Whether the first thing in brackets is an IPv6 address, not an IPv4 address with its port.
+fn begins_with_ipv6(text: &str) -> bool {
+    let first = text.split([']', ',']).next().unwrap_or(text);
+    first.bytes().filter(|b| *b == b':').count() > 1
 }

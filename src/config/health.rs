@@ -1,10 +1,17 @@
 //! The keys of `health:`, each with the function that takes its value.
 
+use std::fmt;
+use std::net::Ipv6Addr;
+
+use super::address;
+use super::character::Stray;
 use super::draft::{Checks, Draft};
+use super::expect::{is_meant_as_status, statuses};
 use super::node::{Key, Node};
+use super::words;
 use crate::error::{refuse, Error};
 use crate::net::port_number;
-use crate::text::{number, one_of, Shown};
+use crate::text::{number, one_of, split, Shown};
 
 /// Shortest and longest interval, in milliseconds.
 const INTERVALS: (u64, u64) = (100, 3_600_000);
@@ -18,7 +25,7 @@ const CHECKS: &str = "a number of checks in 1-255";
 
 /// `health:` of a frontend.
 pub(super) const HEALTH: Node = Node::mapping(
-    "a mapping such as `{type: tcp, interval: 2s}`",
+    "a mapping such as `{type: http, path: /health}`, or `{}` for TCP checks",
     &[
         Key("type", Node::text("`tcp` or `http`", kind)),
         Key("interval", Node::text(TIME, interval)),
@@ -26,25 +33,36 @@ pub(super) const HEALTH: Node = Node::mapping(
         Key("fall", Node::text(CHECKS, fall)),
         Key("rise", Node::text(CHECKS, rise)),
         Key("path", Node::text("a path such as /health", path)),
-        Key("expect", Node::text("a status, a range of them such as 200-399, or a text of the body", expect)),
+        Key("host", Node::text("a name such as www.example.com", host)),
+        Key("expect", Node::text("one status, one range of them such as 200-399, or a text of the body", expect)),
         Key("port", Node::text("a port", port)),
         Key("on_all_down", Node::text("`keep` or `reject`", on_all_down)),
     ],
     end,
-);
+)
+.at("under `health:`", &words::HEALTH_KEYS);
 
 fn kind(draft: &mut Draft, text: &str) -> Result<(), Error> {
+    if let Some(what) = words::about(&words::CHECKS, text) {
+        return refuse!("unknown value `{}`; {what}", Shown(text));
+    }
     draft.checks.health.http = second_of(["tcp", "http"], text)?;
     Ok(())
 }
 
 fn interval(draft: &mut Draft, text: &str) -> Result<(), Error> {
-    draft.checks.health.interval = milliseconds(text)?;
+    let interval = milliseconds(text)?;
+    let (least, most) = INTERVALS;
+    if interval < least || interval > most {
+        return refuse!("an interval of {} is not in 100ms-3600s", Shown(text));
+    }
+    draft.checks.health.interval = interval;
     Ok(())
 }
 
 fn timeout(draft: &mut Draft, text: &str) -> Result<(), Error> {
     draft.checks.timeout = Some(milliseconds(text)?);
+    draft.checks.timeout_at = draft.value();
     Ok(())
 }
 
@@ -59,6 +77,13 @@ fn rise(draft: &mut Draft, text: &str) -> Result<(), Error> {
 }
 
 fn path(draft: &mut Draft, text: &str) -> Result<(), Error> {
+    if let Some((scheme, _)) = split(text, "://") {
+        return refuse!(
+            "`{}`: leave `{}://` out; write the path alone, and the name into `host:`",
+            Shown(text),
+            Shown(scheme)
+        );
+    }
     if !text.starts_with('/') || text.len() > LONGEST || !text.bytes().all(|b| b.is_ascii_graphic()) {
         return refuse!(
             "`{}` is not a path: a slash, then at most {} characters without blanks",
@@ -67,31 +92,67 @@ fn path(draft: &mut Draft, text: &str) -> Result<(), Error> {
         );
     }
     draft.checks.health.path = text.to_owned();
-    draft.checks.needs_http = Some("path");
-    Ok(())
+    needs_http(draft, "path")
+}
+
+/// What an http check sends as `Host:`.
+fn host(draft: &mut Draft, text: &str) -> Result<(), Error> {
+    let shown = Shown(text);
+    if let Some((scheme, rest)) = split(text, "://") {
+        let name = rest.split('/').next().unwrap_or(rest);
+        return refuse!("`{shown}`: leave `{}://` out; write {}", Shown(scheme), Shown(name));
+    }
+    // An IPv6 address in brackets, or labels; then perhaps a port.
+    let name = match text.rsplit_once(':') {
+        Some((name, port)) if port_number(port).is_ok() => name,
+        _ => text,
+    };
+    let label =
+        |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let v6 =
+        name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).is_some_and(|v6| v6.parse::<Ipv6Addr>().is_ok());
+    if !v6 && !name.split('.').all(label) || text.len() > LONGEST {
+        let more = if text.is_ascii() { "" } else { "; write a name of other letters in its xn-- form" };
+        return refuse!("`{shown}` is not a host name, as in www.example.com or www.example.com:8080{more}");
+    }
+    draft.checks.health.host = text.to_owned();
+    needs_http(draft, "host")
 }
 
 /// A status, a range of them, or a text.
 fn expect(draft: &mut Draft, text: &str) -> Result<(), Error> {
-    let Checks { health, needs_http, .. } = &mut draft.checks;
-    *needs_http = Some("expect");
+    let health = &mut draft.checks.health;
     if text.is_empty() || text.len() > LONGEST {
         return refuse!("the expected text must have 1 to {LONGEST} bytes");
-    }
-    if !text.bytes().all(|b| b.is_ascii_digit() || b == b'-') {
-        health.text = text.to_owned();
-        return Ok(());
     }
     let (low, high) = text.split_once('-').unwrap_or((text, text));
     match (number(low, 599), number(high, 599)) {
         (Some(low), Some(high)) if low >= 100 && low <= high => health.statuses = (low, high),
-        _ => return refuse!("`{}` is not a status in 100-599, nor a range of them such as 200-399", Shown(text)),
+        _ if is_meant_as_status(text) || Stray::spoils(text) => {
+            let shown = Shown(text);
+            return match statuses(text) {
+                Some((low, high)) if low == high => {
+                    refuse!("`{shown}` is not a status or one range of them; write {low}")
+                }
+                Some((low, high)) => refuse!("`{shown}` is not a status or one range of them; write {low}-{high}"),
+                None => refuse!(
+                    "`{shown}` is not a status in 100-599, nor a range of them such as 200-399, and cannot be a text of the body"
+                ),
+            };
+        }
+        _ => text.clone_into(&mut health.text),
     }
+    needs_http(draft, "expect")
+}
+
+/// Such a key is of no use to a check by TCP.
+fn needs_http(draft: &mut Draft, key: &'static str) -> Result<(), Error> {
+    draft.checks.needs_http = Some((key, draft.value()));
     Ok(())
 }
 
 fn port(draft: &mut Draft, text: &str) -> Result<(), Error> {
-    draft.checks.health.port = Some(port_number(text)?);
+    draft.checks.health.port = Some(address::port(text)?);
     Ok(())
 }
 
@@ -102,22 +163,35 @@ fn on_all_down(draft: &mut Draft, text: &str) -> Result<(), Error> {
 
 /// The end of `health:`: what the values say together.
 fn end(draft: &mut Draft) -> Result<(), Error> {
-    let Checks { mut health, timeout, needs_http } = std::mem::take(&mut draft.checks);
-    let (least, most) = INTERVALS;
-    if health.interval < least || health.interval > most {
-        return refuse!("an interval of {} ms is not in 100ms-3600s", health.interval);
+    let Checks { mut health, timeout, timeout_at, needs_http } = std::mem::take(&mut draft.checks);
+    let interval = health.interval;
+    health.timeout = timeout.unwrap_or(health.timeout.min(interval / 2));
+    let (shown, most) = (Time(health.timeout), Time(interval));
+    if health.timeout > interval {
+        let why = format_args!("a timeout of {shown} is longer than the interval of {most}");
+        return draft.too_late(timeout_at, Error::usage(why));
     }
-    // Longer, and there would be no time for the next check before the backend has to be out.
-    let half = health.interval / 2;
-    health.timeout = timeout.unwrap_or(health.timeout.min(half));
-    if health.timeout == 0 || health.timeout > half {
-        return refuse!("a timeout of {} ms is not in 1-{half} ms, half of the interval", health.timeout);
+    if health.timeout == 0 {
+        let why = format_args!("a timeout of {shown} is not in 1ms-{most}, the interval");
+        return draft.too_late(timeout_at, Error::usage(why));
     }
-    if let Some(key) = needs_http.filter(|_| !health.http) {
-        return refuse!("`{key}` needs `type: http`");
+    if let Some((key, at)) = needs_http.filter(|_| !health.http) {
+        return draft.too_late(at, Error::usage(format_args!("`{key}` needs `type: http`")));
     }
     draft.frontend.health = Some(Box::new(health));
     Ok(())
+}
+
+/// A time as the config has it.
+struct Time(u64);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ms if ms > 0 && ms % 1000 == 0 => write!(f, "{}s", ms / 1000),
+            ms => write!(f, "{ms}ms"),
+        }
+    }
 }
 
 fn second_of(words: [&str; 2], text: &str) -> Result<bool, Error> {
@@ -144,7 +218,36 @@ fn checks(text: &str) -> Result<u64, Error> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::draft::Take;
     use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_nothing_that_breaks_the_request() {
+        let host = |text: &str| host(&mut Draft::default(), text).map_err(|error| error.to_string());
+        for text in
+            ["example.com", "www.example.com:8080", "a", "192.0.2.1", "[fd00::1]:80", "[fd00::1]", "x_y-z.local"]
+        {
+            assert_eq!(host(text), Ok(()));
+        }
+        for (text, why) in [
+            ("http://example.com/x", "leave `http://` out; write example.com"),
+            ("example.com/x", "is not a host name"),
+            ("a b", "is not a host name"),
+            ("", "is not a host name"),
+            ("example..com", "is not a host name"),
+            ("a\r\nX: y", "`a\\r\\nX: y`"),
+            ("*.example.com", "is not a host name"),
+            ("fd00::1", "is not a host name"),
+            ("[fd00::x]:80", "is not a host name"),
+            ("example.com:http", "is not a host name"),
+            ("example.com:0", "is not a host name"),
+            ("b\u{fc}ro.example", "xn--"),
+            (&"a".repeat(257), "is not a host name"),
+        ] {
+            let said = host(text).unwrap_err();
+            assert!(said.contains(why), "{text}: {said}");
+        }
+    }
 
     #[test]
     fn values_are_judged() {
@@ -156,10 +259,11 @@ mod tests {
         assert_eq!(taken(timeout, "2s").unwrap().timeout, Some(2000));
         assert_eq!(taken(expect, "200").unwrap().health.statuses, (200, 200));
         assert_eq!(taken(expect, "ready, 200-399").unwrap().health.text, "ready, 200-399");
-        assert_eq!(taken(expect, "ready").unwrap().needs_http, Some("expect"));
+        assert_eq!(taken(expect, "ready").unwrap().needs_http, Some(("expect", 0)));
         assert!(taken(on_all_down, "reject").unwrap().health.reject);
-        let cases: [(super::super::node::Take, &str, &str); 14] = [
-            (kind, "https", "did you mean `http`?"),
+        let cases: [(Take, &str, &str); 15] = [
+            (kind, "htps", "did you mean `http`?"),
+            (kind, "https", "checks speak no TLS"),
             (interval, "2", "500ms or 2s"),
             (interval, "2m", "500ms or 2s"),
             (interval, "-2s", "500ms or 2s"),
@@ -169,7 +273,7 @@ mod tests {
             (path, "health", "slash"),
             (path, "/a b", "blanks"),
             (expect, "99", "100-599"),
-            (expect, "400-200", "100-599"),
+            (expect, "400-200", "write 200-400"),
             (expect, "", "1 to 256"),
             (port, "0", "1-65535"),
             (on_all_down, "drop", "allowed: keep, reject"),

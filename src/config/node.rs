@@ -7,13 +7,13 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, Expected, MapAccess, SeqAccess, Unexpected, Visitor};
 
-use super::draft::Draft;
+use super::character::Stray;
+use super::draft::{Draft, Take};
 use super::error::own;
+use super::words::{about_key, plain, Stranger};
 use crate::error::{refuse, Error};
-use crate::text::{one_of, Shown};
-
-/// Takes a value of the config.
-pub(super) type Take = fn(&mut Draft, &str) -> Result<(), Error>;
+use crate::net::{unicast, Endpoint};
+use crate::text::{has, number, one_of, Shown};
 
 /// Judges a list or a mapping of which all has been read.
 pub(super) type End = fn(&mut Draft) -> Result<(), Error>;
@@ -28,6 +28,10 @@ pub(super) struct Node {
     element: Option<&'static Node>,
     /// The keys of a mapping, if a mapping is allowed.
     keys: &'static [Key],
+    /// Where these keys belong, in messages.
+    place: &'static str,
+    /// Keys that do not exist here, but are tried.
+    strangers: &'static [Stranger],
     /// The message about a second key, if only one is allowed.
     only_one: Option<&'static str>,
     /// For a list or a mapping.
@@ -40,17 +44,26 @@ pub(super) struct Key(pub &'static str, pub Node);
 impl Node {
     /// A single value.
     pub const fn text(expected: &'static str, take: Take) -> Self {
-        Node { expected, take: Some(take), element: None, keys: &[], only_one: None, end: |_| Ok(()) }
+        Node { take: Some(take), ..Node::nothing(expected, |_| Ok(())) }
     }
 
     /// A list of nodes of one kind.
     pub const fn list(expected: &'static str, element: &'static Node, end: End) -> Self {
-        Node { expected, take: None, element: Some(element), keys: &[], only_one: None, end }
+        Node { element: Some(element), ..Node::nothing(expected, end) }
     }
 
     /// A mapping.
     pub const fn mapping(expected: &'static str, keys: &'static [Key], end: End) -> Self {
-        Node { expected, take: None, element: None, keys, only_one: None, end }
+        Node { keys, ..Node::nothing(expected, end) }
+    }
+
+    const fn nothing(expected: &'static str, end: End) -> Self {
+        Node { expected, take: None, element: None, keys: &[], place: "", strangers: &[], only_one: None, end }
+    }
+
+    /// The same, with the place of its keys, and what is said about keys that it does not have.
+    pub const fn at(self, place: &'static str, strangers: &'static [Stranger]) -> Self {
+        Node { place, strangers, ..self }
     }
 
     /// The same, or a single value.
@@ -65,19 +78,32 @@ impl Node {
 
     /// Reads such a node.
     pub fn read<'de, D: Deserializer<'de>>(&'static self, draft: &mut Draft, from: D) -> Result<(), D::Error> {
-        Reader::Node(self, draft).deserialize(from)
+        Reader::Node(self, draft, self).deserialize(from)
+    }
+
+    /// Where this key belongs, here or below.
+    pub fn place_of(&self, key: &str) -> Option<&'static str> {
+        for Key(name, value) in self.keys {
+            let found = if *name == key { Some(self.place) } else { value.place_of(key) };
+            if found.is_some() {
+                return found;
+            }
+        }
+        self.element.and_then(|element| element.place_of(key))
     }
 }
 
-/// Reads a node, or a key of a mapping.
+/// Reads a node, or a key of a mapping. The last node is that of the whole file.
 enum Reader<'a> {
-    Node(&'static Node, &'a mut Draft),
+    Node(&'static Node, &'a mut Draft, &'static Node),
     Key(&'a mut Keys),
 }
 
 /// The keys of a mapping that is being read.
 struct Keys {
     node: &'static Node,
+    /// That of the whole file.
+    root: &'static Node,
     /// A bit for each key that was there, by its index.
     seen: u32,
     /// The last key that was read.
@@ -87,16 +113,58 @@ struct Keys {
 impl Keys {
     fn take(&mut self, text: &str) -> Result<(), Error> {
         let names: Vec<&str> = self.node.keys.iter().map(|Key(name, _)| *name).collect();
+        if !names.contains(&text) {
+            self.explain(text)?;
+        }
         let at = one_of("unknown key", &names, text)?;
         let bit = 1 << at;
         if self.seen & bit != 0 {
-            return refuse!("`{text}` is there twice");
+            return match self.node.only_one {
+                Some(_) => refuse!("`{text}` is there twice; list all frontends under one `frontends:`"),
+                None => refuse!("`{text}` is there twice"),
+            };
         }
         if let Some(why) = self.node.only_one.filter(|_| self.seen != 0) {
             return refuse!("{why}");
         }
         self.seen |= bit;
         self.found = self.node.keys.get(at);
+        Ok(())
+    }
+
+    /// Refuses what is no key here, if it is a key elsewhere, in another program, or something else that people write.
+    fn explain(&self, text: &str) -> Result<(), Error> {
+        let shown = Shown(text);
+        if let Some(what) = about_key(self.node.strangers, text) {
+            return refuse!("unknown key `{shown}`; {what}");
+        }
+        if let Some(place) = self.root.place_of(text) {
+            return refuse!("`{shown}` belongs {place}");
+        }
+        if let Some((key, _)) = text.split_once([':', '=', ' ']) {
+            if self.root.place_of(key).is_some() {
+                return match has(text, ':') {
+                    true => refuse!("`{shown}`: a blank is missing after `{key}:`"),
+                    false => refuse!("`{shown}`: write `{key}:` and a blank"),
+                };
+            }
+        }
+        if number(text, u64::MAX).is_some() {
+            return refuse!("`{shown}` is no key; in braces, a comma ends the value before it");
+        }
+        if Endpoint::parse(text).is_ok() {
+            return refuse!("`{shown}` stands in the place of a key; write {{address: \"{shown}\", weight: 3}}");
+        }
+        if unicast(text).is_ok() {
+            return refuse!("`{shown}` is followed by a colon and a blank; write address:port without a blank");
+        }
+        // The same word in other letters, or joined otherwise.
+        let word = plain(text);
+        for Key(name, _) in self.node.keys {
+            if !word.is_empty() && plain(name) == word {
+                return refuse!("unknown key `{shown}`; write `{name}`");
+            }
+        }
         Ok(())
     }
 }
@@ -114,7 +182,7 @@ impl<'de> DeserializeSeed<'de> for Reader<'_> {
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
         // A single value is wanted as it is written: `1.10` is not a number here. Lists and mappings show themselves.
         match self {
-            Reader::Node(Node { element: None, keys: [], .. }, _) | Reader::Key(_) => from.deserialize_str(self),
+            Reader::Node(Node { element: None, keys: [], .. }, ..) | Reader::Key(_) => from.deserialize_str(self),
             Reader::Node(..) => from.deserialize_any(self),
         }
     }
@@ -125,16 +193,21 @@ impl<'de> Visitor<'de> for Reader<'_> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Reader::Node(node, _) => node.expected,
+            Reader::Node(node, ..) => node.expected,
             Reader::Key(_) => "a key",
         })
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
         match self {
-            Reader::Key(keys) => keys.take(text).map_err(own),
-            Reader::Node(Node { take: Some(take), .. }, draft) => take(draft, text).map_err(own),
-            Reader::Node(..) => Err(self.refuse(format_args!("`{}`", Shown(text)))),
+            Reader::Key(keys) => keys.take(text).map_err(|error| blame(text, error)),
+            Reader::Node(Node { take: Some(take), .. }, draft, _) => {
+                draft.take_next(*take, text).map_err(|error| blame(text, error))
+            }
+            Reader::Node(..) => Err(match Stray::find(text) {
+                Some((_, stray)) => own(stray),
+                None => self.refuse(format_args!("`{}`", Shown(text))),
+            }),
         }
     }
 
@@ -160,7 +233,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
 
     fn visit_unit<E: serde::de::Error>(mut self) -> Result<(), E> {
         // An empty list or mapping: what is missing in it says more.
-        if let Reader::Node(node, draft) = &mut self {
+        if let Reader::Node(node, draft, _) = &mut self {
             (node.end)(draft).map_err(own)?;
         }
         Err(E::invalid_type(Unexpected::Unit, &self))
@@ -171,23 +244,38 @@ impl<'de> Visitor<'de> for Reader<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Reader::Node(node @ Node { keys: [_, ..], .. }, draft) = self else {
+        let Reader::Node(node @ Node { keys: [_, ..], .. }, draft, root) = self else {
             return Err(A::Error::invalid_type(Unexpected::Map, &self));
         };
-        let mut keys = Keys { node, seen: 0, found: None };
+        let mut keys = Keys { node, root, seen: 0, found: None };
         while map.next_key_seed(Reader::Key(&mut keys))?.is_some() {
             if let Some(Key(_, value)) = keys.found {
-                map.next_value_seed(Reader::Node(value, draft))?;
+                map.next_value_seed(Reader::Node(value, draft, root))?;
             }
         }
         (node.end)(draft).map_err(own)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let Reader::Node(Node { element: Some(element), end, .. }, draft) = self else {
+        let Reader::Node(Node { element: Some(element), end, .. }, draft, root) = self else {
             return Err(A::Error::invalid_type(Unexpected::Seq, &self));
         };
-        while list.next_element_seed(Reader::Node(element, draft))?.is_some() {}
+        while list.next_element_seed(Reader::Node(element, draft, root))?.is_some() {}
         end(draft).map_err(own)
+    }
+}
+
+/// The error about a text, or about a character in it that looks like another one: then it is that character's fault.
+fn blame<E: serde::de::Error>(text: &str, error: Error) -> E {
+    if let Some((_, stray)) = Stray::find(text) {
+        return own(stray);
+    }
+    match text.chars().find(|c| !c.is_ascii()) {
+        // Perhaps a letter of another alphabet.
+        Some(c) => {
+            let shown = Shown(c.encode_utf8(&mut [0; 4])).to_string();
+            own(format_args!("{error}; its `{shown}` is U+{:04X}", u32::from(c)))
+        }
+        None => own(error),
     }
 }

@@ -27,14 +27,46 @@ pub(super) fn text(bytes: &[u8]) -> Result<&str, Mistake> {
     if let Some((at, c)) = text.char_indices().find(|(_, c)| is_invisible(*c)) {
         return Err(mistake(text.as_bytes(), at, format!("control character `\\u{{{:x}}}`", u32::from(c))));
     }
-    let mut scanner = Scanner { text: text.as_bytes(), at: 0, line: 0, depth: 0, indent: None, key: None };
+    let mut scanner = Scanner::of(text);
     match scanner.refused() {
         Some(what) => {
             let c = char::from(scanner.peek(0));
-            Err(mistake(scanner.text, scanner.at, format!("`{c}` begins a YAML {what}")))
+            // An asterisk that is followed by no name of an anchor is meant for something else.
+            let star = c == '*' && (scanner.blank(1) || matches!(scanner.peek(1), b':' | b'.'));
+            let what = match star {
+                true if scanner.begins_line() && scanner.peek(1) == b' ' => {
+                    "`*` begins no item of a list; write `- `".into()
+                }
+                true => "`*` stands for no address; give one (`ip address` shows those of this host)".into(),
+                false => format!("`{c}` begins a YAML {what}"),
+            };
+            Err(mistake(scanner.text, scanner.at, what))
         }
         None => Ok(text),
     }
+}
+
+/// A scalar that goes on in another line than it begins: byte indexes of a text.
+pub(super) struct Span {
+    /// Where it begins.
+    pub begin: usize,
+    /// Where it goes on in the next line; for one in quotes its end.
+    pub next: usize,
+    /// It stands in quotes.
+    pub quoted: bool,
+}
+
+/// All such scalars of a text. For one in quotes that are not closed, the end is that of the text.
+pub(super) fn spans(text: &str) -> Vec<Span> {
+    let mut scanner = Scanner::of(text);
+    scanner.refused();
+    scanner.spans
+}
+
+/// The line and the column, from 1, of a byte of the text.
+pub(super) fn place(text: &str, at: usize) -> (usize, usize) {
+    let Mistake { line, column, .. } = mistake(text.as_bytes(), at, String::new());
+    (line, column)
 }
 
 /// Control characters; and what ends a line for YAML 1.1 or is skipped by libyaml, but is not seen in an editor.
@@ -65,9 +97,20 @@ struct Scanner<'a> {
     indent: Option<usize>,
     /// The column of the first token of this line that a `:` behind it would make a key.
     key: Option<usize>,
+    /// The scalars of several lines so far.
+    spans: Vec<Span>,
 }
 
 impl Scanner<'_> {
+    fn of(text: &str) -> Scanner<'_> {
+        Scanner { text: text.as_bytes(), at: 0, line: 0, depth: 0, indent: None, key: None, spans: Vec::new() }
+    }
+
+    /// Whether only blanks stand before this byte in its line.
+    fn begins_line(&self) -> bool {
+        self.text.get(self.line..self.at).unwrap_or_default().iter().all(|b| *b == b' ')
+    }
+
     /// The byte `ahead` of the next one; 0 behind the end. (A config contains no NUL.)
     #[inline(never)] // its bounds check is longer than a call
     fn peek(&self, ahead: usize) -> u8 {
@@ -147,21 +190,27 @@ impl Scanner<'_> {
     /// Goes to the quote that ends a quoted scalar; it may span lines. (`''` inside counts as an end and a beginning, which
     /// comes to the same.)
     fn quoted(&mut self, quote: u8) {
+        let (begin, line) = (self.at, self.line);
         self.skip();
         loop {
             match self.peek(0) {
-                0 => return,
+                0 => break,
                 b'\\' if quote == b'"' => self.skip(),
-                c if c == quote => return,
+                c if c == quote => break,
                 _ => {}
             }
             self.skip();
+        }
+        if self.line != line {
+            self.spans.push(Span { begin, next: self.at, quoted: true });
         }
     }
 
     /// Goes behind a scalar without quotes; it may go on in lines that are indented deeper than what it is a part of.
     fn plain(&mut self) {
         let indent = self.indent.map_or(0, |indent| indent + 1);
+        let (begin, line) = (self.at, self.line);
+        let mut known = false;
         while !self.document_ends() && self.peek(0) != b'#' {
             while !self.blank(0) {
                 let c = self.peek(0);
@@ -175,6 +224,10 @@ impl Scanner<'_> {
             }
             if self.peek(0) == 0 || self.depth == 0 && self.column() < indent {
                 return;
+            }
+            if self.line != line && !known && self.depth == 0 && self.peek(0) != b'#' && !self.document_ends() {
+                known = true;
+                self.spans.push(Span { begin, next: self.at, quoted: false });
             }
         }
     }

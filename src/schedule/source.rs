@@ -15,12 +15,12 @@ const BITS: u8 = 8;
 
 /// The owner of each bucket, as an index of `backends`. Each backend owns its share by weight, give or take one bucket.
 ///
-/// Each pair of a bucket and a backend has a score, a hash of the bucket's number and the backend's address. In the order
-/// of scores, the highest first, a backend gets the bucket if the bucket is free and the backend's quota is not used up.
+/// Each pair of a bucket and a backend has a score, a hash of the bucket's number and the backend's [`key`]. In the order of
+/// scores, the highest first, a backend gets the bucket if the bucket is free and the backend's quota is not used up.
 /// So the order of the list does not matter. If a backend goes, its buckets go to others, and a few more change owners to
 /// keep the shares even; if it comes back, all is as before.
 pub fn owners(backends: &[Backend]) -> Vec<usize> {
-    let seeds: Vec<u64> = backends.iter().map(|backend| hash(&backend.address.to_string())).collect();
+    let seeds: Vec<u64> = backends.iter().map(|backend| hash(&key(backend, backends))).collect();
     let mut free = quotas(backends, &seeds);
     let mut pairs: Vec<(u64, u64, usize)> = Vec::with_capacity(backends.len() * BUCKETS);
     for (backend, seed) in seeds.iter().enumerate() {
@@ -45,6 +45,19 @@ pub fn owners(backends: &[Backend]) -> Vec<usize> {
     }
     owners.retain(|owner| *owner != nobody);
     owners
+}
+
+/// What a backend is known by: its host alone, so that a client meets the same host through each frontend that has these
+/// hosts with these weights, whatever the ports. Of several backends on one host, only that of the lowest port is known so.
+/// Those that are down or drained count too, so that no key changes while the config stays.
+fn key(backend: &Backend, backends: &[Backend]) -> String {
+    let address = backend.address;
+    for Backend { address: other, .. } in backends {
+        if other.ip() == address.ip() && other.port() < address.port() {
+            return address.to_string();
+        }
+    }
+    address.ip().to_string()
 }
 
 /// The number of buckets of each backend: its share, rounded down; the rest goes to those that the rounding cost most.
@@ -162,6 +175,56 @@ mod tests {
         assert_eq!(owned(&straight), owned(&turned));
     }
 
+    /// The same backends on other ports.
+    fn on_port(port: u16, backends: &[Backend]) -> Vec<Backend> {
+        let with = |backend: &Backend| Backend { address: backend.address.with_port(Some(port)), ..*backend };
+        backends.iter().map(with).collect()
+    }
+
+    #[test]
+    fn a_client_meets_one_host_on_all_ports() {
+        for weights in [vec![1, 1], vec![1, 1, 1], vec![5, 1, 3], vec![1; 40], vec![3, 0, 7]] {
+            let web = backends(&weights);
+            let mut tls = on_port(443, &web);
+            tls.reverse();
+            let hosts = |backends: &[Backend]| -> Vec<_> { owned(backends).iter().map(|owner| owner.ip()).collect() };
+            assert_eq!(hosts(&web), hosts(&tls), "{weights:?}");
+        }
+    }
+
+    #[test]
+    fn backends_on_one_host_share_its_clients_and_stay_when_others_change() {
+        let plain = backends(&[1, 1, 1]);
+        let (second, third) = (on_port(81, &plain), on_port(82, &plain));
+        let all = [plain.clone(), second.clone(), third.clone()].concat();
+        let before = owned(&all);
+        for backend in &all {
+            let has = before.iter().filter(|owner| **owner == backend.address).count();
+            assert!((28..=29).contains(&has), "{} has {has}", backend.address);
+        }
+        let moved = |rest: &[Backend], gone: Endpoint| {
+            let after = owned(rest);
+            before.iter().zip(&after).filter(|(was, is)| **was != gone && was != is).count()
+        };
+        for at in 0..all.len() {
+            // Down, or drained.
+            let mut rest = all.clone();
+            rest[at].weight = 0;
+            assert!(moved(&rest, all[at].address) <= BUCKETS / 10, "{at} down");
+            // Taken out of the config: but for the lowest port of a host, whose name another backend inherits.
+            if all[at].address.port() != 80 {
+                rest.remove(at);
+                assert!(moved(&rest, all[at].address) <= BUCKETS / 10, "{at} gone");
+            }
+        }
+        // A second backend on a host takes no more than its share from the first.
+        let one: Vec<Backend> = [plain, vec![second[0]]].concat();
+        let rest: Vec<Backend> = one[..3].to_vec();
+        let (before, after) = (owned(&rest), owned(&one));
+        let moved = before.iter().zip(&after).filter(|(was, is)| was != is && **is != second[0].address).count();
+        assert!(moved <= BUCKETS / 10, "{moved}");
+    }
+
     #[test]
     fn a_backend_that_leaves_takes_few_others_along() {
         for n in [2, 3, 4, 5, 8, 16, 32] {
@@ -226,6 +289,6 @@ mod tests {
     fn the_assignment_is_the_same_in_every_version() {
         let owners = owners(&backends(&[1, 1, 1]));
         let text: String = owners.iter().map(ToString::to_string).collect();
-        assert_eq!(format!("{:016x}", hash(&text)), "e9e5413e75ca8641");
+        assert_eq!(format!("{:016x}", hash(&text)), "a3e5cf98d0be66ee");
     }
 }

@@ -7,7 +7,7 @@ pub struct Health {
     pub http: bool,
     /// A backend that stops answering is out after [`fall`](Self::fall) of these; 100 to 3,600,000.
     pub interval: u64,
-    /// A check without an answer after this time has failed; 1 to half of `interval`.
+    /// A check without an answer after this time has failed; 1 to `interval`.
     pub timeout: u64,
     /// This many failed checks in a row take a backend out; 1 to 255.
     pub fall: u64,
@@ -15,6 +15,9 @@ pub struct Health {
     pub rise: u64,
     /// The path of the request: printable ASCII without blanks, at most 256 bytes.
     pub path: String,
+    /// What the request has as its `Host:`, a host name or an address, with or without a port, at most 256 bytes; empty for
+    /// the address that is checked.
+    pub host: String,
     /// The lowest and the highest status that is good.
     pub statuses: (u64, u64),
     /// A text that the body must contain; at most 256 bytes, empty if any body is good.
@@ -34,6 +37,7 @@ impl Default for Health {
             fall: 3,
             rise: 2,
             path: "/".to_owned(),
+            host: String::new(),
             statuses: (200, 399),
             text: String::new(),
             port: None,

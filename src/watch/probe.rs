@@ -13,6 +13,9 @@ use crate::sys::socket;
 /// How much of an answer is read, in bytes.
 const MOST_ANSWER: usize = 16 * 1024;
 
+/// How much of the expected text a message repeats, in characters: with it, it fits into the file of the state.
+const MOST_TEXT: usize = 40;
+
 /// A check that has begun.
 #[derive(Debug)]
 pub struct Probe {
@@ -61,11 +64,7 @@ impl Probe {
     fn step(&mut self, health: &Health, to: Endpoint) -> io::Result<Verdict> {
         if health.http && !self.asked {
             // It fits into the empty send buffer of a new connection.
-            let request = format!(
-                "GET {} HTTP/1.0\r\nHost: {to}\r\nUser-Agent: paraglider\r\nConnection: close\r\n\r\n",
-                health.path
-            );
-            self.socket.write_all(request.as_bytes())?;
+            self.socket.write_all(request(health, to).as_bytes())?;
             self.asked = true;
             return Ok(None);
         }
@@ -103,10 +102,17 @@ fn judge(answer: &[u8], all: bool, health: &Health) -> Verdict {
         return Some(Ok(()));
     }
     if all {
-        bad("the body lacks the text")
+        Some(Err(format!("answered {status}, but the body lacks `{}`", crate::text::Cut(&health.text, MOST_TEXT))))
     } else {
         None
     }
+}
+
+/// What an http check sends.
+fn request(health: &Health, to: Endpoint) -> String {
+    let own = to.to_string();
+    let host = if health.host.is_empty() { &own } else { &health.host };
+    format!("GET {} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: paraglider\r\nConnection: close\r\n\r\n", health.path)
 }
 
 #[cfg(test)]
@@ -121,6 +127,17 @@ mod tests {
     }
 
     #[test]
+    fn a_check_asks_for_the_host_of_the_config_or_for_the_address() {
+        let to = Endpoint::parse("[fd00::2]:8080").unwrap();
+        let mut health = Health { path: "/x".into(), ..Health::default() };
+        let asked = |health: &Health| request(health, to).split("\r\n").take(2).collect::<Vec<_>>().join("|");
+        assert_eq!(asked(&health), "GET /x HTTP/1.0|Host: [fd00::2]:8080");
+        health.host = "www.example.com:81".into();
+        assert_eq!(asked(&health), "GET /x HTTP/1.0|Host: www.example.com:81");
+        assert!(request(&health, to).ends_with("\r\n\r\n"));
+    }
+
+    #[test]
     fn an_answer_is_judged_as_soon_as_it_can_be() {
         let no = |why: &str| Some(Err(why.to_owned()));
         assert_eq!(judged("HTTP/1.1 200 OK\r\n", false, "200-399"), Some(Ok(())));
@@ -130,7 +147,14 @@ mod tests {
         assert_eq!(judged("HTTP/1.0 500 Oh no\r\n", false, "200-399"), no("status 500"));
         assert_eq!(judged("HTTP/1.0 204 No Content\r\n", false, "204"), Some(Ok(())));
         assert_eq!(judged("HTTP/1.1 200 ready\r\n\r\nnot yet", false, "ready"), None);
-        assert_eq!(judged("HTTP/1.1 200 ready\r\n\r\nnot yet", true, "ready"), no("the body lacks the text"));
+        assert_eq!(
+            judged("HTTP/1.1 200 ready\r\n\r\nnot yet", true, "ready"),
+            no("answered 200, but the body lacks `ready`")
+        );
+        assert_eq!(
+            judged("HTTP/1.1 302 Found\r\n\r\n", true, &"long ".repeat(20)),
+            no("answered 302, but the body lacks `long long long long long long long long …`")
+        );
         assert_eq!(judged("HTTP/1.1 200 OK\r\nx: y\r\n\r\nall is ready", false, "ready"), Some(Ok(())));
         assert_eq!(judged("HTTP/1.1 503 OK\r\n\r\nready", true, "ready"), no("status 503"));
         assert_eq!(judged("", true, "200"), no("the answer is no HTTP"));

@@ -12,6 +12,7 @@
 mod corpus;
 mod layers;
 mod words;
+mod written;
 mod yaml;
 
 use std::fs;

@@ -46,7 +46,7 @@ fn frontends() -> Vec<Frontend> {
             vec![
                 (Mood::status("200 OK", "<p>all is well</p>"), None),
                 (in_pieces("HTTP/1.1 200 OK\r\n\r\nso all is well here"), None),
-                (says(&format!("{ok}all is lost")), Some("the body lacks the text")),
+                (says(&format!("{ok}all is lost")), Some("answered 200, but the body lacks `all is well`")),
                 (endless(ok), Some("")),
             ],
         ),
@@ -62,6 +62,46 @@ fn frontends() -> Vec<Frontend> {
         ),
     ]
 }
+
+// Two sites of a web server: without the name there is only a 404, in both families.
+on_both!(sites_are_told_apart_by_the_host_of_the_config, |lab| {
+    const HOST: &str = "www.example.com";
+    let site = || Mood::Virtual(HOST.into(), Box::new(Mood::status("200 OK", "all is well")));
+    let backends = [1, 2].map(|n| Backend::at(n, 80).in_mood(site()));
+    let config = |health: &str| {
+        format!(
+            "frontends:\n- {{bind: '{BIND}', health: {{{QUICK}, type: http{health}}}, backends: ['10.2.0.11:80', '10.2.0.12:80']}}\n\
+             - {{bind: '[fd09::1]:4444', health: {{{QUICK}, type: http{health}}}, backends: ['[fd02::11]:80', '[fd02::12]:80']}}\n"
+        )
+    };
+    let all = [
+        "10.2.0.11:80 of 10.9.0.1",
+        "10.2.0.12:80 of 10.9.0.1",
+        "[fd02::11]:80 of [fd09::1]",
+        "[fd02::12]:80 of [fd09::1]",
+    ];
+    lab.config(&config(""));
+    let since = Instant::now();
+    let watch = Watch::begin(lab);
+    for backend in all {
+        watch.turns(lab, since, &format!("{backend}:4444 is down (status 404)"));
+    }
+    lab.config(&config(&format!(", host: {HOST}, expect: all is well")));
+    watch.signal(nix::sys::signal::Signal::SIGHUP);
+    for backend in all {
+        watch.turns(lab, since, &format!("{backend}:4444 is up"));
+    }
+    assert_eq!(shares(BIND, 10).into_values().collect::<Vec<_>>(), [5, 5]);
+    for backend in &backends {
+        assert!(backend.requests().iter().any(|request| request.contains("Host: 10.2.0.1")));
+        assert!(backend.requests().last().unwrap().contains(&format!("\r\nHost: {HOST}\r\n")));
+    }
+    // The text that is missed is named.
+    backends[0].set(Mood::Virtual(HOST.into(), Box::new(Mood::status("203 So They Say", "all is lost"))));
+    watch.turns(lab, since, &format!("{}:4444 is down (answered 203, but the body lacks `all is well`)", all[0]));
+    let json = lab.ok("status --json");
+    assert!(told(&json, "10.2.0.11:80").contains("answered 203, but the body lacks `all is well`"), "{json}");
+});
 
 on_both!(only_the_right_answer_counts, |lab| {
     for n in 4..=9 {

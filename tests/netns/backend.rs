@@ -24,6 +24,8 @@ pub enum Mood {
     Mute,
     /// Each in turn, one a request.
     Alternates(Vec<Mood>),
+    /// What a virtual host of this name says; all other names get a 404.
+    Virtual(String, Box<Mood>),
 }
 
 impl Mood {
@@ -150,10 +152,14 @@ impl State {
                 while !line.ends_with("\r\n\r\n") && reader.read_line(&mut line)? > 0 {}
                 let number = {
                     let mut requests = self.requests.lock().unwrap();
-                    requests.push(line);
+                    requests.push(line.clone());
                     requests.len()
                 };
-                let mood = self.mood.lock().unwrap().clone();
+                let mood = match self.mood.lock().unwrap().clone() {
+                    Mood::Virtual(host, mood) if line.contains(&format!("\r\nHost: {host}\r\n")) => *mood,
+                    Mood::Virtual(..) => Mood::status("404 Not Found", "no such site"),
+                    mood => mood,
+                };
                 return act(&mood, number, stream);
             }
             let mut stream = stream;
@@ -186,6 +192,8 @@ fn act(mood: &Mood, number: usize, mut stream: &TcpStream) -> Result<()> {
                 return Ok(());
             }
         },
+        // Of a backend alone.
+        Mood::Virtual(_, mood) => act(mood, number, stream),
         Mood::Alternates(moods) => act(&moods[number % moods.len()], number, stream),
     }
 }

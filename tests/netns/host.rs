@@ -248,6 +248,28 @@ on_both!(nothing_runs_after_start, |lab| {
     assert_eq!(running().difference(&before).count(), 1);
 });
 
+// Without `-config` here: /etc has no config, and nothing has drifted because of that.
+on_both!(status_of_rules_from_a_config_elsewhere, |lab| {
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    fs::rename(lab.path("glider.yaml"), lab.path("elsewhere.yaml")).unwrap();
+    let missing = lab.path("glider.yaml").display().to_string();
+    let (code, out, _) = lab.paraglider("status");
+    let said = format!("as the last start wrote them; there is no {missing} to compare with");
+    assert!(code == 0 && out.starts_with("in force") && out.contains(&said) && out.contains("10.2.0.13:80"), "{out}");
+    sh("iptables -t nat -D OUTPUT -p tcp -j PARAGLIDER");
+    let (code, out, _) = lab.paraglider("status --json");
+    assert!(code == 1 && out.contains("drifted") && out.contains("this is the config of the last start"), "{out}");
+    // A config that is there and broken is another matter.
+    lab.config("frontend: 5\n");
+    let (code, out, _) = lab.paraglider("status");
+    assert!(code == 1 && out.contains("the config cannot be compared"), "{out}");
+    fs::remove_file(lab.path("glider.yaml")).unwrap();
+    lab.ok("stop");
+    let (code, out, _) = lab.paraglider("status");
+    assert!(code == 3 && out.starts_with("not in force") && out.contains("cannot read the config"), "{out}");
+});
+
 on_both!(status_tells_its_three_states, |lab| {
     lab.balance(&[1, 2, 3]);
     let (code, out, _) = lab.paraglider("status");

@@ -155,6 +155,37 @@ on_both!(source_keeps_clients_where_they_are, |lab| {
     lab.is_in_force();
 });
 
+// A web server's two ports, or control and data: each client finds what it left there.
+on_both!(source_brings_a_client_to_one_host_on_all_ports, |lab| {
+    for n in 100..164 {
+        sh(&format!(
+            "ip -n client addr add 10.1.0.{n}/32 dev eth0 && ip -n client -6 addr add fd01::{n:x}/128 dev eth0 nodad"
+        ));
+    }
+    for host in ["b1", "b2", "b3"] {
+        serve(host, 80);
+        serve(host, 443);
+    }
+    // The order of the list does not matter.
+    let frontend =
+        |bind: &str, backends: &[&str]| format!("- {{bind: '{bind}', schedule: source, backends: {backends:?}}}\n");
+    lab.config(&format!(
+        "frontends:\n{}{}{}{}",
+        frontend("10.9.0.1:80", &["10.2.0.11:80", "10.2.0.12:80", "10.2.0.13:80"]),
+        frontend("10.9.0.1:443", &["10.2.0.13:443", "10.2.0.12:443", "10.2.0.11:443"]),
+        frontend("[fd09::1]:80", &["[fd02::11]:80", "[fd02::12]:80", "[fd02::13]:80"]),
+        frontend("[fd09::1]:443", &["[fd02::12]:443", "[fd02::11]:443", "[fd02::13]:443"]),
+    ));
+    lab.ok("start");
+    for (network, web, tls) in [("10.1.0.", "10.9.0.1:80", "10.9.0.1:443"), ("fd01::", "[fd09::1]:80", "[fd09::1]:443")]
+    {
+        let hosts = ask_from_many(network, web);
+        assert_eq!(ask_from_many(network, tls), hosts);
+        assert!(["b1", "b2", "b3"].iter().all(|name| hosts.values().any(|host| host == name)), "{hosts:?}");
+    }
+    lab.is_in_force();
+});
+
 // On the old iptables every change of the table by anybody starts the counters anew; on the new one none does.
 on_both!(check_tells_when_another_program_churns_the_table, |lab| {
     serve_three();

@@ -1,5 +1,7 @@
 //! `status`: what is in force, read from the kernel and compared with the config.
 
+use std::path::Path;
+
 mod format;
 mod report;
 
@@ -44,22 +46,41 @@ fn tell(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> {
 
     let nothing = views.iter().all(|view| view.is_empty());
     let unread = views.iter().flat_map(|view| view.unread()).next();
-    let (exit, why) = match serve::load(path) {
+    let (loaded, other) = match serve::load(path) {
+        // Rules of a config elsewhere: `start` keeps a copy of it.
+        Err(error) if !Path::new(path).exists() => (last_start(folder.as_ref().ok()).ok_or(error), true),
+        loaded => (loaded, false),
+    };
+    let (exit, why) = match loaded {
         _ if nothing && unread.is_some() => (Exit::Unknown, unread.map(cannot_read)),
         Err(error) if nothing => (Exit::NotInForce, Some(error.to_string())),
         Err(error) => (Exit::Failed, Some(format!("the config cannot be compared: {error}"))),
         Ok(_) if nothing => (Exit::NotInForce, None),
         Ok((_, mut services)) => {
             checker::recall(&known.believed(&services, &serve::chosen(&views)), &mut services);
+            let shown = Escaped(path);
             match drift(path, &services, &engines, &views) {
+                Some(why) if other => {
+                    (Exit::Failed, Some(format!("{why} (there is no {shown}; this is the config of the last start)")))
+                }
                 Some(why) => (Exit::Failed, Some(why)),
-                None => (Exit::Done, dropped(&services, &views).or_else(|| unchecked(&services, &known))),
+                None => {
+                    let elsewhere = || format!("as the last start wrote them; there is no {shown} to compare with");
+                    let note = if other { Some(elsewhere()) } else { unchecked(&services, &known) };
+                    (Exit::Done, dropped(&services, &views).or(note))
+                }
             }
         }
     };
     let engine = engines.first().map_or("", |engine| engine.name());
     format.write(out, &Report { exit, why: why.as_deref(), engine, frontends: &frontends });
     Ok(exit)
+}
+
+/// What the last `start` put in force.
+fn last_start(folder: Option<&Folder>) -> Option<serve::Config> {
+    let text = folder?.meant().ok()??;
+    serve::judged("the config of the last start", text).ok()
 }
 
 fn cannot_read((family, why): &(Family, Error)) -> String {

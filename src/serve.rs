@@ -67,14 +67,60 @@ pub fn put_in_force(
     // Rules first, forwarding last: a failure of the rules leaves nothing else to undo. (Going back from 1 to 0 would
     // not be going back: the kernel resets other settings of the interfaces at each change.)
     let mut last = || switches.iter_mut().try_for_each(Forwarding::switch_on).and_then(|()| note());
-    if !transaction::put(engines, views, &plan, &mut last)? {
+    let changed = transaction::put(engines, views, &plan, &mut last)?;
+    for switch in &switches {
+        say_what_is_open(views, switch.family());
+    }
+    if !changed {
         return Ok(false);
     }
     for (engine, _) in engines.iter().zip(views).skip(1).filter(|(_, view)| !view.is_empty()) {
         log::info!("removed the rules that were left in {}", engine.name());
     }
+    say_who_is_dropped(views, services);
     say_who_is_left_alone(views, services);
     Ok(true)
+}
+
+/// Says what a host does that has just begun to forward.
+fn say_what_is_open(views: &Views<'_>, family: Family) {
+    if views.iter().all(|view| forwarding::is_open(&view.foreign().forward_policies, family)) {
+        log::warning!("{family}: {}", forwarding::opens(family));
+    }
+}
+
+/// Names the frontends that were balanced and are no longer.
+fn say_who_is_dropped(views: &Views<'_>, services: &[Service]) {
+    let mut said = Vec::new();
+    for (bind, _) in chosen(views) {
+        if services.iter().all(|service| service.bind != bind) && !said.contains(&bind) {
+            log::info!("{bind} is no longer balanced");
+            said.push(bind);
+        }
+    }
+}
+
+/// Says what becomes of connections to backends that are no longer in the config.
+pub fn say_who_stays(views: &Views<'_>, services: &[Service]) {
+    let is_gone = |bind: Endpoint, backend: Endpoint| {
+        let mut of = services.iter().filter(|service| service.bind == bind);
+        of.any(|service| service.backends.iter().all(|known| known.address != backend))
+    };
+    // The kernel's list of connections can be long: it is read only if a backend was dropped.
+    let mut binds = Vec::new();
+    for (bind, backends) in chosen(views) {
+        if backends.iter().any(|backend| is_gone(bind, *backend)) {
+            binds.push(bind);
+        }
+    }
+    let mut alive = conntrack::connections(&binds).unwrap_or_default();
+    alive.retain(|connection| is_gone(connection.bind, connection.backend));
+    if !alive.is_empty() {
+        let connections = log::count(alive.len(), "established connection");
+        log::info!(
+            "{connections} to backends that are no longer in the config live on; `reload --drop-removed` would end them"
+        );
+    }
 }
 
 /// Ends the work of a `stop` that was killed, if one was: if its rules are still in force, the config is meant again. Under

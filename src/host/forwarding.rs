@@ -5,6 +5,9 @@ use std::io::{self, Write};
 
 use crate::error::{plain, Error};
 use crate::host;
+use crate::host::advertised::{self, Keep};
+use crate::host::interface::Sysctl;
+use crate::host::nft;
 use crate::net::Family;
 use crate::sys::file::{open, read};
 use crate::sys::log;
@@ -30,26 +33,71 @@ pub fn forwards(family: Family) -> bool {
     !["", "0"].contains(&read(path(family)).as_str())
 }
 
+/// Whether forwarded packets that no rule is about get through: the policies of iptables' chain are given, of which there is
+/// none, and that means ACCEPT, where it has no rule of anybody; and no table of nftables drops them.
+pub fn is_open(policies: &[(Family, String)], family: Family) -> bool {
+    policies.iter().all(|(of, policy)| *of != family || policy == "ACCEPT") && !nft::closes(family)
+}
+
+/// What a host that forwards does where the policy of FORWARD is ACCEPT, and the rule that closes it.
+pub fn opens(family: Family) -> String {
+    let iptables = if family == Family::V4 { "iptables" } else { "ip6tables" };
+    format!(
+        "this host forwards between all its interfaces whatever no rule drops, not only what is balanced, and goes on after \
+         `stop`; if it is to forward nothing else: {iptables} -P FORWARD DROP, then paraglider start"
+    )
+}
+
 /// A sysctl that is open for writing.
 #[derive(Debug)]
 pub struct Forwarding {
     family: Family,
     switch: File,
+    /// IPv6: interfaces that would lose what they have from router advertisements.
+    keep: Vec<Keep>,
 }
 
 impl Forwarding {
     /// Opens it. If forwarding cannot be switched on, this is where it fails: before any rule is changed.
     pub fn prepare(family: Family) -> Result<Self, Error> {
         let switch = open(path(family), libc::O_WRONLY).map_err(cannot_forward(family))?;
-        Ok(Forwarding { family, switch })
+        let mut keep = Vec::new();
+        if family == Family::V6 {
+            for interface in advertised::endangered() {
+                keep.push(Keep::prepare(&interface).map_err(cannot_keep)?);
+            }
+        }
+        Ok(Forwarding { family, switch, keep })
     }
 
-    /// Switches forwarding on, and says so.
+    /// Of this family.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Switches forwarding on, and says so. Interfaces that live on router advertisements go on taking them.
     pub fn switch_on(&mut self) -> Result<(), Error> {
+        // Before: the kernel drops their routes when forwarding is switched on. Without forwarding 2 means the same as 1.
+        for one in &mut self.keep {
+            let (what, name) = one.write().map_err(cannot_keep)?;
+            log::info!(
+                "{what}: set {name}=2, so that router advertisements are heard although this host forwards from now on"
+            );
+        }
         self.switch.write_all(b"1").map_err(cannot_forward(self.family))?;
         log::info!("{} forwarding was off; switched it on ({}=1)", self.family, name(self.family));
         Ok(())
     }
+}
+
+/// What to say if forwarding would take the host's default route away.
+fn cannot_keep((sysctl, error): (Sysctl, io::Error)) -> Error {
+    Error::system(format_args!(
+        "IPv6 forwarding is off, and switching it on would take away the routes that this host has from router \
+         advertisements, since {name} cannot be written ({}); set {name}=2 from outside",
+        plain(&error),
+        name = sysctl.name
+    ))
 }
 
 /// What to say if the sysctl cannot be written.

@@ -1,8 +1,10 @@
 //! The host: what it has and allows, besides rules of netfilter.
 
+pub mod advertised;
 pub mod before;
 pub mod conntrack;
 pub mod forwarding;
+pub mod interface;
 pub mod nft;
 pub mod remedy;
 pub mod route;
@@ -36,18 +38,6 @@ pub fn may_change_rules(with_raw_socket: bool) -> Result<(), Error> {
 /// Whether /proc is there, without which most of the host's state cannot be read.
 pub fn has_proc() -> bool {
     file::exists("/proc/self/status")
-}
-
-/// The names of the network interfaces (proc_pid_net(5)).
-pub fn interfaces() -> Vec<String> {
-    let table = file::read("/proc/net/dev");
-    let mut names = Vec::new();
-    for line in table.lines() {
-        if let Some((name, _)) = line.split_once(':') {
-            names.push(name.trim_ascii().to_owned());
-        }
-    }
-    names
 }
 
 /// Whether this kernel has the family: without it, socket(2) fails with EAFNOSUPPORT. (/proc may not be mounted.)

@@ -1,4 +1,4 @@
-//! Netlink messages to netfilter and to the routes (RFC 3549; linux/netfilter/nfnetlink.h, linux/rtnetlink.h), for what no
+//! Netlink messages to netfilter and to the routes (RFC 3549; linux/netfilter/nfnetlink.h, rtnetlink(7)), for what no
 //! program of the host tells.
 
 use std::fs::File;
@@ -18,13 +18,21 @@ pub const GENERATION: u16 = NFTABLES | 16;
 pub const TABLES: u16 = NFTABLES | 1;
 /// NFT_MSG_GETCHAIN: chains of nf_tables.
 pub const CHAINS: u16 = NFTABLES | 4;
+/// NFT_MSG_GETRULE: rules of nf_tables.
+pub const RULES: u16 = NFTABLES | 7;
+/// NFT_MSG_GETSETELEM: elements of a set or map of nf_tables.
+pub const ELEMENTS: u16 = NFTABLES | 13;
 /// IPCTNL_MSG_CT_GET: what is known of a connection.
 pub const LOOK_UP: u16 = CONNTRACK | 1;
 /// IPCTNL_MSG_CT_DELETE: forget a connection.
 pub const FORGET: u16 = CONNTRACK | 2;
 
-/// RTM_GETROUTE: a route. Its header, rtmsg, is 8 bytes longer than nfgenmsg; they precede the attributes.
-pub const ROUTE: u16 = 26;
+/// RTM_GETADDR (rtnetlink(7)): addresses of this host.
+pub const ADDRESSES: u16 = 22;
+/// RTM_GETROUTE: the way of a packet.
+pub const WAY: u16 = 26;
+/// RTM_GETRULE: rules of policy routing.
+pub const POLICY: u16 = 34;
 
 /// NLM_F_REQUEST; NLM_F_ACK for a request that has no answer but success; NLM_F_DUMP for all things of a kind.
 const REQUEST: u16 = 1;
@@ -38,8 +46,11 @@ const DONE: u16 = 3;
 /// NLM_F_DUMP_INTR: something was changed while it was dumped, so the parts do not fit together.
 const TORN: u16 = 0x10;
 
-/// Bytes before the attributes: nlmsghdr and nfgenmsg.
-const HEADER: usize = 20;
+/// Bytes of nlmsghdr, which each message begins with.
+const HEADER: usize = 16;
+
+/// Bytes of nfgenmsg, which follows in messages of netfilter: family, version, resource.
+const NETFILTER: usize = 4;
 
 /// How long the kernel may take to answer, in milliseconds. It answers before write(2) returns; but an answer for which
 /// it had no memory never comes.
@@ -48,10 +59,12 @@ const PATIENCE: u64 = 1000;
 /// How often a request is sent whose answer was lost (ENOBUFS, EINTR).
 const TRIES: usize = 3;
 
-/// A socket to a part of the kernel.
+/// A socket to netfilter or to the routes.
 #[derive(Debug)]
 pub struct Netlink {
     socket: File,
+    /// Bytes before the attributes of an answer that are left out.
+    skip: usize,
     /// Of the last request, so that a late answer to one that was repeated is not taken for the answer to the next one.
     sequence: u32,
 }
@@ -60,26 +73,53 @@ impl Netlink {
     /// Opens one to netfilter.
     pub fn open() -> io::Result<Self> {
         let socket = socket::open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER)?;
-        Ok(Netlink { socket, sequence: 0 })
+        Ok(Netlink { socket, skip: HEADER + NETFILTER, sequence: 0 })
     }
 
-    /// Opens one to the routes.
-    pub fn to_routes() -> io::Result<Self> {
+    /// Opens one to the routes. What it sends and returns begins with the header of its kind (rtmsg and others), which the
+    /// attributes follow.
+    pub fn open_route() -> io::Result<Self> {
         let socket = socket::open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
-        Ok(Netlink { socket, sequence: 0 })
+        Ok(Netlink { socket, skip: HEADER, sequence: 0 })
     }
 
     /// Sends one request about a family (AF_INET, AF_INET6, or AF_UNSPEC) and returns the attributes of its answer. An
     /// error is the kernel's, or ETIMEDOUT. A request can reach the kernel twice.
     pub fn ask(&mut self, kind: u16, family: libc::c_int, attributes: &[u8]) -> io::Result<Vec<u8>> {
         let flags = if kind == FORGET { REQUEST | ACKNOWLEDGE } else { REQUEST };
-        self.repeat(kind, flags, family, attributes)
+        self.repeat(kind, flags, &[&netfilter(family), attributes].concat())
+    }
+
+    /// The same to the routes.
+    pub fn ask_route(&mut self, kind: u16, request: &[u8]) -> io::Result<Vec<u8>> {
+        self.repeat(kind, REQUEST, request)
     }
 
     /// Asks for all things of a kind and a family, and calls `take` with the attributes of each. After an error not all
     /// have been taken.
     pub fn list(&mut self, kind: u16, family: libc::c_int, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        let all = self.repeat(kind, REQUEST | DUMP, family, &[])?;
+        self.list_of(kind, family, &[], take)
+    }
+
+    /// The same of what these attributes name.
+    pub fn list_of(
+        &mut self,
+        kind: u16,
+        family: libc::c_int,
+        attributes: &[u8],
+        take: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<()> {
+        self.list_all(kind, &[&netfilter(family), attributes].concat(), take)
+    }
+
+    /// The same from the routes.
+    pub fn list_route(&mut self, kind: u16, family: libc::c_int, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        // All kinds begin with the family; rtmsg and fib_rule_hdr have 12 bytes, ifaddrmsg has 8.
+        self.list_all(kind, &[family as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], take)
+    }
+
+    fn list_all(&mut self, kind: u16, request: &[u8], take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let all = self.repeat(kind, REQUEST | DUMP, request)?;
         let mut rest = all.as_slice();
         while let [a, b, c, d, ..] = rest {
             let length = u32::from_ne_bytes([*a, *b, *c, *d]) as usize;
@@ -89,10 +129,10 @@ impl Netlink {
         Ok(())
     }
 
-    fn repeat(&mut self, kind: u16, flags: u16, family: libc::c_int, attributes: &[u8]) -> io::Result<Vec<u8>> {
+    fn repeat(&mut self, kind: u16, flags: u16, content: &[u8]) -> io::Result<Vec<u8>> {
         let mut tries = 1;
         loop {
-            match self.exchange(kind, flags, family, attributes) {
+            match self.exchange(kind, flags, content) {
                 Err(error) if tries < TRIES && matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EINTR)) => {
                     tries += 1;
                 }
@@ -103,16 +143,16 @@ impl Netlink {
 
     /// Sends a request and collects the attributes of the answer; those of each part of a dump have four bytes before
     /// them, with the length of both.
-    fn exchange(&mut self, kind: u16, flags: u16, family: libc::c_int, attributes: &[u8]) -> io::Result<Vec<u8>> {
+    fn exchange(&mut self, kind: u16, flags: u16, content: &[u8]) -> io::Result<Vec<u8>> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut request = Vec::new();
-        request.extend_from_slice(&((HEADER + attributes.len()) as u32).to_ne_bytes());
+        request.extend_from_slice(&((HEADER + content.len()) as u32).to_ne_bytes());
         request.extend_from_slice(&kind.to_ne_bytes());
         request.extend_from_slice(&flags.to_ne_bytes());
         request.extend_from_slice(&self.sequence.to_ne_bytes());
-        // The sender's port, which the kernel fills in; then nfgenmsg: family, version, resource.
-        request.extend_from_slice(&[0, 0, 0, 0, family as u8, 0, 0, 0]);
-        request.extend_from_slice(attributes);
+        // The sender's port, which the kernel fills in.
+        request.extend_from_slice(&[0; 4]);
+        request.extend_from_slice(content);
         self.socket.write_all(&request)?;
 
         let (mut buffer, mut found, mut torn) = (vec![0; 32 * 1024], Vec::new(), false);
@@ -134,7 +174,7 @@ impl Netlink {
                 // nlmsghdr has the type and the flags, of 16 bits each, in its second word.
                 let [a, b, c, d] = word(message, 4).unwrap_or_default().to_ne_bytes();
                 torn |= u16::from_ne_bytes([c, d]) & TORN != 0;
-                let content = message.get(HEADER..).unwrap_or_default();
+                let content = message.get(self.skip..).unwrap_or_default();
                 match u16::from_ne_bytes([a, b]) {
                     DONE if torn => return Err(io::Error::from_raw_os_error(libc::EINTR)),
                     DONE => return Ok(found),
@@ -156,8 +196,13 @@ impl Netlink {
     }
 }
 
+/// nfgenmsg: family, version, resource.
+fn netfilter(family: libc::c_int) -> [u8; NETFILTER] {
+    [family as u8, 0, 0, 0]
+}
+
 /// A word of 32 bits in the machine's byte order.
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
+pub fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
@@ -165,6 +210,15 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 pub fn text_of(attributes: &[u8], kind: u16) -> Option<&str> {
     let text = find(attributes, kind)?;
     std::str::from_utf8(text.strip_suffix(&[0]).unwrap_or(text)).ok()
+}
+
+/// Calls `take` with the kind and the content of each attribute.
+pub fn each(mut attributes: &[u8], take: &mut dyn FnMut(u16, &[u8])) {
+    while let [a, b, c, d, ..] = attributes {
+        let length = usize::from(u16::from_ne_bytes([*a, *b]));
+        take(u16::from_ne_bytes([*c, *d]) & 0x3fff, attributes.get(4..length).unwrap_or_default());
+        attributes = attributes.get(length.max(4).next_multiple_of(4)..).unwrap_or_default();
+    }
 }
 
 /// The content of the first attribute of this kind.

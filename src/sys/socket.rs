@@ -1,5 +1,6 @@
 //! Sockets, where the standard library has no way (to connect without waiting) or a large one.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -96,13 +97,13 @@ pub fn namespace() -> Option<u64> {
     Some(file::stat(&namespace).ok()?.st_ino as u64)
 }
 
-/// The name of the network interface of this number.
+/// The name of a network interface (if_indextoname(3)).
 pub fn interface_name(index: u32) -> Option<String> {
     let mut name = [0_u8; libc::IF_NAMESIZE];
-    // SAFETY: the buffer has the size that if_indextoname(3) demands, and it writes a C string or returns null.
-    let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
-    let name = name.split(|byte| *byte == 0).next().filter(|_| !found.is_null())?;
-    String::from_utf8(name.to_vec()).ok()
+    // SAFETY: at most IF_NAMESIZE bytes are written.
+    let written = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
+    let name = CStr::from_bytes_until_nul(&name).ok().filter(|_| !written.is_null())?;
+    Some(name.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]

@@ -64,6 +64,8 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
         let stays = |one: &Connection| services.iter().any(|service| has(service, one));
         let ended = conntrack::forget(&before, &|connection| !stays(connection)).complete()?;
         log::info!("ended {} to what is no longer in the config", log::count(ended, "connection"));
+    } else {
+        serve::say_who_stays(&views, &services);
     }
     Ok(Exit::Done)
 }

@@ -5,6 +5,7 @@ use crate::engine::{self, Engine, View};
 use crate::error::{Error, Exit};
 use crate::host::before;
 use crate::host::conntrack;
+use crate::host::forwarding;
 use crate::host::nft;
 use crate::host::state::{Folder, Lock};
 use crate::net::{Endpoint, Family};
@@ -118,9 +119,11 @@ fn wait(binds: &[Endpoint], seconds: u32) {
 fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, Error> {
     let looked: Looked<'_> = engines.iter().map(|engine| engine.read()).collect();
     let (mut nothing, mut binds, mut balanced, mut tracking) = (true, Vec::new(), 0, Vec::new());
+    let mut policies = Vec::new();
     for view in looked.iter().flatten() {
         nothing &= view.is_empty();
         tracking.extend_from_slice(&view.foreign().tracking);
+        policies.extend_from_slice(&view.foreign().forward_policies);
         for frontend in view.frontends() {
             binds.push(frontend.bind);
             balanced += usize::from(!frontend.draining);
@@ -156,6 +159,13 @@ fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, 
             log::info!("{connections} will live on: other rules of this host track connections");
         } else {
             log::warning!("{connections} will be cut: nothing else on this host tracks connections");
+        }
+    }
+    // Other programs may need it by now, so it stays; where others' packets are dropped anyway it opens nothing.
+    for family in Family::ALL {
+        let ours = binds.iter().any(|bind| bind.family() == family);
+        if ours && forwarding::is_open(&policies, family) && forwarding::forwards(family) {
+            log::info!("{family} forwarding stays on ({}=1), for all packets", forwarding::name(family));
         }
     }
     Ok(if failed.is_empty() { Exit::Done } else { Exit::Failed })

@@ -60,9 +60,9 @@ on_both!(check_finds_what_would_not_work, |lab| {
         "warning  privateip 10.77.0.2: on no interface",
         "warning  backend 10.2.0.1:80: it is this host itself",
         "ok       IPv4 FORWARD policy: DROP, and our own rules let through",
-        "warning  nftables: table inet other decides about forwarded packets too",
+        "error    nftables: inet other forward (priority 0): its policy drops the connections of 10.77.0.1:4444",
         "warning  net.ipv4.ip_forward: forwarding is off; `start` switches it on",
-        "warning  rp_filter: strict on wan",
+        "ok       rp_filter: strict on wan",
     ] {
         assert!(out.contains(word), "{word}:\n{out}");
     }

@@ -24,7 +24,8 @@ use self::tool::{main_variant, missing, Tools, Variant};
 use super::{Engine, Finding, Foreign, InForce, Plan, View};
 use crate::error::{fail, Error};
 use crate::host;
-use crate::net::Family;
+use crate::host::route::{Interface, Packet, Routes};
+use crate::net::{Endpoint, Family};
 use crate::service::{Service, Source};
 use crate::sys::file;
 use crate::sys::log;
@@ -77,23 +78,27 @@ fn wanted(plan: &Plan<'_>, in_force: &Ruleset, others: &Others, all_restart: &[F
 
 /// What is to be balanced of one family.
 fn traffic(services: &[Service], family: Family) -> Traffic {
-    let mut traffic = Traffic { interfaces: Some(Vec::new()), ..Traffic::default() };
+    let mut traffic = Traffic::default();
     for service in services.iter().filter(|service| service.bind.family() == family) {
         traffic.binds.push(service.bind);
         for backend in &service.backends {
             traffic.backends.push(backend.address);
         }
     }
-    for backend in &traffic.backends {
-        let Some(name) = host::route::interface(backend.ip()) else {
-            traffic.interfaces = None;
-            break;
-        };
-        if let Some(names) = traffic.interfaces.as_mut().filter(|names| !names.contains(&name)) {
-            names.push(name);
+    traffic.interfaces = interfaces(&traffic.backends);
+    traffic
+}
+
+/// The interfaces behind which these hosts are; `None` if that of one is not known.
+fn interfaces(backends: &[Endpoint]) -> Option<Vec<String>> {
+    let (mut found, mut routes) = (Vec::new(), Routes::open().ok()?);
+    for backend in backends {
+        let leaves = routes.way(&Packet::to(backend.ip())).ok()?.leaves;
+        if !found.contains(&leaves) {
+            found.push(leaves);
         }
     }
-    traffic
+    Some(found.into_iter().map(Interface::name).collect())
 }
 
 impl Iptables {

@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 
 use crate::engine::Level;
 use crate::host::remedy::System;
+use crate::net::Family;
 
 /// All findings so far.
 pub struct Findings<'a> {
@@ -13,6 +14,8 @@ pub struct Findings<'a> {
     pub worst: Level,
     /// What kind of system this is, for remedies.
     pub system: System,
+    /// Policies of FORWARD, as the rules that were read have them.
+    pub forward_policies: Vec<(Family, String)>,
 }
 
 impl Findings<'_> {

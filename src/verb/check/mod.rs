@@ -1,7 +1,12 @@
 //! `check`: is the config right, and can it work on this host? Each finding with its remedy.
 
+mod addresses;
+mod connections;
 mod findings;
+mod forwarding;
 mod network;
+mod nftables;
+mod routes;
 mod rules;
 
 use self::findings::Findings;
@@ -16,7 +21,7 @@ use crate::text::Escaped;
 /// Checks everything, also after an error. Without a config file it checks what every config needs.
 pub fn run(path: &str, out: &mut String) -> Result<Exit, Error> {
     let loaded = serve::load(path);
-    let mut findings = Findings { out, worst: Level::Ok, system: System::here() };
+    let mut findings = Findings { out, worst: Level::Ok, system: System::here(), forward_policies: Vec::new() };
     let services = match loaded {
         Ok((_, services)) => services,
         Err(error) if file::exists(path) => return Err(error),

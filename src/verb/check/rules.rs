@@ -3,8 +3,8 @@
 use super::findings::Findings;
 use crate::engine::transaction::{self, Views};
 use crate::engine::{self, iptables, Engine, InForce, Level, Plan, Share};
+use crate::host::remedy;
 use crate::host::state::Lock;
-use crate::host::{nft, remedy};
 use crate::net::Family;
 use crate::service::Service;
 
@@ -47,6 +47,9 @@ fn others(plan: &Plan<'_>, engines: &[Box<dyn Engine>], views: &Views<'_>, findi
         let level = if plan.has(*family) { Level::Error } else { Level::Warning };
         findings.add(level, format_args!("{family} rules: cannot be read: {why}"));
     }
+    for view in views {
+        findings.forward_policies.extend_from_slice(&view.foreign().forward_policies);
+    }
     if let (Some(view), Some(engine)) = (views.first(), engines.first()) {
         let foreign = view.foreign();
         for (family, _) in foreign.forward_policies.iter().filter(|(of, policy)| plan.has(*of) && policy == "DROP") {
@@ -58,12 +61,6 @@ fn others(plan: &Plan<'_>, engines: &[Box<dyn Engine>], views: &Views<'_>, findi
         if engine.any_change_restarts_turns() {
             view.frontends().iter().for_each(|frontend| churn(frontend, findings));
         }
-    }
-    for table in nft::forward_hooks() {
-        findings.warning(format_args!(
-            "nftables: {table} decides about forwarded packets too, and our ACCEPT cannot overrule a drop there; \
-             let pass there what has `ct status dnat`"
-        ));
     }
 }
 

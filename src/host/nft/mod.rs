@@ -1,0 +1,10 @@
+//! Rules of nf_tables outside of iptables' own tables: firewall4, firewalld, an administrator's own. The kernel tells them by
+//! netlink (linux/netfilter/nf_tables.h); no program is needed.
+
+mod chain;
+mod set;
+mod walk;
+
+pub use self::chain::{chains, offloads, uses_conntrack, Base, Chain, Hook};
+pub use self::set::Sets;
+pub use self::walk::{closes, Fate, Path};

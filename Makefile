@@ -29,7 +29,9 @@ SBIN = $(DESTDIR)$(PREFIX)/sbin
 MAN = $(DESTDIR)$(PREFIX)/share/man/man8
 DOC = $(DESTDIR)$(PREFIX)/share/doc/paraglider
 UNITS = $(DESTDIR)$(PREFIX)/lib/systemd/system
-SYSTEMD = paraglider.service paraglider-watch.service
+SYSTEMD = paraglider.service paraglider-watch.service paraglider-again.service paraglider-flushed.service
+# Their starts take paraglider-again.service along, by links.
+FIREWALLS := $(sort $(shell sed -n 's/^PartOf=//p' contrib/systemd/paraglider-flushed.service))
 
 .PHONY: all help demo quick test test-cross test-openwrt bench cross dist ipk apk size setup fmt clippy shellcheck fuzz test-buildroot install uninstall test-linux test-twoboxes deb board boards owner
 
@@ -47,10 +49,14 @@ install:
 	for unit in $(SYSTEMD); do \
 		sed 's|/usr/sbin/|$(PREFIX)/sbin/|' "contrib/systemd/$$unit" >"$(UNITS)/$$unit" && chmod 644 "$(UNITS)/$$unit" || exit; \
 	done
+	for unit in $(FIREWALLS); do \
+		install -d "$(UNITS)/$$unit.wants" && ln -sf ../paraglider-again.service "$(UNITS)/$$unit.wants/" || exit; \
+	done
 
 uninstall:
-	rm -f "$(SBIN)/paraglider" "$(MAN)/paraglider.8" "$(DOC)/glider.yaml" $(SYSTEMD:%="$(UNITS)/%")
-	-@rmdir "$(DOC)" 2>/dev/null || :
+	rm -f "$(SBIN)/paraglider" "$(MAN)/paraglider.8" "$(DOC)/glider.yaml" $(SYSTEMD:%="$(UNITS)/%") \
+		$(FIREWALLS:%="$(UNITS)/%.wants/paraglider-again.service")
+	-@rmdir "$(DOC)" $(FIREWALLS:%="$(UNITS)/%.wants") 2>/dev/null || :
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile

@@ -18,6 +18,8 @@ pub enum Step {
     Write(Family),
     /// Nothing is written, without a word.
     WriteNothing,
+    /// Before the rules are read, another program removes them all.
+    Flushed,
     /// One family cannot be removed.
     Clear(Family),
     /// There is no way back.
@@ -25,7 +27,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// All but the way back, which is of no use unless something else has failed.
+    /// All but the way back, which is of no use unless something else has failed, and what others do.
     pub const ALL: [Step; 8] = [
         Step::Read,
         Step::ReadOne(Family::V4),
@@ -125,6 +127,9 @@ impl Engine for Rc<Fake> {
     fn read(&self) -> Result<Box<dyn View + '_>, Error> {
         if self.fails(Step::Read) {
             return fail!("{} cannot be read", self.name);
+        }
+        if self.fails(Step::Flushed) {
+            Family::ALL.into_iter().for_each(|family| self.write(family, &[]));
         }
         let mut frontends = self.rules.borrow().clone();
         let mut unread = Vec::new();

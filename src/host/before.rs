@@ -16,7 +16,7 @@ fn open(base: &str, what: &str) -> Option<File> {
 /// The lock of version 0.1, or `Some(None)` if its file is not there; `None` while that version holds it.
 pub fn lock(base: &str) -> Option<Option<File>> {
     match open(base, "lock") {
-        Some(file) => file::try_lock(&file, false).then_some(Some(file)),
+        Some(file) => file::try_lock(&file, false).unwrap_or(true).then_some(Some(file)),
         None => Some(None),
     }
 }
@@ -37,7 +37,7 @@ pub struct Watch {
 /// Reads the file of a `watch` of version 0.1.
 pub fn watch(base: &str) -> Option<Watch> {
     let file = open(base, "watch")?;
-    let runs = !file::try_lock(&file, true);
+    let runs = !file::try_lock(&file, true).unwrap_or(true);
     let modified = file::identity(&file).ok()?[2];
     let text = file::content(file, 1 << 20).ok()?;
     let text = String::from_utf8(text).ok()?;
@@ -63,7 +63,7 @@ pub fn tell(base: &str, signal: libc::c_int) {
 
 /// Removes the files of version 0.1 unless its `watch` is still running. For the holder of both locks.
 pub fn clean(base: &str) {
-    let idle = open(base, "watch").is_none_or(|file| file::try_lock(&file, false));
+    let idle = open(base, "watch").is_none_or(|file| file::try_lock(&file, false).unwrap_or(true));
     if idle {
         for what in ["watch", "lock"] {
             let _ = file::remove(&format!("{base}.{what}"));

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Mutex;
 
 use crate::error::{fail, plain, Error};
 use crate::net::Endpoint;
 use crate::sys::file;
-use crate::sys::log::count;
+use crate::sys::log::{self, count};
 use crate::sys::netlink::{attribute, find, header, Netlink, FORGET, LOOK_UP};
 
 /// States in which a connection can still carry data (nf_conntrack_proto_tcp.c). In the others it has ended.
@@ -115,6 +116,42 @@ pub fn can_forget() -> Result<(), Error> {
     end_all(&[connection], &mut |kind, family, about| netlink.ask(kind, family, about)).complete().map(|_| ())
 }
 
+/// For [`forget_own`]: the socket, and whether the kernel has refused.
+static OWN: Mutex<(Option<Netlink>, bool)> = Mutex::new((None, false));
+
+/// Forgets a connection of this host itself, from `from` to `to`. Where the kernel cannot (it lacks CONFIG_NF_CT_NETLINK),
+/// it is not asked again: each time it might look for a module, by a program.
+pub fn forget_own(from: (IpAddr, u16), to: Endpoint) {
+    let Ok(mut own) = OWN.lock() else { return };
+    let (netlink, refused) = &mut *own;
+    if *refused {
+        return;
+    }
+    let (family, about) = tuple(from, to);
+    let open = match netlink.take() {
+        Some(open) => Ok(open),
+        None => Netlink::open(),
+    };
+    let done = open.and_then(|mut open| {
+        let done = open.ask(FORGET, family, &about);
+        *netlink = Some(open);
+        done
+    });
+    if let Err(error) = done {
+        match error.raw_os_error() {
+            // It is not tracked.
+            Some(libc::ENOENT) => {}
+            Some(libc::ENOMEM | libc::ENOBUFS | libc::ENFILE | libc::EMFILE | libc::ETIMEDOUT | libc::EBUSY) => {
+                *netlink = None
+            }
+            _ => {
+                *refused = true;
+                log::detail!("the entries of health checks stay in the connection table: {}", plain(&error));
+            }
+        }
+    }
+}
+
 fn cannot(error: io::Error) -> Error {
     Error::system(format_args!(
         "cannot end connections to backends that are gone ({}); the kernel needs CONFIG_NF_CT_NETLINK and {TABLE} \
@@ -158,7 +195,7 @@ impl Connection {
     /// client may have the same addresses and ports, and go to another backend. So the kernel is asked where it goes
     /// now, and to forget it only while it is still the same entry.
     fn end(&self, ask: &mut Ask) -> io::Result<bool> {
-        let (family, mut about) = self.tuple();
+        let (family, mut about) = tuple((self.client.ip(), self.client.port()), self.bind);
         let done = ask(LOOK_UP, family, &about).and_then(|found| {
             let Some(id) = self.id(&found) else { return Ok(false) };
             attribute(&mut about, CTA_ID, id);
@@ -182,30 +219,29 @@ impl Connection {
         let same = from && find(ports, 2)? == self.backend.port().to_be_bytes();
         find(found, CTA_ID).filter(|_| same)
     }
+}
 
-    /// The client's direction as netlink knows it (linux/netfilter/nfnetlink_conntrack.h), with the address family.
-    fn tuple(&self) -> (libc::c_int, Vec<u8>) {
-        const NESTED: u16 = 1 << 15;
-        let Connection { client, bind, .. } = self;
-        let mut tuple = Vec::new();
-        // CTA_TUPLE_ORIG with CTA_TUPLE_IP and CTA_TUPLE_PROTO; lengths include the headers.
-        let (addresses, protocol) = if bind.ip().is_ipv4() { (20, 28) } else { (44, 28) };
-        header(&mut tuple, NESTED | 1, 4 + addresses + protocol);
-        header(&mut tuple, NESTED | 1, addresses);
-        for (at, ip) in [(0, client.ip()), (1, bind.ip())] {
-            match ip {
-                // CTA_IP_V4_SRC and _DST, CTA_IP_V6_SRC and _DST
-                IpAddr::V4(ip) => attribute(&mut tuple, 1 + at, &ip.octets()),
-                IpAddr::V6(ip) => attribute(&mut tuple, 3 + at, &ip.octets()),
-            }
+/// The client's direction as netlink knows it (linux/netfilter/nfnetlink_conntrack.h), with the address family.
+fn tuple((client, port): (IpAddr, u16), to: Endpoint) -> (libc::c_int, Vec<u8>) {
+    const NESTED: u16 = 1 << 15;
+    let mut tuple = Vec::new();
+    // CTA_TUPLE_ORIG with CTA_TUPLE_IP and CTA_TUPLE_PROTO; lengths include the headers.
+    let (addresses, protocol) = if to.ip().is_ipv4() { (20, 28) } else { (44, 28) };
+    header(&mut tuple, NESTED | 1, 4 + addresses + protocol);
+    header(&mut tuple, NESTED | 1, addresses);
+    for (at, ip) in [(0, client), (1, to.ip())] {
+        match ip {
+            // CTA_IP_V4_SRC and _DST, CTA_IP_V6_SRC and _DST
+            IpAddr::V4(ip) => attribute(&mut tuple, 1 + at, &ip.octets()),
+            IpAddr::V6(ip) => attribute(&mut tuple, 3 + at, &ip.octets()),
         }
-        header(&mut tuple, NESTED | 2, protocol);
-        // CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
-        attribute(&mut tuple, 1, &[libc::IPPROTO_TCP as u8]);
-        attribute(&mut tuple, 2, &client.port().to_be_bytes());
-        attribute(&mut tuple, 3, &bind.port().to_be_bytes());
-        (bind.family().domain(), tuple)
     }
+    header(&mut tuple, NESTED | 2, protocol);
+    // CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
+    attribute(&mut tuple, 1, &[libc::IPPROTO_TCP as u8]);
+    attribute(&mut tuple, 2, &port.to_be_bytes());
+    attribute(&mut tuple, 3, &to.port().to_be_bytes());
+    (to.family().domain(), tuple)
 }
 
 /// Reads a line of the table: the addresses and ports of the client's packets come first, then those of the answers.
@@ -248,7 +284,7 @@ mod tests {
     fn entry(backend: &str, id: u8) -> Vec<u8> {
         let backend = Endpoint::parse(backend).unwrap();
         // As a request has them, with the backend in the place of the client; CTA_TUPLE_ORIG becomes CTA_TUPLE_REPLY.
-        let (_, mut found) = Connection { bind: backend, backend, alive: true, client: backend }.tuple();
+        let (_, mut found) = tuple((backend.ip(), backend.port()), backend);
         found[2..4].copy_from_slice(&(2_u16 | 1 << 15).to_ne_bytes());
         attribute(&mut found, CTA_ID, &[0, 0, 0, id]);
         found

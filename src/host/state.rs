@@ -26,6 +26,9 @@ const MEANT_FILE: &str = "meant.yaml";
 const NEXT: &str = "meant.next";
 const LAST: &str = "meant.last";
 
+/// Whose folder this is: boot and namespace, by numbers that are not used again.
+const HOME: &str = "home";
+
 /// How sentences call the config that is meant.
 pub const MEANT: &str = "the config that is meant to be in force";
 
@@ -83,7 +86,8 @@ impl Folder {
         own(file::open(&self.path(name), flags | libc::O_NOFOLLOW)?)
     }
 
-    fn path(&self, name: &str) -> String {
+    /// Where such a file is.
+    pub fn path(&self, name: &str) -> String {
         format!("{}/{name}", self.dir)
     }
 
@@ -94,13 +98,18 @@ impl Folder {
 
     /// Takes the lock, or waits for it. Two starts at once would both find nothing in force and both add their jumps.
     pub fn lock(&self) -> Result<Lock, Error> {
-        let until = clock() + PATIENCE;
+        self.lock_within(PATIENCE)
+    }
+
+    /// The same, with a patience in milliseconds.
+    pub fn lock_within(&self, patience: u64) -> Result<Lock, Error> {
+        let until = clock() + patience;
         loop {
             if let Some(lock) = self.try_lock()? {
                 return Ok(lock);
             }
             if clock() > until {
-                let seconds = PATIENCE / 1000;
+                let seconds = patience / 1000;
                 return fail!(
                     "another paraglider has held {} for {seconds} seconds; nothing was changed",
                     self.path("lock")
@@ -115,7 +124,7 @@ impl Folder {
         let path = self.path("lock");
         // The programs that we start inherit the lock: if we are killed while iptables-restore still writes, the next
         // start waits until it has finished.
-        let cannot = |error| Error::system(format_args!("cannot open the lock {path}: {}", plain(&error)));
+        let cannot = |error| Error::system(format_args!("cannot take the lock {path}: {}", plain(&error)));
         if !exists(&self.path(".")) {
             // A long-running `watch` finds that another program has removed the directory.
             self.make()?;
@@ -123,7 +132,8 @@ impl Folder {
         let file = file::open_inherited(&path, libc::O_CREAT | libc::O_RDWR | libc::O_NOFOLLOW)
             .and_then(own)
             .map_err(cannot)?;
-        if !file::try_lock(&file, false) {
+        // "Held by another" must not be said where the kernel refuses.
+        if !file::try_lock(&file, false).map_err(cannot)? {
             return Ok(None);
         }
         // If the file was deleted meanwhile, others lock a new one: try again with that.
@@ -134,7 +144,40 @@ impl Folder {
             Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(cannot(error)),
             _ => return Ok(None),
         }
-        Ok(before::lock(&self.base).map(|before| Lock(file, before)))
+        let before = before::lock(&self.base);
+        if before.is_some() {
+            self.move_in();
+        }
+        Ok(before.map(|before| Lock(file, before)))
+    }
+
+    /// Removes what was meant in another boot, where /run outlives one, or in a namespace that is gone: its inode's number
+    /// is given to a later one. What is not known (no /proc, before Linux 5.14) is not compared. Under the lock.
+    fn move_in(&self) {
+        let here = [boot(), socket::cookie().map_or_else(|| "-".to_owned(), |cookie| cookie.to_string())];
+        let there = self.file(HOME, libc::O_RDONLY).and_then(|file| file::content(file, 256)).unwrap_or_default();
+        let there = String::from_utf8_lossy(&there);
+        let mut words = there.split_ascii_whitespace();
+        let mut same = true;
+        for here in &here {
+            same &= words.next().is_none_or(|there| there == here || [there, here].contains(&"-"));
+        }
+        if same && !there.is_empty() {
+            return;
+        }
+        if !same {
+            // HOME goes last: if we are killed before, the next run removes the rest.
+            for stale in [MEANT_FILE, NEXT, LAST, HOME] {
+                let _ = file::remove(&self.path(stale));
+            }
+        }
+        let [boot, cookie] = &here;
+        let written = self
+            .file(HOME, libc::O_CREAT | libc::O_TRUNC | libc::O_WRONLY)
+            .and_then(|mut file| file.write_all(format!("{boot} {cookie}\n").as_bytes()));
+        if written.is_err() {
+            let _ = file::remove(&self.path(HOME));
+        }
     }
 
     /// The text of the config that is meant to be in force. It is empty if there was no space to write it down, and only
@@ -211,6 +254,15 @@ impl Folder {
         };
         done.map_err(|error| Error::system(format_args!("cannot change {to}: {}", plain(&error))))
     }
+}
+
+/// Tells one boot of the machine from another (proc_sys_kernel(5)); `-` without /proc.
+pub fn boot() -> String {
+    let mut boot = file::read("/proc/sys/kernel/random/boot_id");
+    if boot.is_empty() {
+        boot.push('-');
+    }
+    boot
 }
 
 fn own(file: File) -> io::Result<File> {

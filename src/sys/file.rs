@@ -185,10 +185,15 @@ pub fn namespace(kind: &str) -> Option<u64> {
 
 /// Locks the whole file for this open file alone, or (`shared`) beside others (flock(2)); `false` if another open file
 /// has the lock. It is held until all descriptors of this open file are closed, those of programs that inherited it too.
-pub fn try_lock(file: &File, shared: bool) -> bool {
+/// A kernel can lack it (ENOSYS, CONFIG_FILE_LOCKING), and so can a file system (ENOLCK, EOPNOTSUPP).
+pub fn try_lock(file: &File, shared: bool) -> io::Result<bool> {
     let how = if shared { libc::LOCK_SH } else { libc::LOCK_EX };
     // SAFETY: no memory is touched.
-    unsafe { libc::flock(file.as_raw_fd(), how | libc::LOCK_NB) == 0 }
+    match checked(unsafe { libc::flock(file.as_raw_fd(), how | libc::LOCK_NB) }) {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EWOULDBLOCK | libc::EINTR)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Takes the record lock of the whole file for this process (F_SETLK, fcntl(2)); `false` if another process has it. The
@@ -369,6 +374,15 @@ mod tests {
         remove(&path("d/b")).unwrap();
         remove(&path("d/b")).unwrap();
         assert!(!exists(&path("d/b")) && remove(&path("d")).is_err());
+    }
+
+    #[test]
+    fn a_lock_that_cannot_be_had_is_not_one_that_another_has() {
+        let (_dir, path) = dir();
+        let [one, two] = [(); 2].map(|()| open(&path("lock"), libc::O_CREAT | libc::O_RDWR).unwrap());
+        assert!(try_lock(&one, false).unwrap() && !try_lock(&two, false).unwrap() && !try_lock(&two, true).unwrap());
+        let name = open_any(&path("lock"), libc::O_PATH).unwrap();
+        assert_eq!(try_lock(&name, false).unwrap_err().raw_os_error(), Some(libc::EBADF));
     }
 
     #[test]

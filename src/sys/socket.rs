@@ -56,19 +56,24 @@ pub fn abort(socket: &File) {
 /// routes). No packet is sent: a UDP socket is connected.
 pub fn source(from: IpAddr, to: IpAddr) -> io::Result<IpAddr> {
     let socket = open(Family::of(to).domain(), libc::SOCK_DGRAM, 0)?;
-    let mut name = address(from, 0);
+    let name = address(from, 0);
     // SAFETY: the kernel reads `LENGTH` bytes.
     checked(unsafe { libc::bind(socket.as_raw_fd(), name.as_ptr().cast(), LENGTH) })?;
     // Any port will do; 9 is discard.
     connect(&socket, to, 9)?;
+    Ok(local(&socket)?.0)
+}
+
+/// The address and port at this end of a socket (getsockname(2)).
+pub fn local(socket: &File) -> io::Result<(IpAddr, u16)> {
+    let mut name: Address = [0; 28];
     let mut length = LENGTH;
     // SAFETY: the kernel writes at most `length` bytes.
     checked(unsafe { libc::getsockname(socket.as_raw_fd(), name.as_mut_ptr().cast(), &mut length) })?;
-    let [_, _, _, _, a, b, c, d, v6 @ .., _, _, _, _] = name;
-    Ok(match to {
-        IpAddr::V4(_) => Ipv4Addr::from([a, b, c, d]).into(),
-        IpAddr::V6(_) => Ipv6Addr::from(v6).into(),
-    })
+    let [_, _, high, low, a, b, c, d, v6 @ .., _, _, _, _] = name;
+    // An IPv4 name is shorter (sockaddr_in has 16 bytes).
+    let ip = if length < LENGTH { Ipv4Addr::from([a, b, c, d]).into() } else { Ipv6Addr::from(v6).into() };
+    Ok((ip, u16::from_be_bytes([high, low])))
 }
 
 /// Reads an option of a socket (getsockopt(2)), at most `answer.len()` bytes of it.
@@ -104,6 +109,15 @@ pub fn interface_name(index: u32) -> Option<String> {
     let written = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
     let name = CStr::from_bytes_until_nul(&name).ok().filter(|_| !written.is_null())?;
     Some(name.to_string_lossy().into_owned())
+}
+
+/// The number of our network namespace that no other one gets until the next boot (SO_NETNS_COOKIE, Linux 5.14).
+pub fn cookie() -> Option<u64> {
+    let socket =
+        open(libc::AF_INET, libc::SOCK_DGRAM, 0).or_else(|_| open(libc::AF_INET6, libc::SOCK_DGRAM, 0)).ok()?;
+    let mut cookie = [0; 8];
+    option(&socket, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, &mut cookie)?;
+    Some(u64::from_ne_bytes(cookie))
 }
 
 #[cfg(test)]

@@ -17,6 +17,9 @@ use crate::watch::claim::Known;
 /// How often the connections are counted while they drain, in milliseconds.
 const LOOK: u64 = 500;
 
+/// How long a program that hangs can keep the lock, and some more, in milliseconds.
+const HUNG: u64 = 65_000;
+
 /// What was read of each engine, or why it could not be read.
 type Looked<'a> = Vec<Result<Box<dyn View + 'a>, Error>>;
 
@@ -40,7 +43,7 @@ pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
     // Release the lock while waiting, so that a `start` can interrupt the drain.
     drop(lock);
     wait(&binds, seconds);
-    let _lock = folder.as_ref().map(Folder::lock).transpose()?;
+    let _lock = folder.as_ref().map(patiently).transpose()?;
     if !serve::chosen(&transaction::read(&engines)?).is_empty() {
         log::warning!("Paraglider was started while connections drained; its rules stay");
         return Ok(Exit::Done);
@@ -61,7 +64,7 @@ fn begin() -> Result<(Option<Folder>, Option<Lock>), Error> {
     };
     let lock = match folder.try_lock() {
         Ok(Some(lock)) => Some(lock),
-        Ok(None) => Some(folder.lock()?),
+        Ok(None) => Some(patiently(&folder)?),
         Err(error) => {
             log::warning!("{error}; going on without the lock");
             without_lock(&folder);
@@ -70,6 +73,20 @@ fn begin() -> Result<(Option<Folder>, Option<Lock>), Error> {
     };
     tell(&folder);
     Ok((Some(folder), lock))
+}
+
+/// Takes the lock, or waits for it longer than other verbs do: a program of iptables that hangs is killed after a minute,
+/// and until then whoever started it has the lock.
+fn patiently(folder: &Folder) -> Result<Lock, Error> {
+    folder.lock().or_else(|_| {
+        let who = Known::of(folder).who().map_or_else(String::new, |who| format!(" (`paraglider watch` runs, {who})"));
+        log::warning!(
+            "another paraglider{who} has held the lock for 10 s, perhaps since a program that it runs hangs; waiting at \
+             most {} s more",
+            HUNG / 1000
+        );
+        folder.lock_within(HUNG)
+    })
 }
 
 /// Without the lock a `watch` could take a config that is set aside for one that a killed `stop` has left.
@@ -117,7 +134,7 @@ fn wait(binds: &[Endpoint], seconds: u32) {
 }
 
 fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, Error> {
-    let looked: Looked<'_> = engines.iter().map(|engine| engine.read()).collect();
+    let looked: Looked<'_> = engines.iter().map(|engine| transaction::look(engine.as_ref())).collect();
     let (mut nothing, mut binds, mut balanced, mut tracking) = (true, Vec::new(), 0, Vec::new());
     let mut policies = Vec::new();
     for view in looked.iter().flatten() {
@@ -145,17 +162,21 @@ fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, 
     }
     // Established connections survive only if other rules keep the kernel tracking that family.
     let tracked = |family| tracking.contains(&family) || nft::uses_conntrack(family);
+    let gone = failed.is_empty();
+    let mut cut = Vec::new();
     for family in Family::ALL {
         if !binds.iter().any(|bind| bind.family() == family) {
             continue;
         }
+        let tracked = tracked(family);
+        cut.extend(binds.iter().copied().filter(|bind| !tracked && gone && bind.family() == family));
         let alive = alive.as_ref().map(|alive| alive.iter().filter(|one| one.bind.family() == family).count());
         let connections = match alive {
             Some(0) => continue,
             Some(n) => log::count(n, "established connection"),
             None => format!("established {family} connections, if there are any,"),
         };
-        if tracked(family) {
+        if tracked {
             log::info!("{connections} will live on: other rules of this host track connections");
         } else {
             log::warning!("{connections} will be cut: nothing else on this host tracks connections");
@@ -168,5 +189,14 @@ fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, 
             log::info!("{family} forwarding stays on ({}=1), for all packets", forwarding::name(family));
         }
     }
-    Ok(if failed.is_empty() { Exit::Done } else { Exit::Failed })
+    forget(&cut);
+    Ok(if gone { Exit::Done } else { Exit::Failed })
+}
+
+/// Lets the kernel forget the connections to `binds`, which nothing tracks any more. It would keep them for up to 5 days,
+/// and after the next start a client with the same address and port would get the backend of then, which may be gone.
+fn forget(binds: &[Endpoint]) {
+    if let Err(error) = conntrack::forget(binds, &|_| true).complete() {
+        log::warning!("{error}; a client that comes from the same address and port within 5 days gets its old backend");
+    }
 }

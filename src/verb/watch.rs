@@ -2,6 +2,7 @@
 
 use super::stop;
 use crate::error::{Error, Exit};
+use crate::host::state::{Folder, MEANT};
 use crate::serve;
 use crate::watch::run;
 
@@ -14,9 +15,16 @@ pub fn run(path: &str, stop_on_exit: bool, again: bool) -> Result<Exit, Error> {
     Ok(exit)
 }
 
-/// Whether the config needs a watch, as an exit status for scripts: [`Exit::Done`] if a frontend has `health:`, else
-/// [`Exit::Failed`]. Prints nothing.
+/// Whether a watch is needed, as an exit status for scripts: [`Exit::Done`] if a frontend has `health:`, else
+/// [`Exit::Failed`]. Asks the config that is meant to be in force, as `watch --again` does; if there is none, the file.
+/// Prints nothing.
 pub fn needed(path: &str) -> Result<Exit, Error> {
-    let (_, services) = serve::load(path)?;
+    let meant = Folder::as_it_is().and_then(|folder| folder.meant().ok()?).filter(|text| !text.is_empty());
+    // One of another version may no longer be read.
+    let meant = meant.and_then(|text| serve::judged(MEANT, text).ok());
+    let (_, services) = match meant {
+        Some(meant) => meant,
+        None => serve::load(path)?,
+    };
     Ok(if services.iter().any(|service| service.health.is_some()) { Exit::Done } else { Exit::Failed })
 }

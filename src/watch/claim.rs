@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::error::{fail, plain, Error};
 use crate::host::before;
-use crate::host::state::Folder;
+use crate::host::state::{boot, Folder};
 use crate::net::Endpoint;
 use crate::service::{Backend, Service};
 use crate::sys::poll::{clock, pause};
@@ -51,6 +51,7 @@ const UPGRADE: u64 = 60_000;
 #[derive(Debug)]
 pub struct Claim {
     file: File,
+    path: String,
     boot: String,
     sequence: u64,
     /// Bytes of the file that are reserved.
@@ -67,10 +68,13 @@ impl Claim {
         if let Some(who) = known.who() {
             return fail!("another `paraglider watch` is running ({who})");
         }
-        if before::watch(folder.base()).is_some_and(|watch| watch.runs) || !file::lock_record(&file).unwrap_or(false) {
+        let locked = file::lock_record(&file);
+        let locked =
+            locked.map_err(|error| Error::system(format_args!("cannot lock {NAME} in /run: {}", plain(&error))))?;
+        if !locked || before::watch(folder.base()).is_some_and(|watch| watch.runs) {
             return fail!("another `paraglider watch` is running");
         }
-        Ok((Claim { file, boot: boot(), sequence: 0, reserved: 0 }, known))
+        Ok((Claim { file, path: folder.path(NAME), boot: boot(), sequence: 0, reserved: 0 }, known))
     }
 
     /// Reserves the space that the states of these services may ever take.
@@ -91,16 +95,39 @@ impl Claim {
 
     /// Writes what is known now: a [`line`] for each backend.
     pub fn tell(&mut self, lines: &str) -> io::Result<()> {
+        self.stay()?;
         self.sequence |= 1;
-        self.beat()?;
+        self.begin()?;
         let begin = self.header().len() as u64;
         self.file.write_all_at(format!("{lines}{END}\n").as_bytes(), begin)?;
         self.sequence += 1;
-        self.beat()
+        self.begin()
     }
 
-    /// Heartbeat: writes the time alone.
-    pub fn beat(&self) -> io::Result<()> {
+    /// Heartbeat: writes the time alone. `false` if the file had been removed, so that all is to be told again.
+    pub fn beat(&mut self) -> io::Result<bool> {
+        let stayed = self.stay()?;
+        self.begin()?;
+        Ok(stayed)
+    }
+
+    /// Makes the file again if it was removed, since another `watch` would begin beside this one; `false` if so.
+    fn stay(&mut self) -> io::Result<bool> {
+        if file::exists(&self.path) {
+            return Ok(true);
+        }
+        let file = file::open(&self.path, libc::O_RDWR | libc::O_CREAT | libc::O_NOFOLLOW)?;
+        if !file::is_own_regular(&file) || !file::lock_record(&file)? {
+            return Err(file::refusal("another process has made its file anew"));
+        }
+        file::reserve(&file, self.reserved as u32)?;
+        self.file = file;
+        // What is written is not whole before all was told.
+        self.sequence |= 1;
+        Ok(false)
+    }
+
+    fn begin(&self) -> io::Result<()> {
         self.file.write_all_at(self.header().as_bytes(), 0)
     }
 
@@ -224,15 +251,6 @@ fn image(file: &mut File) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Tells one boot of the machine from another (proc_sys_kernel(5)).
-fn boot() -> String {
-    let mut boot = file::read("/proc/sys/kernel/random/boot_id");
-    if boot.is_empty() {
-        boot.push('-');
-    }
-    boot
-}
-
 /// The time of writing, and the states unless they are being written.
 fn parse(text: &str, boot: &str) -> Option<(u64, Option<Vec<Seen>>)> {
     let (header, lines) = text.split_once('\n')?;
@@ -302,7 +320,7 @@ mod tests {
     fn claim(dir: &tempfile::TempDir) -> Claim {
         let path = dir.path().join("watch");
         let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap();
-        Claim { file, boot: "b".into(), sequence: 0, reserved: 0 }
+        Claim { file, path: "/".into(), boot: "b".into(), sequence: 0, reserved: 0 }
     }
 
     #[test]

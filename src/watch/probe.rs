@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 
 use crate::error::plain;
+use crate::host::conntrack;
 use crate::net::Endpoint;
 use crate::service::health::Health;
 use crate::sys::file;
@@ -20,16 +21,22 @@ const MOST_TEXT: usize = 40;
 #[derive(Debug)]
 pub struct Probe {
     socket: File,
+    to: Endpoint,
     /// The request has been sent.
     asked: bool,
     answer: Vec<u8>,
 }
 
 impl Drop for Probe {
-    /// Ends the connection with an RST, so that no TIME_WAIT is left in this host's TCP. The connection table, where this
-    /// host tracks its own connections, keeps an entry in state CLOSE for 10 s (nf_conntrack_tcp_timeout_close).
+    /// Ends the connection with an RST, so that no TIME_WAIT is left in this host's TCP, and lets the connection table
+    /// forget it, where this host tracks its own connections: an entry would stay for 10 s after the RST, or for 2 minutes
+    /// where the backend was silent (nf_conntrack_tcp_timeout_close and _syn_sent), and many checks would fill the table.
     fn drop(&mut self) {
+        let from = socket::local(&self.socket);
         socket::abort(&self.socket);
+        if let Ok(from) = from {
+            conntrack::forget_own(from, self.to);
+        }
     }
 }
 
@@ -42,7 +49,7 @@ impl Probe {
         let socket = socket::open(to.family().domain(), libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
         match socket::connect(&socket, to.ip(), to.port()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-            _ => Ok(Probe { socket, asked: false, answer: Vec::new() }),
+            _ => Ok(Probe { socket, to, asked: false, answer: Vec::new() }),
         }
     }
 
@@ -97,8 +104,7 @@ fn judge(answer: &[u8], all: bool, health: &Health) -> Verdict {
     if health.text.is_empty() {
         return Some(Ok(()));
     }
-    let body = answer.windows(4).position(|end| end == b"\r\n\r\n").and_then(|head| answer.get(head + 4..));
-    if body.is_some_and(|body| body.windows(health.text.len()).any(|part| part == health.text.as_bytes())) {
+    if body(answer).is_some_and(|body| body.windows(health.text.len()).any(|part| part == health.text.as_bytes())) {
         return Some(Ok(()));
     }
     if all {
@@ -113,6 +119,19 @@ fn request(health: &Health, to: Endpoint) -> String {
     let own = to.to_string();
     let host = if health.host.is_empty() { &own } else { &health.host };
     format!("GET {} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: paraglider\r\nConnection: close\r\n\r\n", health.path)
+}
+
+/// What follows the empty line after the headers. Some programs end lines with a bare LF (RFC 9112, section 2.2).
+fn body(answer: &[u8]) -> Option<&[u8]> {
+    let mut rest = answer;
+    loop {
+        let end = rest.iter().position(|byte| *byte == b'\n')?;
+        rest = rest.get(end + 1..)?;
+        match rest {
+            [b'\n', body @ ..] | [b'\r', b'\n', body @ ..] => return Some(body),
+            _ => {}
+        }
+    }
 }
 
 #[cfg(test)]
@@ -157,6 +176,15 @@ mod tests {
         );
         assert_eq!(judged("HTTP/1.1 200 OK\r\nx: y\r\n\r\nall is ready", false, "ready"), Some(Ok(())));
         assert_eq!(judged("HTTP/1.1 503 OK\r\n\r\nready", true, "ready"), no("status 503"));
+        for head in [
+            "HTTP/1.0 200 OK\n\n",
+            "HTTP/1.0 200 OK\r\nx: y\n\r\n",
+            "HTTP/1.0 200 OK\nx: y\r\n\n",
+            "HTTP/1.0 200 OK\n\n\n",
+        ] {
+            assert_eq!(judged(&format!("{head}all is ready"), false, "ready"), Some(Ok(())), "{head:?}");
+        }
+        assert_eq!(judged("HTTP/1.0 200 OK\nx: ready\r", false, "ready"), None);
         assert_eq!(judged("", true, "200"), no("the answer is no HTTP"));
     }
 }

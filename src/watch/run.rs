@@ -261,8 +261,9 @@ impl Watch<'_> {
                 return Ok(true);
             }
             if right {
-                if let Err(error) = self.claim.beat() {
-                    self.cannot_write(Error::system(format_args!("{error}")));
+                match self.claim.beat() {
+                    Ok(stayed) => self.untold |= !stayed,
+                    Err(error) => self.cannot_write(Error::system(format_args!("{error}"))),
                 }
                 return self.forget();
             }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::lab::{self, sh};
-use crate::{binary, files, ROOT};
+use crate::{binary, files, links, ROOT};
 
 const ARCHITECTURES: [(&str, &str); 5] = [
     ("amd64", "x86_64-unknown-linux-musl"),
@@ -15,8 +15,10 @@ const ARCHITECTURES: [(&str, &str); 5] = [
     ("mipsel", "mipsel-unknown-linux-musl"),
 ];
 
-/// What the package puts on the disk; a directory has a `/` at the end.
-const CONTENT: [&str; 20] = [
+/// What the package puts on the disk besides [`links`]; a directory has a `/` at the end.
+const CONTENT: [&str; 25] = [
+    "644 /usr/lib/systemd/system/paraglider-again.service",
+    "644 /usr/lib/systemd/system/paraglider-flushed.service",
     "644 /usr/lib/systemd/system/paraglider-watch.service",
     "644 /usr/lib/systemd/system/paraglider.service",
     "644 /usr/share/doc/paraglider/changelog.gz",
@@ -36,6 +38,9 @@ const CONTENT: [&str; 20] = [
     "755 /usr/share/doc/paraglider/",
     "755 /usr/share/man/",
     "755 /usr/share/man/man8/",
+    "755 /usr/share/netfilter-persistent/",
+    "755 /usr/share/netfilter-persistent/plugins.d/",
+    "755 /usr/share/netfilter-persistent/plugins.d/90-paraglider",
     "755 /",
 ];
 
@@ -94,13 +99,14 @@ fn each_has_its_fields_files_modes_and_sums() {
             CONTENT.iter().filter(|file| **file != "755 /").map(|&file| file.to_owned()).collect();
         expected.extend(["644 /DEBIAN/control", "644 /DEBIAN/md5sums", "755 /DEBIAN/"].map(str::to_owned));
         expected.extend(["postinst", "postrm", "prerm"].map(|name| format!("755 /DEBIAN/{name}")));
+        expected.extend(links("/usr"));
         expected.sort();
         assert_eq!(files(&out), expected, "{arch}");
 
         // Each file but the scripts has its sum, and the sums are right.
         sh(&format!("cd {} && md5sum --quiet -c DEBIAN/md5sums", out.display()));
         let sums = fs::read_to_string(out.join("DEBIAN/md5sums")).unwrap();
-        let plain = |file: &&String| !file.ends_with('/') && !file.contains("/DEBIAN/");
+        let plain = |file: &&String| !file.ends_with('/') && !file.contains("/DEBIAN/") && !file.starts_with("link");
         assert_eq!(sums.lines().count(), expected.iter().filter(plain).count());
 
         assert_eq!(fs::read(out.join("usr/sbin/paraglider")).unwrap(), {

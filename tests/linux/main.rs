@@ -13,6 +13,7 @@
 mod lab;
 
 mod deb;
+mod firewalls;
 mod install;
 mod machine;
 mod unit;
@@ -39,7 +40,7 @@ fn make(goal: &str, prefix: &str, dir: &Path) -> String {
     lab::sh(&format!("{words} BINARY='{}'", binary().display()))
 }
 
-/// All below a directory: `755 /usr/sbin/paraglider`, directories as `/usr/`.
+/// All below a directory: `755 /usr/sbin/paraglider`, directories as `/usr/`, symbolic links as `link /usr/x`.
 fn files(dir: &Path) -> Vec<String> {
     let mut all = Vec::new();
     collect(dir, dir, &mut all);
@@ -52,7 +53,9 @@ fn collect(top: &Path, dir: &Path, all: &mut Vec<String>) {
         let path = entry.unwrap().path();
         let name = path.strip_prefix(top).unwrap().display().to_string();
         let meta = fs::symlink_metadata(&path).unwrap();
-        if meta.is_dir() {
+        if meta.is_symlink() {
+            all.push(format!("link /{name}"));
+        } else if meta.is_dir() {
             all.push(format!("{:o} /{name}/", meta.permissions().mode() & 0o7777));
             collect(top, &path, all);
         } else {
@@ -64,6 +67,29 @@ fn collect(top: &Path, dir: &Path, all: &mut Vec<String>) {
 /// A unit, as it is in the repository.
 fn unit(name: &str) -> String {
     fs::read_to_string(format!("{ROOT}/contrib/systemd/{name}.service")).unwrap()
+}
+
+/// The units that flush rules or put theirs in front of ours.
+const FIREWALLS: [&str; 10] = [
+    "docker",
+    "ferm",
+    "firewalld",
+    "ip6tables",
+    "iptables",
+    "libvirtd",
+    "netfilter-persistent",
+    "nftables",
+    "shorewall",
+    "ufw",
+];
+
+/// What makes each of them take our rules along, and the directories of that, below a prefix.
+fn links(prefix: &str) -> Vec<String> {
+    let of = |name: &&str| {
+        let dir = format!("{prefix}/lib/systemd/system/{name}.service.wants");
+        [format!("link {dir}/paraglider-again.service"), format!("755 {dir}/")]
+    };
+    FIREWALLS.iter().flat_map(of).collect()
 }
 
 /// The values of a key of the unit that puts the rules in force.

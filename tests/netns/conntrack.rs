@@ -10,7 +10,7 @@ use paraglider::net::Endpoint;
 
 use crate::backend::{silence, Backend};
 use crate::health::{checked, hold_three, QUICK};
-use crate::lab::{connect_from, inside, program, run, sh, Lab, Variant};
+use crate::lab::{connect_from, inside, program, run, sh, Held, Lab, Variant};
 use crate::watching::{until, Watch};
 use crate::{in_lab, on_both, BIND};
 
@@ -73,6 +73,127 @@ on_both!(a_client_that_came_back_with_the_same_port_keeps_its_new_connection, |l
     let table = fs::read_to_string("/proc/net/nf_conntrack").unwrap();
     assert!(!table.contains("sport=40002") && table.contains("sport=40001"), "{table}");
     drop(other);
+});
+
+/// The lines of the kernel's table with this bind.
+fn entries(bind: &str) -> usize {
+    let (ip, port) = bind.rsplit_once(':').unwrap();
+    let (ip, port) = (format!("dst={ip} "), format!("dport={port} "));
+    let table = fs::read_to_string("/proc/net/nf_conntrack").unwrap();
+    table.lines().filter(|line| line.contains(&ip) && line.contains(&port)).count()
+}
+
+on_both!(what_stop_has_cut_does_not_catch_new_connections, |lab| {
+    let _three = Backend::three();
+    for stop in ["stop", "stop --drain 1"] {
+        lab.balance(&[1]);
+        lab.ok("start");
+        let old = [from_port(40_001), from_port(40_002)];
+        assert!(old.iter().all(|(_, name)| name == "b1"));
+        let (code, _, err) = lab.paraglider(stop);
+        assert!(code == 0 && err.contains("2 established connections will be cut"), "{err}");
+        assert_eq!(entries(BIND), 0, "{stop}");
+        // The clients are gone, as after a power cut; others come by the same ports.
+        for (stream, _) in &old {
+            let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+            nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::Linger, &linger).unwrap();
+        }
+        drop(old);
+        lab.balance(&[2]);
+        lab.ok("start");
+        assert_eq!([from_port(40_001).1, from_port(40_002).1], ["b2", "b2"], "{stop}");
+        lab.ok("stop");
+    }
+});
+
+on_both!(stop_forgets_connections_of_ipv6_too, |lab| {
+    let _three = Backend::three();
+    lab.config("frontend: {bind: '[fd09::1]:4444', privateip: 'fd02::1', backends: ['[fd02::11]:80']}");
+    lab.ok("start");
+    let held = inside("client", || Held::open("[fd09::1]:4444".parse().unwrap()).unwrap()).join().unwrap();
+    held.ask().unwrap();
+    let table = || fs::read_to_string("/proc/net/nf_conntrack").unwrap();
+    let to_bind = |table: &str| table.lines().filter(|line| line.contains("dport=4444 ")).count();
+    assert_eq!(to_bind(&table()), 1);
+    lab.ok("stop");
+    assert_eq!(to_bind(&table()), 0, "{}", table());
+});
+
+on_both!(stop_forgets_only_what_it_cuts, |lab| {
+    let _three = Backend::three();
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    sh("ip -n b2 route add default via 10.2.0.1");
+    // One beside the bind, and one of the bind's that lives on, since another rule tracks it.
+    let direct = inside("client", || Held::open("10.2.0.12:80".parse().unwrap()).unwrap()).join().unwrap();
+    direct.ask().unwrap();
+    sh("iptables -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT");
+    let (stream, name) = from_port(40_001);
+    lab.ok("stop");
+    assert_eq!(asked(&stream), name);
+    lab.ok("start");
+    sh("iptables -F INPUT");
+    lab.ok("stop");
+    assert_eq!(entries(BIND), 0);
+    assert_eq!(entries("10.2.0.12:80"), 1, "the direct one");
+});
+
+on_both!(stop_succeeds_where_connections_cannot_be_forgotten, |lab| {
+    let _three = Backend::three();
+    lab.config(
+        "frontends: [{bind: '10.9.0.1:4444', backends: ['10.2.0.11:80']}, {bind: '[fd09::1]:4444', backends: ['[fd02::11]:80']}]",
+    );
+    lab.ok("start");
+    let (_held, _) = from_port(40_001);
+    // As in a kernel without CONFIG_NF_CONNTRACK_PROCFS: a /proc of links that lacks the table.
+    let [real, links] = ["real", "links"].map(|name| lab.path(name).display().to_string());
+    sh(&format!("mkdir -p {real} {links}/net && mount --rbind /proc {real}"));
+    sh(&format!("cd {real} && for file in [!0-9]*; do [ $file = net ] || ln -s {real}/$file {links}; done"));
+    sh(&format!(
+        "cd {real}/net && for file in *; do ln -s {real}/net/$file {links}/net; done; rm {links}/net/nf_conntrack"
+    ));
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", &format!("mount --bind {links} /proc && exec \"$@\""), "sh"]);
+    let output = unshare.arg(program()).arg("stop").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches("cannot end connections").count(), 1, "{said}");
+    assert_eq!(lab.ours(), [""; 0]);
+});
+
+on_both!(checks_do_not_fill_the_table, |lab| {
+    let mut backends = Backend::three();
+    // One that refuses, one that says nothing, and the same in IPv6.
+    backends[1].stop();
+    let yaml = |bind: &str, net: &str| {
+        format!(
+            "  - bind: '{bind}'\n    health: {{interval: 100ms, timeout: 50ms, fall: 9}}\n    backends: \
+             ['{}', '{}', '{}']\n",
+            net.replace('N', "1"),
+            net.replace('N', "2"),
+            net.replace('N', "9")
+        )
+    };
+    lab.config(&format!(
+        "frontends:\n{}{}",
+        yaml("10.9.0.1:4444", "10.2.0.1N:80"),
+        yaml("[fd09::1]:4444", "[fd02::1N]:80")
+    ));
+    // The silent one has an address in the network, so that packets to it leave.
+    sh("ip neigh add 10.2.0.19 lladdr 02:00:00:00:00:19 dev lan && ip -6 neigh add fd02::19 lladdr 02:00:00:00:00:19 dev lan");
+    let watch = Watch::begin(lab);
+    // The balancer tracks what it sends itself, as with any firewall that knows states.
+    sh("iptables -A OUTPUT -m conntrack --ctstate INVALID -j DROP");
+    sh("ip6tables -A OUTPUT -m conntrack --ctstate INVALID -j DROP");
+    let from = backends[0].connections();
+    until("there were many checks", || backends[0].connections() >= from + 40);
+    let table = fs::read_to_string("/proc/net/nf_conntrack").unwrap();
+    let entries = table.lines().filter(|line| line.contains("dport=80 ")).count();
+    // Of each backend the one of the check that runs.
+    assert!(entries <= 6, "{entries} entries:\n{table}");
+    assert_eq!(watch.end(nix::sys::signal::Signal::SIGTERM), Some(0));
+    let table = fs::read_to_string("/proc/net/nf_conntrack").unwrap();
+    assert!(!table.contains("dport=80 "), "{table}");
 });
 
 /// The kernel lists connections only to root, unless it is told otherwise: then this watch, which may change rules and is

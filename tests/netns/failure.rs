@@ -465,6 +465,10 @@ on_both!(a_list_that_is_not_whole_is_not_believed, |lab| {
         ("echo garbage", "lacks table"),
         ("$REAL \"$@\" | awk '/^\\*nat/ { gone = 1 } !gone { print } /^COMMIT/ { gone = 0 }'", "lacks table nat"),
         ("$REAL \"$@\" | head -c 500", "ends in the middle of table"),
+        (
+            "$REAL \"$@\" | awk '/^\\*nat/ { nat = 1 } nat { twice = twice \"\\n\" $0 } { print } END { print twice }'",
+            "has table nat twice",
+        ),
     ] {
         wrap(lab, "save", script);
         let (code, _, err) = lab.paraglider("start");
@@ -483,6 +487,29 @@ on_both!(a_list_that_is_not_whole_is_not_believed, |lab| {
         Variant::Legacy => assert!(code == 1 && err.contains("may be left there"), "{err}"),
     }
 });
+
+/// The listing is whole, but it says nothing of ours. The kernel knows better.
+#[test]
+fn a_list_that_hides_ours_is_not_believed() {
+    crate::in_lab("failure::a_list_that_hides_ours_is_not_believed", Variant::Nft, |lab| {
+        lab.balance(&[1, 2, 3]);
+        lab.ok("start");
+        let right = lab.saved(false);
+        for (script, said) in [
+            ("$REAL \"$@\" | grep -v -e PARAGLIDER -e PG-", "lacks chain P"),
+            ("$REAL \"$@\" | awk '/^\\*/ { nat = /nat/ } !nat || !/PARAGLIDER|PG-/ { print }'", "lacks chain P"),
+        ] {
+            wrap(lab, "save", script);
+            let (code, _, err) = lab.paraglider("start");
+            assert!(code == 1 && err.contains(said), "{script}: {err}");
+            assert!(matches!(lab.paraglider("status").0, 1 | 4), "{script}");
+            assert_eq!(lab.saved(false), right, "{script}");
+        }
+        // It removes what the kernel names, or says that it cannot.
+        let (code, _, err) = lab.paraglider("stop");
+        assert!(code == 0 && lab.ours().is_empty(), "{err}{:?}", lab.ours());
+    });
+}
 
 on_both!(rules_that_cannot_be_read_back_are_taken_back, |lab| {
     lab.balance(&[1, 2]);

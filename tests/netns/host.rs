@@ -445,3 +445,26 @@ on_both!(check_without_a_config_looks_at_the_host_all_the_same, |lab| {
     assert!(output.status.code() == Some(2) && out.contains("error    iptables: there is none"), "{out}");
     sh("umount /usr/sbin");
 });
+
+on_both!(a_config_that_others_can_change_is_found, |lab| {
+    lab.balance(&[1, 2, 3]);
+    sh("sysctl -qw net.ipv4.ip_forward=1");
+    let (dir, yaml) = (lab.path("").display().to_string(), lab.path("glider.yaml").display().to_string());
+    assert!(!lab.ok("check").contains("can change"));
+    for (change, undo, said) in [
+        (format!("chmod 666 {yaml}"), format!("chmod 644 {yaml}"), format!("every user can change {yaml} (mode 666)")),
+        (format!("chmod 777 {dir}"), format!("chmod 755 {dir}"), format!("every user can change {dir} (mode 777)")),
+        (format!("chown 65534 {yaml}"), format!("chown 0 {yaml}"), format!("user 65534 can change {yaml}")),
+        (format!("chown 65534 {dir}"), format!("chown 0 {dir}"), format!("user 65534 can change {dir}")),
+    ] {
+        if !run("sh", &["-c", &change]).status.success() {
+            println!("skipped: a_config_that_others_can_change_is_found: there is only one user here");
+            continue;
+        }
+        let out = lab.ok("check");
+        assert!(out.contains(&said) && !out.lines().any(|line| line.len() > 300), "{change}: {out}");
+        sh(&undo);
+    }
+    sh(&format!("chmod 1777 {dir}"));
+    assert!(!lab.ok("check").contains("can change"), "in a sticky directory nobody can replace it");
+});

@@ -35,6 +35,7 @@ mod sequence;
 mod served;
 mod situations;
 mod state;
+mod storm;
 mod tables;
 mod upgrade;
 mod watch;

@@ -93,6 +93,35 @@ fn a_watch_whose_tool_hangs_can_be_ended() {
     });
 }
 
+/// The watch holds the lock meanwhile. After a minute it kills the tool; here that is done for it.
+#[test]
+fn a_stop_beside_a_watch_whose_tool_hangs_goes_on() {
+    in_lab("process::a_stop_beside_a_watch_whose_tool_hangs_goes_on", Variant::Nft, |lab| {
+        lab.balance(&[1, 2, 3]);
+        for verb in ["save", "restore"] {
+            let watch = Watch::begin(lab);
+            wrap(lab, verb, "if [ -e $DIR/hangs ]; then exec $REAL \"$@\"; fi\necho $$ >$DIR/hangs\nexec sleep 1000");
+            sh("iptables -t nat -F");
+            let hangs = || fs::read_to_string(lab.path("hangs")).ok()?.trim().parse::<i32>().ok();
+            until("it hangs", || hangs().is_some());
+            let (started, stop) = (Instant::now(), lab.command("stop").stderr(Stdio::piped()).spawn().unwrap());
+            while started.elapsed() < Duration::from_secs(11) {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            kill(Pid::from_raw(hangs().unwrap()), Signal::SIGKILL).unwrap();
+            let output = stop.wait_with_output().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.success() && said.contains("perhaps since a program that it runs hangs"), "{said}");
+            assert!(said.contains(&format!("process {}", watch.process())), "{said}");
+            std::thread::sleep(Duration::from_millis(4500));
+            assert_eq!(lab.ours(), [""; 0], "the watch has put them back: {}", watch.text());
+            assert_eq!(watch.end(Signal::SIGTERM), Some(0));
+            unwrap(lab, verb);
+            fs::remove_file(lab.path("hangs")).unwrap();
+        }
+    });
+}
+
 #[test]
 fn a_tool_that_is_slow_is_left_to_end_when_the_watch_is_told_to() {
     in_lab("process::a_tool_that_is_slow_is_left_to_end_when_the_watch_is_told_to", Variant::Nft, |lab| {
@@ -335,6 +364,42 @@ fn what_a_parent_ignores_and_blocks_is_no_harm() {
         until("the rules are in force", || lab.paraglider("status").0 == 0);
         kill(Pid::from_raw(watch.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
         assert_eq!(ended(&mut watch), Some(0));
+    });
+}
+
+/// A kernel without CONFIG_FILE_LOCKING, which strace plays.
+#[test]
+fn a_kernel_without_locks_is_told_so() {
+    in_lab("process::a_kernel_without_locks_is_told_so", Variant::Nft, |lab| {
+        lab.balance(&[1, 2, 3]);
+        let without = |call: &str, words: &str| {
+            let mut command = Command::new("strace");
+            command.args(["-o", "/dev/null", "-e", &format!("trace={call}"), "-e"]);
+            command
+                .arg(format!("inject={call}:error=ENOSYS"))
+                .arg(program())
+                .arg("-config")
+                .arg(lab.path("glider.yaml"));
+            command.args(words.split(' ')).stdin(Stdio::null());
+            let output = command.output().ok()?;
+            Some((output.status.code(), String::from_utf8(output.stderr).unwrap()))
+        };
+        let Some((code, err)) = without("flock", "start") else {
+            return println!("skipped: a_kernel_without_locks_is_told_so: there is no strace here");
+        };
+        let told = |err: &str| err.contains("cannot take the lock") && err.contains("Function not implemented");
+        assert!(code == Some(1) && told(&err) && lab.ours().is_empty(), "{code:?} {err}");
+        lab.ok("start");
+        let since = Instant::now();
+        let (code, err) = without("flock", "stop").unwrap();
+        assert!(code == Some(0) && told(&err) && err.contains("going on without the lock"), "{code:?} {err}");
+        assert!(since.elapsed() < Duration::from_secs(5));
+        assert_eq!(lab.ours(), [""; 0]);
+        let (code, err) = without("fcntl", "watch").unwrap();
+        assert!(
+            code == Some(1) && err.contains("cannot lock watch in /run: Function not implemented"),
+            "{code:?} {err}"
+        );
     });
 }
 

@@ -268,6 +268,79 @@ on_both!(namespaces_that_share_run_do_not_meet, |lab| {
     without_b2();
 });
 
+on_both!(a_watch_whose_file_was_removed_by_hand_makes_it_again, |lab| {
+    let [_b1, mut b2, _b3] = Backend::three();
+    lab.config(&checked(QUICK, &[1, 2, 3]));
+    let watch = Watch::begin(lab);
+    let since = Instant::now();
+    b2.stop();
+    watch.hears(since, B2_DOWN);
+    fs::remove_file(kept("watch")).unwrap();
+    until("it is there again", || kept("watch").exists());
+    until("status knows it", || lab.paraglider("status").1.contains("down for"));
+    let (code, _, err) = lab.paraglider("watch");
+    assert!(code == 1 && err.contains(&format!("is running (process {}", watch.process())), "{err}");
+    lab.ok("stop");
+    sleep(Duration::from_millis(4500));
+    assert_eq!(lab.ours(), [""; 0], "{}", watch.text());
+});
+
+on_both!(whether_a_watch_is_needed_says_what_is_in_force_and_not_what_is_edited, |lab| {
+    let checked = checked(QUICK, &[1, 2, 3]);
+    let needed = || lab.paraglider("watch --needed").0;
+    lab.config(&checked);
+    lab.ok("start");
+    lab.balance(&[1]);
+    assert_eq!(needed(), 0, "a watch that crashes comes back, though the file was edited");
+    lab.config("frontend: 1");
+    assert_eq!(needed(), 0, "nor has a mistake in the file an effect");
+    lab.balance(&[1]);
+    lab.ok("start");
+    lab.config(&checked);
+    assert_eq!(needed(), 1);
+    lab.ok("stop");
+    assert_eq!(needed(), 0, "after a stop it is the file's");
+    lab.config("frontend: 1");
+    assert_eq!(needed(), 2);
+});
+
+on_both!(what_a_namespace_that_is_gone_meant_is_not_believed, |lab| {
+    let _three = Backend::three();
+    lab.balance(&[1, 2]);
+    let folder = || kept("").parent().unwrap().to_owned();
+    lab.ok("start");
+    lab.ok("stop");
+    let own = fs::read_to_string(kept("home")).unwrap();
+    let there = || fs::read_dir(folder()).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let meant = "frontend: {bind: '10.9.0.1:4444', backends: ['10.2.0.13:80']}";
+    let [boot, cookie] = own.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{own}") };
+    let known = cookie != "-";
+    for (home, believed) in [
+        // Another namespace has had our number; another boot; and both.
+        (format!("{boot} 12345678\n"), !known),
+        (format!("11111111-2222-3333-4444-555555555555 {cookie}\n"), false),
+        // Unknown parts, and what an older version has left.
+        (format!("{boot} -\n"), true),
+        (format!("- {cookie}\n"), true),
+        (String::new(), true),
+        (own.clone(), true),
+    ] {
+        fs::write(kept("home"), &home).unwrap();
+        for (name, verb) in [("meant.yaml", "start --again"), ("meant.last", "start --again")] {
+            fs::write(kept(name), meant).unwrap();
+            fs::set_permissions(kept(name), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+            fs::write(kept("home"), &home).unwrap();
+            lab.ok(verb);
+            // One that a killed stop has left is meant only if rules are in force.
+            let wanted = believed && name == "meant.yaml";
+            assert_eq!(!lab.ours().is_empty(), wanted, "{home}{name}: {:?}", there().collect::<Vec<_>>());
+            lab.ok("stop");
+        }
+        assert!(!there().any(|name| name.starts_with("meant")), "{home}");
+    }
+    assert_eq!(fs::read_to_string(kept("home")).unwrap(), own);
+});
+
 on_both!(a_watch_that_stands_still_is_told_of_and_no_word_of_status_ends_it, |lab| {
     let _three = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));

@@ -148,13 +148,18 @@ impl Iptables {
                 (None, Variant::Legacy) => {}
             }
         }
-        for (Tools { family, main, .. }, expected, child) in started {
+        for (Tools { family, main, variant }, expected, child) in started {
             let read = child.and_then(|child| {
                 let output = child.wait()?;
                 if !output.succeeded() {
                     return fail!("{}", output.said());
                 }
-                save::read(&output.out, *family, &expected, &mut look.list)
+                save::read(&output.out, *family, &expected, &mut look.list)?;
+                // Only nf_tables tells the names of chains.
+                if *variant == Variant::Nft {
+                    save::hides_nothing(*family, &look.list)?;
+                }
+                Ok(())
             });
             match read {
                 Ok(()) => {}

@@ -7,7 +7,8 @@ use super::ruleset::{Jump, Ruleset};
 use crate::engine::Foreign;
 use crate::error::{fail, Error};
 use crate::net::Family;
-use crate::text::{has, number};
+use crate::sys::netlink::{self, Netlink};
+use crate::text::{has, number, Shown};
 
 /// The content of one engine's listings.
 #[derive(Debug, Default)]
@@ -27,12 +28,17 @@ pub struct Listing {
 pub fn read(text: &str, family: Family, expected: &[Table], to: &mut Listing) -> Result<(), Error> {
     let Listing { ours, others, foreign, counting } = to;
     let mut missing = expected.to_vec();
+    let mut listed: Vec<&str> = Vec::new();
     // The current table; COMMIT ends it.
     let (mut table, mut open) = (None, None);
     // The current chain, and the number of its rules so far.
     let (mut current, mut seen) = ("", 0);
     for line in Lines(text) {
         if let Some(name) = line.strip_prefix('*') {
+            if listed.contains(&name) {
+                return fail!("the list of the {family} rules has table {} twice", Shown(name));
+            }
+            listed.push(name);
             open = Some(name.trim_ascii_end());
             table = Table::ALL.into_iter().find(|table| Some(table.name()) == open);
             current = "";
@@ -85,6 +91,30 @@ pub fn read(text: &str, family: Family, expected: &[Table], to: &mut Listing) ->
         }
         (_, Some(table)) => fail!("the list of the {family} rules lacks table {}, which the kernel has", table.name()),
         (None, None) => Ok(()),
+    }
+}
+
+/// Fails if the kernel has a chain of ours that is not in the listing of this family: what the listing program says is
+/// nothing is not taken for nothing. Asked where a table has none, since tables can be long.
+pub fn hides_nothing(family: Family, listing: &Listing) -> Result<(), Error> {
+    let empty = |table: &Table| listing.ours.table(family, *table).chains().is_empty();
+    if !Table::ALL.iter().any(empty) {
+        return Ok(());
+    }
+    let mut hidden = None;
+    let mut take = |chain: &[u8]| {
+        // NFTA_CHAIN_TABLE and NFTA_CHAIN_NAME
+        let (Some(table), Some(name)) = (netlink::text_of(chain, 1), netlink::text_of(chain, 3)) else { return };
+        let table = Table::ALL.into_iter().find(|known| known.name() == table);
+        if table.is_some_and(|table| is_ours(table, name) && listing.ours.table(family, table).rules(name).is_none()) {
+            hidden = Some(name.to_owned());
+        }
+    };
+    // A kernel that does not tell is none that contradicts.
+    let _ = Netlink::open().and_then(|mut netlink| netlink.list(netlink::CHAINS, family.domain(), &mut take));
+    match hidden {
+        Some(name) => fail!("the list of the {family} rules lacks chain {}, which the kernel has", Shown(&name)),
+        None => Ok(()),
     }
 }
 
@@ -293,6 +323,8 @@ mod tests {
         for length in 1..whole.len() - 1 {
             assert!(said(whole.get(..length).unwrap(), &Table::ALL).is_err(), "{length}");
         }
+        let twice = format!("{whole}*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n");
+        assert!(said(&twice, &Table::ALL).unwrap_err().contains("has table nat twice"));
         assert!(said("*raw\n-A PREROUTING -j NOTRACK\n", &[]).unwrap_err().contains("in the middle of table raw"));
     }
 

@@ -34,6 +34,7 @@ pub fn run(path: &str, out: &mut String) -> Result<Exit, Error> {
         let backends: usize = services.iter().map(|service| service.backends.len()).sum();
         let (frontends, backends) = (log::count(services.len(), "frontend"), log::count(backends, "backend"));
         findings.ok(format_args!("config: {} has {frontends} and {backends}", Escaped(path)));
+        who_may_write(path, &mut findings);
     }
     rules::check(&services, &mut findings);
     network::check(&services, &mut findings);
@@ -42,4 +43,24 @@ pub fn run(path: &str, out: &mut String) -> Result<Exit, Error> {
         Level::Error => Exit::Failed,
         _ => Exit::Done,
     })
+}
+
+/// Whoever can write the config can send everybody's connections anywhere.
+fn who_may_write(path: &str, findings: &mut Findings) {
+    let directory = match path.rsplit_once('/') {
+        Some((directory, _)) => format!("{directory}/"),
+        None => "./".to_owned(),
+    };
+    for (what, is_directory) in [(path, false), (&directory, true)] {
+        let stat = file::open_any(what, libc::O_RDONLY | libc::O_CLOEXEC).and_then(|file| file::stat(&file));
+        let Ok(stat) = stat else { continue };
+        let (owner, mode, shown) = (stat.st_uid, stat.st_mode & 0o7777, Escaped(what));
+        // In a sticky directory the file of another user cannot be replaced.
+        let any_user = mode & libc::S_IWOTH != 0 && !(is_directory && mode & libc::S_ISVTX != 0);
+        if any_user {
+            findings.warning(format_args!("config: every user can change {shown} (mode {mode:o}); chmod o-w {shown}"));
+        } else if owner != 0 && owner != file::user() {
+            findings.warning(format_args!("config: user {owner} can change {shown}; chown root {shown}"));
+        }
+    }
 }

@@ -1,0 +1,208 @@
+//! What becomes of the rules when other units flush them, or put theirs in front of ours.
+
+use std::fs;
+use std::path::Path;
+
+use crate::lab::{self, ask_often, Held, Lab, Variant};
+use crate::machine::Machine;
+use crate::unit::{config, shares, BIND};
+use crate::{in_lab, unit, FIREWALLS, ROOT};
+
+/// The other units are listed in three of ours.
+#[test]
+fn all_units_know_the_same() {
+    let named = |name: &str, key: &str| {
+        let text = unit(name);
+        let lists = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        let mut names: Vec<_> = lists.flat_map(|list| list.split(' ')).map(str::to_owned).collect();
+        names.retain(|name| !name.contains("paraglider") && !name.contains("modprobe") && name != "network.target");
+        names.sort();
+        names
+    };
+    let wanted = FIREWALLS.map(|name| format!("{name}.service"));
+    for (name, key) in [
+        ("paraglider", "After"),
+        ("paraglider", "ReloadPropagatedFrom"),
+        ("paraglider-again", "After"),
+        ("paraglider-flushed", "After"),
+        ("paraglider-flushed", "PartOf"),
+    ] {
+        assert_eq!(named(name, key), wanted, "{name}: {key}");
+    }
+}
+
+fn booted(lab: &Lab) -> Result<Machine, String> {
+    let mut machine = Machine::with_package(lab)?;
+    machine.ok("dpkg --no-triggers -i /var/tmp/p.deb");
+    fs::write(machine.path("/etc/paraglider/glider.yaml"), config(&[1, 2])).unwrap();
+    machine.boot()?;
+    Ok(machine)
+}
+
+/// systemctl waits for the firewall, not for the units that follow it.
+fn settle(machine: &Machine) {
+    machine.ok("sleep 0.1; until [ -z \"$(systemctl list-jobs --no-legend)\" ]; do sleep 0.1; done");
+}
+
+fn flush(lab: &Lab) -> &'static str {
+    match lab.variant {
+        Variant::Nft => "nft flush ruleset",
+        Variant::Legacy => "iptables -F; iptables -t nat -F; iptables -X; iptables -t nat -X",
+    }
+}
+
+/// Stand-ins of their names, which flush all rules whatever they are told. No watch runs.
+mod whatever_they_do_the_rules_come_back {
+    use super::*;
+
+    #[test]
+    fn nft() {
+        in_lab("firewalls::whatever_they_do_the_rules_come_back::nft", Variant::Nft, story);
+    }
+
+    #[test]
+    fn legacy() {
+        in_lab("firewalls::whatever_they_do_the_rules_come_back::legacy", Variant::Legacy, story);
+    }
+
+    fn story(lab: &Lab) {
+        let machine = match booted(lab) {
+            Ok(machine) => machine,
+            Err(why) => return println!("skipped: systemd: {why}"),
+        };
+        let held = lab::inside("client", || {
+            let held = Held::open(BIND.parse().unwrap()).unwrap();
+            let first = held.ask().unwrap();
+            (held, first)
+        });
+        let (held, first) = held.join().unwrap();
+        let unlimited = "[Unit]\nStartLimitIntervalSec=0\n";
+        // So slow that without waiting for it the rules would be flushed.
+        let flush = format!("/bin/sh -c 'sleep 0.2; {}'", flush(lab));
+        let unit = format!(
+            "{unlimited}[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart={flush}\nExecReload={flush}\nExecStop={flush}\n"
+        );
+        // A daemon that dies and is started again by systemd.
+        let daemon = format!(
+            "{unlimited}[Service]\nExecStartPre={flush}\nExecStart=/bin/sleep 1000\nExecReload={flush}\nExecStopPost={flush}\n\
+             Restart=on-failure\nRestartSec=100ms\n"
+        );
+        let own = machine.path("/etc/systemd/system");
+        let is_daemon = |name: &str| ["docker", "firewalld", "libvirtd"].contains(&name);
+        for name in FIREWALLS {
+            let text = if is_daemon(name) { &daemon } else { &unit };
+            fs::write(own.join(format!("{name}.service")), text).unwrap();
+        }
+        machine.ok("systemctl daemon-reload");
+        let is_right = |what: &str| {
+            settle(&machine);
+            assert_eq!(ask_often("client", BIND, 4), shares(&[1, 2], 2), "{what}\n{}", machine.journal());
+            assert_eq!(held.ask().unwrap(), first, "{what}: the connection was cut");
+            machine.ok("systemctl is-active paraglider");
+        };
+        for name in FIREWALLS {
+            for verb in ["start", "reload", "restart", "stop"] {
+                machine.ok(&format!("systemctl {verb} {name}"));
+                is_right(&format!("{verb} {name}"));
+            }
+            if is_daemon(name) {
+                machine.ok(&format!("systemctl start {name}"));
+                is_right(&format!("start {name}"));
+                machine.ok(&format!("systemctl kill -s KILL {name}; sleep 1"));
+                is_right(&format!("death of {name}"));
+                machine.ok(&format!("systemctl stop {name}"));
+            }
+        }
+        // A config that has a mistake by now is no reason to leave the rules flushed.
+        let yaml = machine.path("/etc/paraglider/glider.yaml");
+        fs::write(&yaml, "frontend: 1\n").unwrap();
+        machine.ok("systemctl start nftables");
+        for verb in ["reload", "restart", "stop"] {
+            machine.ok(&format!("systemctl {verb} nftables"));
+            is_right(&format!("{verb} nftables"));
+        }
+        fs::write(&yaml, config(&[1, 2])).unwrap();
+        // After a stop nothing comes back.
+        machine.ok("systemctl stop paraglider");
+        for verb in ["start", "reload", "restart", "stop"] {
+            machine.ok(&format!("systemctl {verb} ufw"));
+            settle(&machine);
+            assert_eq!(lab.ours(), Vec::<String>::new(), "{verb}");
+        }
+        // As at boot: all are asked for, and the firewalls have not finished yet.
+        machine.ok(&format!("systemctl start {} paraglider", FIREWALLS.join(" ")));
+        settle(&machine);
+        assert_eq!(ask_often("client", BIND, 4), shares(&[1, 2], 2), "start of all");
+    }
+}
+
+/// The real ones, by systemctl and by their own commands.
+mod real_ones {
+    use super::*;
+
+    #[test]
+    fn nft() {
+        in_lab("firewalls::real_ones::nft", Variant::Nft, story);
+    }
+
+    #[test]
+    fn legacy() {
+        in_lab("firewalls::real_ones::legacy", Variant::Legacy, story);
+    }
+
+    fn story(lab: &Lab) {
+        let machine = match booted(lab) {
+            Ok(machine) => machine,
+            Err(why) => return println!("skipped: systemd: {why}"),
+        };
+        let is_right = |what: &str| {
+            settle(&machine);
+            assert_eq!(ask_often("client", BIND, 4), shares(&[1, 2], 2), "{what}\n{}", machine.journal());
+        };
+        is_right("boot");
+        if lab.variant == Variant::Nft && machine.path("/lib/systemd/system/nftables.service").exists() {
+            for line in [
+                "systemctl start nftables",
+                "systemctl reload nftables",
+                "systemctl restart nftables",
+                "systemctl stop nftables",
+            ] {
+                machine.ok(line);
+                is_right(line);
+            }
+        } else if lab.variant == Variant::Nft {
+            println!("skipped: nftables.service is not installed here");
+        }
+        let tools = Path::new(ROOT).join("target/tools/root");
+        if !tools.join("usr/sbin/netfilter-persistent").exists() {
+            return println!("skipped: netfilter-persistent: tests/setup could not fetch it");
+        }
+        let plugins = "/usr/share/netfilter-persistent/plugins.d";
+        let to = |dir: &str| machine.path(dir).display().to_string();
+        let from = |file: &str| tools.join(file.trim_start_matches('/')).display().to_string();
+        lab::sh(&format!("cp {} {}", from("/usr/sbin/netfilter-persistent"), to("/usr/sbin")));
+        lab::sh(&format!("cp {}/* {}", from(plugins), to(plugins)));
+        lab::sh(&format!(
+            "cp {} {}",
+            from("/lib/systemd/system/netfilter-persistent.service"),
+            to("/etc/systemd/system")
+        ));
+        // What is saved has none of our rules: so each load of it removes them.
+        machine.ok(
+            "mkdir -p /etc/iptables; systemctl daemon-reload; systemctl stop paraglider; netfilter-persistent save; systemctl start paraglider",
+        );
+        for line in [
+            "systemctl start netfilter-persistent",
+            "systemctl restart netfilter-persistent",
+            "systemctl stop netfilter-persistent",
+            "netfilter-persistent reload",
+            "netfilter-persistent start",
+            "netfilter-persistent flush",
+        ] {
+            machine.ok(line);
+            is_right(line);
+        }
+        machine.ok("systemctl stop paraglider; netfilter-persistent reload");
+        assert_eq!(lab.ours(), Vec::<String>::new());
+    }
+}

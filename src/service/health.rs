@@ -24,7 +24,7 @@ pub struct Health {
     pub text: String,
     /// Checks go to this port instead of the backend's.
     pub port: Option<u16>,
-    /// When all backends are down, new connections are rejected; else the backends chosen last stay in force.
+    /// When all backends are down, new connections are rejected; else those in force stay so.
     pub reject: bool,
 }
 
@@ -48,9 +48,13 @@ impl Default for Health {
 
 impl Health {
     /// The time from the beginning of a check to that of the next, if the check is over by then: short enough that a
-    /// backend which goes silent right after a good check has failed `fall` checks within `interval` × `fall`.
+    /// backend which goes silent right after a good check has failed `fall` checks within `interval` × `fall`. With a
+    /// timeout of more than half of the interval it may take half an interval longer, since checks keep that distance.
     pub fn pace(&self) -> u64 {
-        self.interval - self.timeout.div_ceil(self.fall)
+        let (interval, timeout, fall) = (self.interval, self.timeout.min(self.interval), self.fall);
+        // The first limit counts while a check is over when the next one is due, the second one when each begins at the
+        // end of the one before.
+        (interval - timeout.div_ceil(fall)).min(fall * (interval - timeout)).max(interval / 2)
     }
 }
 
@@ -60,14 +64,18 @@ mod tests {
 
     #[test]
     fn a_silent_backend_is_out_in_time_and_checks_keep_their_distance() {
-        for (interval, timeout, fall) in
-            [(2000, 1000, 3), (2000, 1000, 1), (2000, 999, 2), (100, 50, 1), (2000, 1, 255)]
-        {
-            let health = Health { interval, timeout, fall, ..Health::default() };
-            let pace = health.pace();
-            // The last good check began at 0; each of the next takes its whole time.
-            let out = pace + (fall - 1) * pace.max(timeout) + timeout;
-            assert!(pace >= interval / 2 && out <= interval * fall, "{health:?}: {pace} {out}");
+        for fall in [1, 2, 3, 10, 255] {
+            for timeout in [1, 50, 999, 1000, 1001, 1200, 1500, 1667, 1800, 1999, 2000] {
+                let health = Health { interval: 2000, timeout, fall, ..Health::default() };
+                let (interval, pace) = (health.interval, health.pace());
+                // The last good check began at 0; each of the next takes its whole time.
+                let out = pace + (fall - 1) * pace.max(timeout) + timeout;
+                let late = if timeout * 2 > interval { interval / 2 } else { 0 };
+                assert!(pace >= interval / 2 && out <= interval * fall + late, "{health:?}: {pace} {out}");
+            }
         }
+        // Only where it cannot be otherwise.
+        let health = Health { interval: 2000, timeout: 1600, fall: 3, ..Health::default() };
+        assert!(health.pace() + 3 * 1600 <= 6000);
     }
 }

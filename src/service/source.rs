@@ -1,6 +1,6 @@
 //! `privateip`: the source address that backends see.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::error::{refuse, Error};
 use crate::net::{unicast, Endpoint, Family};
@@ -48,6 +48,19 @@ impl Source {
         }
     }
 
+    /// Calls `take` with each address; none for [`Source::Masquerade`] and [`Source::Client`].
+    pub fn each(self, take: &mut dyn FnMut(IpAddr)) {
+        match self {
+            Source::Addresses(IpAddr::V4(first), IpAddr::V4(last)) => {
+                (u32::from(first)..=u32::from(last)).for_each(|ip| take(Ipv4Addr::from(ip).into()));
+            }
+            Source::Addresses(IpAddr::V6(first), IpAddr::V6(last)) => {
+                (u128::from(first)..=u128::from(last)).for_each(|ip| take(Ipv6Addr::from(ip).into()));
+            }
+            _ => {}
+        }
+    }
+
     /// The family of the addresses; none for [`Source::Masquerade`] and [`Source::Client`].
     pub fn family(self) -> Option<Family> {
         match self {
@@ -87,6 +100,11 @@ mod tests {
             Source::parse("172.19.0.4-172.19.0.7").unwrap(),
             Source::Addresses("172.19.0.4".parse().unwrap(), "172.19.0.7".parse().unwrap())
         );
+        let mut all = Vec::new();
+        for text in ["172.19.0.4-172.19.0.6", "fd00::4", "auto", "none"] {
+            Source::parse(text).unwrap().each(&mut |ip| all.push(ip.to_string()));
+        }
+        assert_eq!(all, ["172.19.0.4", "172.19.0.5", "172.19.0.6", "fd00::4"]);
         assert_eq!(Source::parse("auto").unwrap(), Source::Masquerade);
         assert_eq!(Source::parse("none").unwrap(), Source::Client);
         for (text, why) in [

@@ -50,7 +50,7 @@ impl Watch<'_> {
     /// Nothing is meant to be in force.
     pub(super) fn rest(&mut self) {
         self.resting = Some(clock());
-        self.checked.iter_mut().flatten().for_each(|one| one.check = None);
+        self.checked.iter_mut().flat_map(|group| &mut group.backends).for_each(|one| one.check = None);
         log::info!("the rules were stopped; watching goes on when they are started");
     }
 
@@ -95,8 +95,8 @@ impl Watch<'_> {
 
     fn seen(&self) -> Vec<Seen> {
         let mut all = Vec::new();
-        for (service, checked) in self.services.iter().zip(&self.checked) {
-            for (backend, one) in service.backends.iter().zip(checked) {
+        for (service, group) in self.services.iter().zip(&self.checked) {
+            for (backend, one) in service.backends.iter().zip(&group.backends) {
                 all.push(Seen {
                     bind: service.bind,
                     backend: backend.address,

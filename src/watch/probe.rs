@@ -10,6 +10,7 @@ use crate::net::Endpoint;
 use crate::service::health::Health;
 use crate::sys::file;
 use crate::sys::socket;
+use crate::watch::checker::Event;
 
 /// How much of an answer is read, in bytes.
 const MOST_ANSWER: usize = 16 * 1024;
@@ -59,12 +60,15 @@ impl Probe {
     }
 
     /// Goes on after one of [`events`](Self::events).
-    pub fn go_on(&mut self, health: &Health, to: Endpoint) -> Verdict {
+    pub fn go_on(&mut self, health: &Health, to: Endpoint) -> Event {
         match self.step(health, to) {
-            Ok(verdict) => verdict,
+            Ok(verdict) => verdict.map_or(Event::Progress, Event::Ended),
             // Connected, and there is nothing to read yet.
-            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => (!health.http).then_some(Ok(())),
-            Err(error) => Some(Err(plain(&error).to_ascii_lowercase())),
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) && health.http => Event::Progress,
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Event::Ended(Ok(())),
+            // Of IPv6, EACCES is what a router or the backend itself answers (ICMPv6, administratively prohibited).
+            Err(error) if is_ours(&error) && error.raw_os_error() != Some(libc::EACCES) => Event::Lapsed,
+            Err(error) => Event::Ended(Err(plain(&error).to_ascii_lowercase())),
         }
     }
 
@@ -82,6 +86,26 @@ impl Probe {
         }
         Ok(judge(&self.answer, !more || self.answer.len() >= MOST_ANSWER, health))
     }
+}
+
+/// Whether a check failed for a reason of this host's, which says nothing about the backend. (That there is no route does:
+/// then clients do not get there either.)
+pub fn is_ours(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOBUFS
+                | libc::ENOMEM
+                | libc::EADDRNOTAVAIL
+                | libc::EAFNOSUPPORT
+                | libc::EAGAIN
+                | libc::EINTR
+                | libc::EPERM
+                | libc::EACCES
+        )
+    )
 }
 
 /// Judges the beginning of an HTTP answer, or `all` of it.

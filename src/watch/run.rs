@@ -2,9 +2,8 @@
 //! others change them. One thread and one poll(2); the rules stay whatever becomes of it.
 
 use crate::engine::{self, transaction, Engine};
-use crate::error::{plain, Error, Exit};
+use crate::error::{Error, Exit};
 use crate::host::before;
-use crate::host::conntrack;
 use crate::host::forwarding;
 use crate::host::state::{Folder, MEANT};
 use crate::serve;
@@ -13,8 +12,9 @@ use crate::sys::log;
 use crate::sys::poll;
 use crate::sys::poll::clock;
 use crate::sys::signal::Signals;
-use crate::watch::checker::{self, All, Event, Seen, Step};
+use crate::watch::checker::{self, All, Seen};
 use crate::watch::claim::{self, Claim, Known};
+use crate::watch::presence::Presence;
 use crate::watch::probe::Probe;
 
 /// How often the rules, and what is meant, are looked at, in milliseconds.
@@ -47,6 +47,8 @@ pub(super) struct Watch<'a> {
     pub(super) pending: bool,
     /// What is known of the backends is not yet written down.
     pub(super) untold: bool,
+    /// Which addresses of the config are this host's, and the like.
+    pub(super) presence: Presence,
     /// When the rules are looked at next.
     pub(super) look: u64,
     /// Of the rules, when they were last read.
@@ -98,6 +100,7 @@ pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
         reread: false,
         pending: false,
         untold: false,
+        presence: Presence::default(),
         look: 0,
         rules: None,
         trouble: [String::new(), String::new()],
@@ -133,6 +136,7 @@ impl Watch<'_> {
         self.tell();
         before::clean(self.folder.base());
         serve::say_who_is_balanced(engines, &self.services);
+        self.presence.look(&self.services);
         serve::say_what_others_do(&views, &self.services);
         Ok(())
     }
@@ -155,11 +159,14 @@ impl Watch<'_> {
             let mut events = vec![poll::pollfd(self.signals.descriptor(), libc::POLLIN)];
             let mut next = self.look;
             if self.resting.is_none() {
-                for one in self.checked.iter().flatten() {
-                    next = next.min(one.due);
-                    if let Some(check) = &one.check {
-                        let (descriptor, what) = check.events();
-                        events.push(poll::pollfd(descriptor, what));
+                for (service, group) in self.services.iter().zip(&self.checked) {
+                    let Some(health) = &service.health else { continue };
+                    for one in &group.backends {
+                        next = next.min(one.wake(health));
+                        if let Some(check) = &one.check {
+                            let (descriptor, what) = check.events();
+                            events.push(poll::pollfd(descriptor, what));
+                        }
                     }
                 }
             }
@@ -179,6 +186,10 @@ impl Watch<'_> {
             let before = clock();
             if before >= self.look {
                 let looked = self.reconcile();
+                // A rest may have begun.
+                if self.resting.is_none() {
+                    self.presence.look(&self.services);
+                }
                 let after = clock();
                 self.look = after + if matches!(looked, Ok(false)) { AGAIN } else { LOOK };
                 match looked {
@@ -187,64 +198,12 @@ impl Watch<'_> {
                     Err(error) => self.complain(&error),
                 }
                 // Running checks could not go on meanwhile.
-                for one in self.checked.iter_mut().flatten() {
+                for one in self.checked.iter_mut().flat_map(|group| &mut group.backends) {
                     one.stood_still(after - before);
                 }
             }
             if self.untold && !self.pending {
                 self.tell();
-            }
-        }
-    }
-
-    /// Begins the checks that are due, and goes on with those that run. `events` are theirs, after that of the signals.
-    fn check(&mut self, events: &[libc::pollfd], now: u64) {
-        let mut running = self.checked.iter().flatten().filter(|one| one.check.is_some()).count();
-        let mut events = events.iter().skip(1);
-        for (service, checked) in self.services.iter_mut().zip(&mut self.checked) {
-            let Some(health) = &service.health else { continue };
-            let mut any_turned = false;
-            for (backend, one) in service.backends.iter().zip(&mut *checked) {
-                let to = backend.address.with_port(health.port);
-                let mut event = Event::Silence;
-                if let Some(check) = &mut one.check {
-                    if events.next().is_some_and(|event| event.revents != 0) {
-                        event = check.go_on(health, to).map_or(Event::Progress, Event::Ended);
-                    }
-                }
-                let mut step = one.step(event, health, now, running < self.most);
-                if step == Step::Begin {
-                    match Probe::begin(to) {
-                        Ok(check) => {
-                            one.check = Some(check);
-                            running += 1;
-                        }
-                        Err(error) if is_ours(&error) => one.put_off(now),
-                        Err(error) => {
-                            step = one.step(Event::Ended(Err(plain(&error).to_ascii_lowercase())), health, now, true)
-                        }
-                    }
-                }
-                let Step::End { turned, first } = step else { continue };
-                self.untold |= first;
-                if turned {
-                    any_turned = true;
-                    let (backend, bind) = (backend.address, service.bind);
-                    match one.condition.down {
-                        true => log::warning!("{backend} of {bind} is down ({})", one.condition.error),
-                        false => log::info!("{backend} of {bind} is up"),
-                    }
-                }
-            }
-            if any_turned {
-                let down = checker::down(service, checked);
-                if down.len() == service.backends.len() {
-                    let what =
-                        if health.reject { "new connections are refused" } else { "the last ones stay in force" };
-                    log::warning!("{}: all backends are down; {what}", service.bind);
-                }
-                service.choose(&down);
-                (self.pending, self.look) = (true, 0);
             }
         }
     }
@@ -285,38 +244,12 @@ impl Watch<'_> {
         self.forget()
     }
 
-    /// Ends the connections to backends that are down and no longer chosen. What fails is tried again at the next look.
-    fn forget(&mut self) -> Result<bool, Error> {
-        let mut failed = None;
-        for (service, checked) in self.services.iter().zip(&mut self.checked) {
-            let mut gone = Vec::new();
-            for (backend, one) in service.backends.iter().zip(&*checked) {
-                // A backend that drains keeps its connections: it may have stopped listening, and serve them to their end.
-                if one.condition.down && !one.forgotten && backend.weight == 0 && backend.nominal > 0 {
-                    gone.push(backend.address);
-                }
-            }
-            if gone.is_empty() {
-                continue;
-            }
-            match conntrack::forget(&[service.bind], &|connection| gone.contains(&connection.backend)).complete() {
-                Ok(_) => {
-                    for (backend, one) in service.backends.iter().zip(checked) {
-                        one.forgotten |= gone.contains(&backend.address);
-                    }
-                }
-                Err(error) => failed = Some(error),
-            }
-        }
-        failed.map_or(Ok(true), Err)
-    }
-
     /// Writes down how the backends do.
     fn tell(&mut self) {
         self.untold = false;
         let mut lines = String::new();
-        for (service, checked) in self.services.iter().zip(&self.checked) {
-            for (backend, one) in service.backends.iter().zip(checked) {
+        for (service, group) in self.services.iter().zip(&self.checked) {
+            for (backend, one) in service.backends.iter().zip(&group.backends) {
                 claim::line(&mut lines, service.bind, backend, &one.condition, one.due);
             }
         }
@@ -344,12 +277,4 @@ impl Watch<'_> {
             *trouble = said;
         }
     }
-}
-
-/// Whether a check could not begin for a reason of this host's, which says nothing about the backend.
-fn is_ours(error: &std::io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL)
-    )
 }

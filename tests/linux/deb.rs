@@ -16,13 +16,17 @@ const ARCHITECTURES: [(&str, &str); 5] = [
 ];
 
 /// What the package puts on the disk besides [`links`]; a directory has a `/` at the end.
-const CONTENT: [&str; 25] = [
+const CONTENT: [&str; 34] = [
     "644 /usr/lib/systemd/system/paraglider-again.service",
     "644 /usr/lib/systemd/system/paraglider-flushed.service",
     "644 /usr/lib/systemd/system/paraglider-watch.service",
     "644 /usr/lib/systemd/system/paraglider.service",
     "644 /usr/share/doc/paraglider/changelog.gz",
     "644 /usr/share/doc/paraglider/copyright",
+    "644 /usr/share/doc/paraglider/examples/two-boxes/box1/conntrackd.conf",
+    "644 /usr/share/doc/paraglider/examples/two-boxes/box1/keepalived.conf",
+    "644 /usr/share/doc/paraglider/examples/two-boxes/box2/conntrackd.conf",
+    "644 /usr/share/doc/paraglider/examples/two-boxes/box2/keepalived.conf",
     "644 /usr/share/doc/paraglider/glider.yaml",
     "644 /usr/share/man/man8/paraglider.8.gz",
     "755 /etc/",
@@ -36,6 +40,11 @@ const CONTENT: [&str; 25] = [
     "755 /usr/share/",
     "755 /usr/share/doc/",
     "755 /usr/share/doc/paraglider/",
+    "755 /usr/share/doc/paraglider/examples/",
+    "755 /usr/share/doc/paraglider/examples/two-boxes/",
+    "755 /usr/share/doc/paraglider/examples/two-boxes/box1/",
+    "755 /usr/share/doc/paraglider/examples/two-boxes/box2/",
+    "755 /usr/share/doc/paraglider/examples/two-boxes/two-boxes",
     "755 /usr/share/man/",
     "755 /usr/share/man/man8/",
     "755 /usr/share/netfilter-persistent/",
@@ -88,7 +97,7 @@ fn each_has_its_fields_files_modes_and_sums() {
         assert_eq!(field("Description").contains("ARMv6"), arch == "armel");
         let kib: u64 = field("Installed-Size").parse().unwrap();
         let size = fs::metadata(format!("{ROOT}/target/dist/{target}/paraglider")).unwrap().len().div_ceil(1024);
-        assert!((size..size + 16).contains(&kib), "{arch}: {kib} KiB");
+        assert!((size..size + 40).contains(&kib), "{arch}: {kib} KiB");
 
         // All files belong to root, even if another user builds the package.
         let listed = sh(&format!("dpkg-deb -c {deb}"));

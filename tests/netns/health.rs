@@ -37,13 +37,6 @@ pub fn hold_three() -> Vec<Held> {
     held
 }
 
-/// Waits until all three are up, or down.
-fn all_turn(lab: &Lab, watch: &Watch, since: Instant, state: &str) {
-    for n in 1..=3 {
-        watch.turns(lab, since, &format!("10.2.0.1{n}:80 of {BIND} is {state}"));
-    }
-}
-
 /// Clients in the client's host and on the balancer itself.
 fn clients_everywhere() -> [Clients; 2] {
     ["client", "balancer"].map(|host| Clients::begin(host, BIND, 2, Duration::from_millis(40)))
@@ -149,11 +142,11 @@ on_both!(all_down_keeps_the_last_set_unless_told_otherwise, |lab| {
     let watch = Watch::begin(lab);
     let clients = clients_everywhere();
     let since = Instant::now();
-    three.iter_mut().for_each(Backend::stop);
-    all_turn(lab, &watch, since, "down");
-    watch.hears(since, "10.9.0.1:4444: all backends are down");
     let kept = lab.ours();
-    assert!(kept.iter().any(|line| line.contains("-j DNAT")), "{kept:?}");
+    three.iter_mut().for_each(Backend::stop);
+    watch.hears(since, "10.9.0.1:4444: all backends are down, the last one 10.2.0.1");
+    assert_eq!(lab.ours(), kept);
+    assert_eq!(lab.ok("status").matches(" down for ").count(), 3);
     // By the backends' hosts, whose turn it is all the same.
     assert_eq!(ask_often("client", BIND, 3), answers(&[("ConnectionRefused", 3)]));
     until("two more checks", || since.elapsed() > WINDOW * 3);
@@ -162,8 +155,10 @@ on_both!(all_down_keeps_the_last_set_unless_told_otherwise, |lab| {
     for n in [1, 3] {
         three[n - 1].start();
     }
-    watch.turns(lab, since, "10.2.0.11:80 of 10.9.0.1:4444 is up");
-    watch.turns(lab, since, "10.2.0.13:80 of 10.9.0.1:4444 is up");
+    watch.hears(since, "10.9.0.1:4444: no longer all backends are down");
+    // The one that does not come back.
+    watch.turns(lab, since, "10.2.0.12:80 of 10.9.0.1:4444 is down (connection refused)");
+    assert_eq!(watch.lines(since, " of 10.9.0.1:4444 is ").len(), 1, "{}", watch.text());
     let attempts = clients.map(Clients::end).concat();
     assert_eq!(shares(BIND, 20), [("b1".to_owned(), 10), ("b3".to_owned(), 10)].into());
     assert!(!attempts.iter().any(|attempt| attempt.answer == Ok("impostor".into())), "a service of the balancer");
@@ -180,8 +175,8 @@ on_both!(all_down_rejects_when_told_so, |lab| {
     let since = Instant::now();
     // No backend can refuse anything now.
     link("down");
-    all_turn(lab, &watch, since, "down");
     watch.hears(since, "10.9.0.1:4444: all backends are down");
+    until("the rules refuse", || !lab.ours().iter().any(|line| line.contains("-j DNAT")));
     for host in ["client", "balancer"] {
         let since = Instant::now();
         assert_eq!(ask_often(host, BIND, 3), answers(&[("ConnectionRefused", 3)]), "{host}");
@@ -189,7 +184,8 @@ on_both!(all_down_rejects_when_told_so, |lab| {
     }
     assert!(lab.ok("status").contains(BIND), "it is still shown");
     link("up");
-    all_turn(lab, &watch, since, "up");
+    watch.hears(since, "10.9.0.1:4444: no longer all backends are down");
+    crate::dark::all_up(lab);
     let attempts = clients.map(Clients::end).concat();
     assert_eq!(shares(BIND, 30).into_values().collect::<Vec<_>>(), [10, 10, 10]);
     assert!(!attempts.iter().any(|attempt| attempt.answer == Ok("impostor".into())), "a service of the balancer");
@@ -305,4 +301,23 @@ on_both!(ipv6_is_checked_as_well, |lab| {
     watch.turns(lab, since, "[fd02::11]:80 of [fd09::1]:4444 is up");
     watch.turns(lab, since, "[fd02::12]:80 of [fd09::1]:4444 is up");
     assert_eq!(shares(SIX, 30).into_values().collect::<Vec<_>>(), [10, 10, 10]);
+});
+
+on_both!(a_timeout_as_long_as_the_interval_is_out_half_an_interval_later_at_most, |lab| {
+    let [b1, _b2, _b3] = Backend::three();
+    for (fall, most) in [(1, 750), (2, 1250)] {
+        lab.config(&checked(&format!("interval: 500ms, timeout: 500ms, fall: {fall}"), &[1, 2, 3]));
+        let watch = Watch::begin(lab);
+        let (checks, since) = (b1.connections(), Instant::now());
+        until("some checks", || since.elapsed() > Duration::from_secs(3));
+        // Not more often than each half of an interval.
+        let checks = b1.connections() - checks;
+        assert!((5..=14).contains(&checks), "{checks}");
+        let since = Instant::now();
+        silence("b2");
+        let took = watch.turns(lab, since, "10.2.0.12:80 of 10.9.0.1:4444 is down (no answer within 500 ms)");
+        assert!(took < Duration::from_millis(most) + SLACK, "{took:?}");
+        speak("b2");
+        assert_eq!(watch.end(Signal::SIGTERM), Some(0));
+    }
 });

@@ -16,10 +16,12 @@ mod lab;
 mod backend;
 mod watching;
 
+mod address;
 mod answers;
 mod balancing;
 mod change;
 mod conntrack;
+mod dark;
 mod failure;
 mod forwarding;
 mod guard;

@@ -1,7 +1,7 @@
 //! `check` walks the tables of nftables outside of iptables, where an ACCEPT of iptables is not the last word.
 
 use crate::lab::{ask_often, serve, sh, Lab, Variant};
-use crate::situations::{complaints, router, row, tell, Situation, C6};
+use crate::situations::{complaints, router, row, tell, Situation, C, C6};
 use crate::{answers, on_both};
 
 const TABLE: &str = "nft delete table inet other";
@@ -166,4 +166,20 @@ on_both!(what_tables_of_nftables_do_to_ipv6_is_named, |lab| {
         assert_eq!(complaints(&out).len(), usize::from(!says.is_empty()), "{out}");
         sh(TABLE);
     }
+});
+
+on_both!(firewall4_with_our_chain_is_no_complaint_before_the_service_starts, |lab| {
+    router();
+    lab.config(C);
+    sh("nft 'add table inet fw4; add chain inet fw4 forward { type filter hook forward priority 0; policy drop; }; \
+        add rule inet fw4 forward ct state vmap { established : accept, related : accept }'");
+    assert_eq!(lab.paraglider("check").0, 1);
+    // The package's chain, which is empty until then.
+    sh("nft 'add chain inet fw4 paraglider; add rule inet fw4 forward jump paraglider'");
+    let out = lab.ok("check");
+    assert!(out.contains("ok       nftables: inet fw4 forward (priority 0): the service lets through there"), "{out}");
+    assert_eq!(complaints(&out), [""; 0]);
+    // It does nothing elsewhere.
+    sh("nft 'add chain inet fw4 raw { type filter hook prerouting priority raw; }; add rule inet fw4 raw tcp dport 8080 drop'");
+    assert_eq!(lab.paraglider("check").0, 1);
 });

@@ -12,6 +12,7 @@ use crate::engine::{self, Engine, Level, Plan};
 use crate::error::{Error, Exit};
 use crate::host::conntrack;
 use crate::host::forwarding;
+use crate::host::route;
 use crate::host::state::Folder;
 use crate::net::Family;
 use crate::serve;
@@ -42,7 +43,7 @@ fn tell(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> {
     let seen = if known.watch.is_some() { known.seen.as_slice() } else { &[] };
     let connections = conntrack::connections(&binds);
     let in_force = views.iter().flat_map(|view| view.frontends());
-    let frontends = report::frontends(in_force, connections.as_deref(), seen, clock());
+    let mut frontends = report::frontends(in_force, connections.as_deref(), seen, clock());
 
     let nothing = views.iter().all(|view| view.is_empty());
     let unread = views.iter().flat_map(|view| view.unread()).next();
@@ -51,6 +52,8 @@ fn tell(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> {
         Err(error) if !Path::new(path).exists() => (last_start(folder.as_ref().ok()).ok_or(error), true),
         loaded => (loaded, false),
     };
+    let services = loaded.as_ref().map_or(&[][..], |(_, services)| services);
+    report::missing(&mut frontends, services, &route::has_address);
     let (exit, why) = match loaded {
         _ if nothing && unread.is_some() => (Exit::Unknown, unread.map(cannot_read)),
         Err(error) if nothing => (Exit::NotInForce, Some(error.to_string())),

@@ -1,9 +1,12 @@
 //! The content of a status report. Pure.
 
+use std::net::IpAddr;
+
 use crate::engine::InForce;
 use crate::error::Exit;
 use crate::host::conntrack::Connection;
 use crate::net::Endpoint;
+use crate::service::Service;
 use crate::watch::checker::Seen;
 
 /// A frontend in force.
@@ -11,6 +14,8 @@ use crate::watch::checker::Seen;
 pub struct FrontendStatus {
     pub name: String,
     pub bind: Endpoint,
+    /// Addresses of its bind and its `privateip` that this host does not have.
+    pub absent: Vec<IpAddr>,
     pub backends: Vec<BackendStatus>,
 }
 
@@ -73,7 +78,7 @@ pub fn frontends<'a>(
         for share in backends {
             known.push(BackendStatus { address: share.address, taken: share.taken, active: None, health: None });
         }
-        all.push(FrontendStatus { name: name.clone(), bind: *bind, backends: known });
+        all.push(FrontendStatus { name: name.clone(), bind: *bind, absent: Vec::new(), backends: known });
     }
     count(&mut all, connections);
     examine(&mut all, seen, now);
@@ -103,6 +108,21 @@ fn known(backends: &mut Vec<BackendStatus>, address: Endpoint, active: Option<us
         at
     });
     backends.get_mut(at)
+}
+
+/// Adds the addresses that this host does not have. The rules do not tell all of `privateip`, the config does.
+pub fn missing(frontends: &mut [FrontendStatus], services: &[Service], has: &dyn Fn(IpAddr) -> bool) {
+    for FrontendStatus { bind, absent, .. } in frontends {
+        let mut look = |ip| {
+            if !has(ip) {
+                absent.push(ip);
+            }
+        };
+        look(bind.ip());
+        for service in services.iter().filter(|service| service.bind == *bind) {
+            service.source.each(&mut look);
+        }
+    }
 }
 
 /// Adds what `watch` has seen.

@@ -10,8 +10,14 @@ pub fn write(out: &mut String, report: &Report<'_>) {
     let (state, engine) = (state(report), report.engine);
     let _ = write!(out, "{{\"state\":\"{state}\",\"reason\":{reason},\"engine\":\"{engine}\",\"frontends\":[");
     let mut comma = "";
-    for FrontendStatus { name, bind, backends } in report.frontends {
-        let _ = write!(out, "{comma}{{\"name\":{},\"bind\":\"{bind}\",\"backends\":[", quoted(name));
+    for FrontendStatus { name, bind, absent, backends } in report.frontends {
+        let _ = write!(out, "{comma}{{\"name\":{},\"bind\":\"{bind}\",\"absent\":[", quoted(name));
+        comma = "";
+        for ip in absent {
+            let _ = write!(out, "{comma}\"{ip}\"");
+            comma = ",";
+        }
+        out.push_str("],\"backends\":[");
         comma = "";
         for BackendStatus { address, taken, active, health } in backends {
             let active = number(*active, "null");

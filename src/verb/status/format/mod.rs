@@ -91,7 +91,12 @@ mod tests {
             seen(web6, "[fd00::2]:8443", false, 101_000, "no answer within 1000 ms"),
             seen(web6, "[fd00::ffff:3]:8443", true, 94_000, bad),
         ];
-        report::frontends(in_force.iter(), counted.then_some(&connections[..]), &seen, 101_000)
+        let mut all = report::frontends(in_force.iter(), counted.then_some(&connections[..]), &seen, 101_000);
+        let yaml = b"frontend: {bind: '166.1.101.2:80', privateip: 172.19.0.4-172.19.0.5, backends: ['172.19.0.2:80']}";
+        let services = crate::config::parse(yaml).unwrap();
+        let here = ["166.1.101.2", "172.19.0.5"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap());
+        report::missing(&mut all, &services, &|ip| counted && here.contains(&ip));
+        all
     }
 
     /// A name, a state, why it is not simply in force, and the frontends.
@@ -163,6 +168,8 @@ mod tests {
             for (told, frontend) in told.iter().zip(&frontends) {
                 assert_eq!(told["name"].as_str(), Some(frontend.name.as_str()));
                 assert_eq!(told["bind"].as_str(), Some(frontend.bind.to_string().as_str()));
+                let absent: Vec<String> = frontend.absent.iter().map(ToString::to_string).collect();
+                assert_eq!(told["absent"], serde_json::json!(absent));
                 let told = told["backends"].as_array().unwrap();
                 assert_eq!(told.len(), frontend.backends.len());
                 for (told, backend) in told.iter().zip(&frontend.backends) {

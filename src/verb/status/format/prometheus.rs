@@ -24,7 +24,7 @@ pub fn write(out: &mut String, report: &Report<'_>) {
     for (name, kind, help, metric) in METRICS {
         let name = format!("backend_{name}");
         header(out, &name, kind, help);
-        for FrontendStatus { name: frontend, bind, backends } in report.frontends {
+        for FrontendStatus { name: frontend, bind, backends, .. } in report.frontends {
             for backend in backends {
                 if let Some(value) = metric(backend) {
                     // A chain that another program made may have a quotation mark in its name. Prometheus escapes it as

@@ -13,11 +13,17 @@ pub fn write(out: &mut String, report: &Report<'_>) {
     for BackendStatus { address, .. } in report.frontends.iter().flat_map(|frontend| &frontend.backends) {
         width = width.max(address.to_string().len());
     }
-    for FrontendStatus { name, bind, backends } in report.frontends {
+    for FrontendStatus { name, bind, absent, backends } in report.frontends {
         let bind = bind.to_string();
         out.push_str(&bind);
         if bind != *name {
             let _ = write!(out, " ({})", Escaped(name));
+        }
+        if let [first, others @ ..] = absent.as_slice() {
+            let _ = match others.len() {
+                0 => write!(out, ": {first} is not an address of this host"),
+                more => write!(out, ": {first} and {more} more are not addresses of this host"),
+            };
         }
         out.push('\n');
         for BackendStatus { address, taken, active, health } in backends {

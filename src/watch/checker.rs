@@ -229,11 +229,11 @@ pub fn take<C>(before: (&[Service], All<C>), services: &[Service], seen: &[Seen]
     for service in services {
         let mut group = Group::default();
         if let Some(health) = &service.health {
-            let same = |old: &Service| old.bind == service.bind && old.health == service.health;
-            let at = old.iter().position(same);
+            let at = old.iter().position(|old| old.bind == service.bind);
             if let Some(kept) = at.and_then(|at| checked.get(at)) {
                 (group.dark, group.unable) = (kept.dark, kept.unable);
             }
+            let at = at.filter(|at| old.get(*at).is_some_and(|old| old.health == service.health));
             for (number, backend) in (0..).zip(&service.backends) {
                 let due = now + health.pace() * (number % BURSTS) / BURSTS;
                 let mut one = recalled(of(seen, service.bind, backend.address), health, due, now);

@@ -74,23 +74,20 @@ on_both!(sites_are_told_apart_by_the_host_of_the_config, |lab| {
              - {{bind: '[fd09::1]:4444', health: {{{QUICK}, type: http{health}}}, backends: ['[fd02::11]:80', '[fd02::12]:80']}}\n"
         )
     };
-    let all = [
-        "10.2.0.11:80 of 10.9.0.1",
-        "10.2.0.12:80 of 10.9.0.1",
-        "[fd02::11]:80 of [fd09::1]",
-        "[fd02::12]:80 of [fd09::1]",
-    ];
     lab.config(&config(""));
     let since = Instant::now();
     let watch = Watch::begin(lab);
-    for backend in all {
-        watch.turns(lab, since, &format!("{backend}:4444 is down (status 404)"));
+    for bind in [BIND, "[fd09::1]:4444"] {
+        watch.hears(since, &format!("{bind}: all backends are down, the last one "));
     }
+    assert_eq!(lab.ok("status").matches(": status 404\n").count(), 4);
     lab.config(&config(&format!(", host: {HOST}, expect: all is well")));
     watch.signal(nix::sys::signal::Signal::SIGHUP);
-    for backend in all {
-        watch.turns(lab, since, &format!("{backend}:4444 is up"));
+    for bind in [BIND, "[fd09::1]:4444"] {
+        watch.hears(since, &format!("{bind}: no longer all backends are down"));
     }
+    until("all are up", || lab.paraglider("status").1.matches(" up for ").count() == 4);
+    assert_eq!(watch.text().matches(": all backends are down").count(), 2, "{}", watch.text());
     assert_eq!(shares(BIND, 10).into_values().collect::<Vec<_>>(), [5, 5]);
     for backend in &backends {
         assert!(backend.requests().iter().any(|request| request.contains("Host: 10.2.0.1")));
@@ -98,7 +95,7 @@ on_both!(sites_are_told_apart_by_the_host_of_the_config, |lab| {
     }
     // The text that is missed is named.
     backends[0].set(Mood::Virtual(HOST.into(), Box::new(Mood::status("203 So They Say", "all is lost"))));
-    watch.turns(lab, since, &format!("{}:4444 is down (answered 203, but the body lacks `all is well`)", all[0]));
+    watch.turns(lab, since, "10.2.0.11:80 of 10.9.0.1:4444 is down (answered 203, but the body lacks `all is well`)");
     let json = lab.ok("status --json");
     assert!(told(&json, "10.2.0.11:80").contains("answered 203, but the body lacks `all is well`"), "{json}");
 });

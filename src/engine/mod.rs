@@ -1,10 +1,12 @@
 //! The places in the kernel that can hold our rules, behind two small traits. Callers hand over a [`Plan`]; only the engine
 //! knows how it is written, read back, compared and removed. [`transaction`] makes a change of several engines atomic.
 
-#[cfg(test)]
-mod fake;
+pub mod choice;
 pub mod iptables;
 pub mod transaction;
+
+#[cfg(test)]
+mod fake;
 
 use crate::error::Error;
 use crate::net::{Endpoint, Family};
@@ -144,11 +146,4 @@ pub trait View {
 
     /// Whether the kernel and the tools have all that the plan needs: tried where the rules that were read do not tell.
     fn lacks(&self, plan: &Plan<'_>) -> Vec<Finding>;
-}
-
-/// The engines of this host; the first one is to be written. Fails where there is none, or where this process may not
-/// change rules.
-pub fn find() -> Result<Vec<Box<dyn Engine>>, Error> {
-    let [main, other] = iptables::find()?;
-    Ok(vec![Box::new(main), Box::new(other)])
 }

@@ -1,6 +1,6 @@
 //! `start`, `reload`, `restart`: put the config's rules in force, or leave everything as it was.
 
-use crate::engine::{self, transaction};
+use crate::engine::{choice, transaction};
 use crate::error::{Error, Exit};
 use crate::host::before;
 use crate::host::conntrack::{self, Connection};
@@ -19,7 +19,7 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
     if again && folder.stamp()?.is_none() && !folder.was_left_by_stop() {
         return Ok(Exit::Done);
     }
-    let engines = engine::find()?;
+    let engines = choice::find()?;
     let _lock = folder.lock()?;
     let known = Known::of(&folder);
     serve::heal(&folder, &engines)?;

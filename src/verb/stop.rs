@@ -1,7 +1,7 @@
 //! `stop`: removes all our rules. They are found by name in the kernel; no config is needed.
 
 use crate::engine::transaction;
-use crate::engine::{self, Engine, View};
+use crate::engine::{choice, Engine, View};
 use crate::error::{Error, Exit};
 use crate::host::before;
 use crate::host::conntrack;
@@ -25,7 +25,7 @@ type Looked<'a> = Vec<Result<Box<dyn View + 'a>, Error>>;
 
 /// Removes all; with `drain` only after connections had that many seconds to end.
 pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
-    let engines = engine::find()?;
+    let engines = choice::find()?;
     let (folder, lock) = begin()?;
     let Some(seconds) = drain else {
         return remove(&engines, folder.as_ref());

@@ -1,7 +1,7 @@
 //! `watch`: the config that is meant is in force, backends that are down are taken out, and the rules are put back if
 //! others change them. One thread and one poll(2); the rules stay whatever becomes of it.
 
-use crate::engine::{self, transaction, Engine};
+use crate::engine::{choice, transaction, Engine};
 use crate::error::{Error, Exit};
 use crate::host::before;
 use crate::host::forwarding;
@@ -63,7 +63,7 @@ pub(super) struct Watch<'a> {
 /// with a rest if none is.
 pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
     let given = if again { None } else { Some(serve::load(path)?) };
-    let engines = engine::find()?;
+    let engines = choice::find()?;
     // Before the file is claimed: from then on `start` and `stop` send us signals.
     let signals = Signals::catch().map_err(|error| Error::system(format_args!("cannot wait for signals: {error}")))?;
     let folder = Folder::open()?;

@@ -53,7 +53,7 @@ fn source() -> Files {
 
 /// The source without comments and without its unit tests.
 fn code(text: &str) -> String {
-    let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     let bare = |line: &str| {
         let line = line.trim_start();
         if line.starts_with("//") {

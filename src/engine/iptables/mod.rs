@@ -10,6 +10,7 @@ pub mod ruleset;
 mod save;
 mod stamp;
 mod tool;
+mod words;
 
 use std::cell::RefCell;
 

@@ -4,11 +4,12 @@ use super::names::{hook_of, is_ours, Table};
 use super::others::Others;
 use super::rule::{enters, Rule};
 use super::ruleset::{Jump, Ruleset};
+use super::words::{Lines, Words};
 use crate::engine::Foreign;
 use crate::error::{fail, Error};
 use crate::net::Family;
 use crate::sys::netlink::{self, Netlink};
-use crate::text::{has, number, Shown};
+use crate::text::{number, Shown};
 
 /// The content of one engine's listings.
 #[derive(Debug, Default)]
@@ -150,79 +151,6 @@ fn uses(rule: &str, matches: &[&str], targets: &[&str]) -> bool {
         ["-j", name] => targets.contains(name),
         _ => false,
     })
-}
-
-/// How many bytes a quoted string at the beginning of `text` takes; it may contain blanks, line ends and `\"`.
-fn quoted(text: &str) -> Option<usize> {
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '"' => return Some(at + 1),
-            _ => {}
-        }
-    }
-    None
-}
-
-/// Where the first `end` stands in `text` outside of quoted strings. Only values of long options are quoted (comments,
-/// log prefixes); a quotation mark anywhere else, as in the name of a chain or an interface, is a letter like any other.
-fn end_of(text: &str, end: char) -> usize {
-    let mut at = 0;
-    let mut word = 0;
-    let mut value = false;
-    while let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) {
-        if c == end {
-            return at;
-        }
-        let string = if c == '"' && value && at == word { text.get(at..).and_then(quoted) } else { None };
-        at += string.unwrap_or(c.len_utf8());
-        if c == ' ' {
-            value = text.get(word..at).is_some_and(|word| word.starts_with("--"));
-            word = at;
-        }
-    }
-    text.len()
-}
-
-/// Lines, where a line end inside a quoted comment does not count. Only rules have comments.
-struct Lines<'a>(&'a str);
-
-impl<'a> Iterator for Lines<'a> {
-    type Item = &'a str;
-
-    fn next(&mut self) -> Option<&'a str> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let mut end = self.0.find('\n').unwrap_or(self.0.len());
-        let mut line = self.0.get(..end)?;
-        if line.starts_with(['[', '-']) && has(line, '"') {
-            end = end_of(self.0, '\n');
-            line = self.0.get(..end)?;
-        }
-        self.0 = self.0.get(end + 1..).unwrap_or_default();
-        Some(line)
-    }
-}
-
-/// Words, where a quoted string is one.
-pub struct Words<'a>(pub &'a str);
-
-impl<'a> Iterator for Words<'a> {
-    type Item = &'a str;
-
-    // It has many callers, and inlined it is large.
-    #[inline(never)]
-    fn next(&mut self) -> Option<&'a str> {
-        self.0 = self.0.trim_start_matches(' ');
-        let string = if self.0.starts_with('"') { quoted(self.0) } else { None };
-        let end = string.unwrap_or_else(|| self.0.find(' ').unwrap_or(self.0.len()));
-        let word = self.0.get(..end).filter(|word| !word.is_empty());
-        self.0 = self.0.get(end..).unwrap_or_default();
-        word
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::findings::Findings;
 use crate::engine::transaction::{self, Views};
-use crate::engine::{self, iptables, Engine, InForce, Level, Plan, Share};
+use crate::engine::{choice, iptables, Engine, InForce, Level, Plan, Share};
 use crate::host::remedy;
 use crate::host::state::Lock;
 use crate::net::Family;
@@ -16,7 +16,7 @@ pub fn check(services: &[Service], findings: &mut Findings<'_>) {
         return;
     }
     let plan = Plan::Serve(services);
-    let looked = engine::find().and_then(|engines| {
+    let looked = choice::find().and_then(|engines| {
         // The lock keeps another `start` from changing rules between reading and trying.
         let _lock = Lock::take()?;
         let views = transaction::read(&engines)?;

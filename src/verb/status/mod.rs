@@ -8,7 +8,7 @@ mod report;
 pub use self::format::Format;
 use self::report::Report;
 use crate::engine::transaction::{self, Views};
-use crate::engine::{self, Engine, Level, Plan};
+use crate::engine::{choice, Engine, Level, Plan};
 use crate::error::{Error, Exit};
 use crate::host::conntrack;
 use crate::host::forwarding;
@@ -32,7 +32,7 @@ pub fn run(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> 
 }
 
 fn tell(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> {
-    let engines = engine::find()?;
+    let engines = choice::find()?;
     // The lock keeps rules and the states of `watch` consistent. Without it the status is reported all the same.
     let folder = Folder::open();
     let lock = folder.as_ref().map(Folder::lock);

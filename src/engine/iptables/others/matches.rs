@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::super::save::Words;
+use super::super::words::Words;
 use crate::net::{Endpoint, Family};
 use crate::text::number;
 

@@ -1,13 +1,11 @@
 //! The rules of other programs: as listed, and what they do to balanced connections. Pure.
 
-#[cfg(test)]
-mod hosts;
 mod matches;
 pub mod meets;
 pub mod place;
 mod walk;
 
-use super::save::Words;
+use super::words::Words;
 use crate::net::Family;
 
 /// The rules of others in one variant of iptables, in all tables and families.
@@ -76,3 +74,6 @@ fn target(rule: &str) -> Option<(&str, bool)> {
         }
     }
 }
+
+#[cfg(test)]
+mod hosts;

@@ -76,7 +76,7 @@ fn begin() -> Result<(Option<Folder>, Option<Lock>), Error> {
 }
 
 /// Takes the lock, or waits for it longer than other verbs do: a program of iptables that hangs is killed after a minute,
-/// and until then whoever started it has the lock.
+/// and until then the verb that started it has the lock.
 fn patiently(folder: &Folder) -> Result<Lock, Error> {
     folder.lock().or_else(|_| {
         let who = Known::of(folder).who().map_or_else(String::new, |who| format!(" (`paraglider watch` runs, {who})"));

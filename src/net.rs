@@ -37,6 +37,84 @@ impl Family {
     }
 }
 
+/// Whether both are the same. (What derives it is 100 bytes of MIPS code in each place.)
+#[inline(never)]
+pub fn same(a: &IpAddr, b: &IpAddr) -> bool {
+    a == b
+}
+
+/// The bytes of an address; of IPv4 the first four of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Octets {
+    bytes: [u8; 16],
+    length: usize,
+}
+
+impl Octets {
+    /// Of this address.
+    #[inline(never)]
+    pub fn of(ip: &IpAddr) -> Self {
+        let mut bytes = [0; 16];
+        let length = match ip {
+            IpAddr::V4(ip) => {
+                let [a, b, c, d, ..] = &mut bytes;
+                [*a, *b, *c, *d] = ip.octets();
+                4
+            }
+            IpAddr::V6(ip) => {
+                bytes = ip.octets();
+                16
+            }
+        };
+        Octets { bytes, length }
+    }
+
+    /// All of them.
+    pub fn as_slice(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+
+    /// The address with so much more in its last byte, which begins at 0 again after 255.
+    pub fn step(mut self, more: u8) -> IpAddr {
+        let length = self.length;
+        if let Some(last) = self.bytes.get_mut(length.wrapping_sub(1)) {
+            *last = last.wrapping_add(more);
+        }
+        match self.bytes {
+            [a, b, c, d, ..] if length == 4 => Ipv4Addr::new(a, b, c, d).into(),
+            bytes => bytes.into(),
+        }
+    }
+}
+
+/// Which bits of an address are those of its network, given their number.
+#[inline(never)]
+pub fn prefix(mut length: u32) -> [u8; 16] {
+    let mut mask = [0; 16];
+    for byte in &mut mask {
+        let bits = length.min(8);
+        length -= bits;
+        *byte = !(0xff >> bits) as u8;
+    }
+    mask
+}
+
+/// The same, as iptables writes it if it is no prefix.
+pub fn mask(ip: &IpAddr) -> [u8; 16] {
+    Octets::of(ip).bytes
+}
+
+/// Whether two addresses of one family agree in the bits of this mask.
+#[inline(never)]
+pub fn agree(a: &IpAddr, b: &IpAddr, mask: &[u8; 16]) -> bool {
+    let (a, b) = (Octets::of(a), Octets::of(b));
+    let mut agree = a.length == b.length;
+    for ((a, b), mask) in a.bytes.iter().zip(&b.bytes).zip(mask) {
+        agree &= (a ^ b) & mask == 0;
+    }
+    agree
+}
+
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -148,6 +226,11 @@ impl Endpoint {
         self.ip
     }
 
+    /// The address, where it is.
+    pub fn address(&self) -> &IpAddr {
+        &self.ip
+    }
+
     /// The port, never 0.
     pub fn port(self) -> u16 {
         self.port
@@ -200,6 +283,16 @@ mod tests {
         for text in ["166.1.101.2:4444", "127.0.0.1:1", "255.255.255.254:65535", "[2001:db8::1]:80", "[::1]:8080"] {
             assert_eq!(Endpoint::parse(text).unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn networks_contain_their_addresses() {
+        let within =
+            |network: &str, length, ip: &str| agree(&network.parse().unwrap(), &ip.parse().unwrap(), &prefix(length));
+        assert!(within("10.8.0.0", 24, "10.8.0.255") && !within("10.8.0.0", 24, "10.8.1.0"));
+        assert!(within("0.0.0.0", 0, "255.1.1.1") && within("10.0.0.1", 32, "10.0.0.1"));
+        assert!(within("fd00::", 8, "fdff::1") && !within("fd00::", 16, "fd01::") && within("::", 0, "fd00::"));
+        assert!(!within("::", 0, "10.0.0.1"));
     }
 
     #[test]

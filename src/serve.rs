@@ -2,7 +2,7 @@
 
 use crate::config::{self, MOST_BYTES};
 use crate::engine::transaction::{self, Views};
-use crate::engine::{Engine, Plan};
+use crate::engine::{Engine, InForce, Plan};
 use crate::error::{fail, plain, Error};
 use crate::host::conntrack;
 use crate::host::forwarding::{self, Forwarding};
@@ -50,12 +50,14 @@ pub fn put_in_force(
     note: &dyn Fn() -> Result<(), Error>,
 ) -> Result<bool, Error> {
     let plan = Plan::Serve(services);
-    for (family, why) in views.iter().flat_map(|view| view.unread()) {
-        let said = format!("cannot read the {family} rules in force: {why}");
-        if plan.has(*family) {
-            return fail!("{said}");
+    for view in views {
+        for (family, why) in view.unread() {
+            let said = format!("cannot read the {family} rules in force: {why}");
+            if plan.has(*family) {
+                return fail!("{said}");
+            }
+            log::warning!("{said}");
         }
-        log::warning!("{said}");
     }
     keep_ssh(views, services)?;
     let mut switches = Vec::new();
@@ -66,36 +68,47 @@ pub fn put_in_force(
     }
     // Rules first, forwarding last: a failure of the rules leaves nothing else to undo. (Going back from 1 to 0 would
     // not be going back: the kernel resets other settings of the interfaces at each change.)
-    let mut last = || switches.iter_mut().try_for_each(Forwarding::switch_on).and_then(|()| note());
+    let mut last = || {
+        for switch in &mut switches {
+            switch.switch_on()?;
+        }
+        note()
+    };
     let changed = transaction::put(engines, views, &plan, &mut last)?;
     for switch in &switches {
-        say_what_is_open(views, switch.family());
+        let family = switch.family();
+        if views.iter().all(|view| forwarding::is_open(&view.foreign().forward_policies, family)) {
+            log::warning!("{family}: {}", forwarding::opens(family));
+        }
     }
     if !changed {
         return Ok(false);
     }
-    for (engine, _) in engines.iter().zip(views).skip(1).filter(|(_, view)| !view.is_empty()) {
-        log::info!("removed the rules that were left in {}", engine.name());
+    for (at, view) in views.iter().enumerate() {
+        if let (1.., false, Some(engine)) = (at, view.is_empty(), engines.get(at)) {
+            log::info!("removed the rules that were left in {}", engine.name());
+        }
     }
     say_who_is_dropped(views, services);
     say_who_is_left_alone(views, services);
     Ok(true)
 }
 
-/// Says what a host does that has just begun to forward.
-fn say_what_is_open(views: &Views<'_>, family: Family) {
-    if views.iter().all(|view| forwarding::is_open(&view.foreign().forward_policies, family)) {
-        log::warning!("{family}: {}", forwarding::opens(family));
-    }
+/// Whether one of these services is there.
+#[inline(never)]
+fn serves(services: &[Service], bind: &Endpoint) -> bool {
+    services.iter().any(|service| service.bind == *bind)
 }
 
 /// Names the frontends that were balanced and are no longer.
 fn say_who_is_dropped(views: &Views<'_>, services: &[Service]) {
     let mut said = Vec::new();
-    for (bind, _) in chosen(views) {
-        if services.iter().all(|service| service.bind != bind) && !said.contains(&bind) {
-            log::info!("{bind} is no longer balanced");
-            said.push(bind);
+    for view in views {
+        for InForce { bind, draining, .. } in view.frontends() {
+            if !draining && !serves(services, bind) && !said.contains(bind) {
+                log::info!("{bind} is no longer balanced");
+                said.push(*bind);
+            }
         }
     }
 }
@@ -147,8 +160,10 @@ pub fn say_who_is_balanced(engines: &[Box<dyn Engine>], services: &[Service]) {
 
 /// Warns about rules of others: those that drop or take balanced connections, and those that no longer see them.
 pub fn say_what_others_do(views: &Views<'_>, services: &[Service]) {
-    for finding in views.iter().flat_map(|view| view.meets(&Plan::Serve(services), true)) {
-        log::warning!("{}", finding.text);
+    for view in views {
+        for finding in view.meets(&Plan::Serve(services), true) {
+            log::warning!("{}", finding.text);
+        }
     }
 }
 
@@ -156,7 +171,9 @@ pub fn say_what_others_do(views: &Views<'_>, services: &[Service]) {
 pub fn binds(views: &Views<'_>) -> Vec<Endpoint> {
     let mut binds = Vec::new();
     for view in views {
-        binds.extend(view.frontends().iter().map(|frontend| frontend.bind));
+        for frontend in view.frontends() {
+            binds.push(frontend.bind);
+        }
     }
     binds
 }
@@ -165,8 +182,14 @@ pub fn binds(views: &Views<'_>) -> Vec<Endpoint> {
 pub fn chosen(views: &Views<'_>) -> Vec<(Endpoint, Vec<Endpoint>)> {
     let mut chosen = Vec::new();
     for view in views {
-        for frontend in view.frontends().iter().filter(|frontend| !frontend.draining) {
-            chosen.push((frontend.bind, frontend.backends.iter().map(|share| share.address).collect()));
+        for frontend in view.frontends() {
+            if !frontend.draining {
+                let mut backends = Vec::new();
+                for share in &frontend.backends {
+                    backends.push(share.address);
+                }
+                chosen.push((frontend.bind, backends));
+            }
         }
     }
     chosen
@@ -175,7 +198,7 @@ pub fn chosen(views: &Views<'_>) -> Vec<(Endpoint, Vec<Endpoint>)> {
 /// Warns about connections of removed frontends: the rule that accepted them is gone.
 fn say_who_is_left_alone(views: &Views<'_>, services: &[Service]) {
     let mut gone = binds(views);
-    gone.retain(|bind| services.iter().all(|service| service.bind != *bind));
+    gone.retain(|bind| !serves(services, bind));
     let alive = conntrack::connections(&gone).map_or(0, |connections| connections.len());
     if alive > 0 {
         let connections = log::count(alive, "established connection");
@@ -186,7 +209,7 @@ fn say_who_is_left_alone(views: &Views<'_>, services: &[Service]) {
 /// Refuses a new frontend on the address and port of the administrator's SSH session.
 fn keep_ssh(views: &Views<'_>, services: &[Service]) -> Result<(), Error> {
     match ssh::session() {
-        Some(bind) if services.iter().any(|service| service.bind == bind) && !binds(views).contains(&bind) => {
+        Some(bind) if serves(services, &bind) && !binds(views).contains(&bind) => {
             fail!(
                 "bind {bind} is where your SSH session comes in, and you would not get in again; \
                  choose another port, or start it from the console or at boot"

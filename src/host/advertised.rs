@@ -2,13 +2,9 @@
 //! them unless the interface's accept_ra is 2 (ip-sysctl.rst), and loses the default routes that it has from them at the
 //! moment when forwarding is switched on (rt6_purge_dflt_routers in net/ipv6/route.c).
 
-use std::fs::File;
-use std::io::{self, Write};
-
 use crate::host::interface::{self, Sysctl};
 use crate::net::Family;
 use crate::sys::file;
-use crate::text::Escaped;
 
 /// RTF_REJECT, RTF_DEFAULT and RTF_ADDRCONF, flags of /proc/net/ipv6_route (linux/ipv6_route.h).
 const REJECT: u64 = 0x200;
@@ -30,41 +26,43 @@ impl Advertised {
     /// Reads it. (Addresses by DHCPv6 cannot be told from them; on such an interface somebody advertises too.)
     pub fn read() -> Self {
         let mut found = Advertised::default();
-        let mut each = |path: &str, take: fn(&mut Advertised, &str) -> Option<()>| {
-            let file = file::open(path, libc::O_RDONLY);
-            let _ = file.and_then(|file| {
+        for path in ["/proc/net/ipv6_route", "/proc/net/if_inet6"] {
+            let _ = file::open(path, libc::O_RDONLY).and_then(|file| {
                 file::each_line(file, &mut |line| {
-                    take(&mut found, line);
+                    found.add(line);
                 })
             });
-        };
-        each("/proc/net/ipv6_route", Self::route);
-        each("/proc/net/if_inet6", Self::address);
+        }
         found
     }
 
-    /// Destination, prefix length, source, its prefix length, next hop, metric, two counters, flags, interface.
-    fn route(&mut self, line: &str) -> Option<()> {
-        let mut words = line.split_ascii_whitespace();
-        let length = words.nth(1)?;
-        let flags = u64::from_str_radix(words.nth(6)?, 16).ok()?;
-        self.has_default |= length == "00" && flags & REJECT == 0;
-        self.add(flags & ADDRCONF != 0, words.next()?)
-    }
-
-    /// Address, number of the interface, prefix length, scope, flags, interface. Scope 0 is the whole world.
-    fn address(&mut self, line: &str) -> Option<()> {
-        let mut words = line.split_ascii_whitespace();
-        let scope = words.nth(3)?;
-        let flags = u64::from_str_radix(words.next()?, 16).ok()?;
-        self.add(scope == "00" && flags & PERMANENT == 0, words.next()?)
-    }
-
-    fn add(&mut self, advertised: bool, interface: &str) -> Option<()> {
-        if advertised && self.interfaces.iter().all(|known| known != interface) {
-            self.interfaces.push(interface.to_owned());
+    /// Adds a line of either file. Routes: destination, prefix length, source, its prefix length, next hop, metric, two
+    /// counters, flags, interface. Addresses: address, number of the interface, prefix length, scope, flags, interface. Scope
+    /// 0 is the whole world.
+    fn add(&mut self, line: &str) -> Option<()> {
+        let mut words = [""; 10];
+        for (place, word) in words.iter_mut().zip(line.split_ascii_whitespace()) {
+            *place = word;
+        }
+        let flags = |word| u64::from_str_radix(word, 16).ok();
+        let (advertised, interface) = match words {
+            [_, _, _, scope, address, name, "", ..] => (scope == "00" && flags(address)? & PERMANENT == 0, name),
+            [_, length, _, _, _, _, _, _, route, name] => {
+                let flags = flags(route)?;
+                self.has_default |= length == "00" && flags & REJECT == 0;
+                (flags & ADDRCONF != 0, name)
+            }
+        };
+        if advertised && !interface.is_empty() {
+            self.has(interface);
         }
         Some(())
+    }
+
+    fn has(&mut self, interface: &str) {
+        if self.interfaces.iter().all(|known| known != interface) {
+            self.interfaces.push(interface.to_owned());
+        }
     }
 }
 
@@ -79,65 +77,36 @@ pub fn accept_ra(interface: &str) -> Sysctl {
 /// (systemd-networkd, NetworkManager, odhcp6c), accept_ra is 0.
 pub fn endangered() -> Vec<String> {
     let mut found = Advertised::read();
-    let mut names = if found.has_default { Vec::new() } else { interface::names() };
-    // What a port of a bridge receives is for the bridge.
-    names.retain(|name| name != "lo" && !file::exists(&format!("/sys/class/net/{name}/brport")));
-    for name in names {
-        found.add(true, &name);
+    if !found.has_default {
+        for name in &interface::names() {
+            // What a port of a bridge receives is for the bridge.
+            if name != "lo" && !file::exists(&format!("/sys/class/net/{name}/brport")) {
+                found.has(name);
+            }
+        }
     }
-    let takes = |name: &String| accept_ra(name).value() == "1";
     let mut interfaces = found.interfaces;
-    interfaces.retain(takes);
-    let later = "default".to_owned();
-    if !interfaces.is_empty() && takes(&later) {
-        interfaces.push(later);
+    interfaces.retain(|name| takes(name));
+    if !interfaces.is_empty() && takes("default") {
+        interfaces.push("default".to_owned());
     }
     interfaces
 }
 
-/// An interface that will go on taking router advertisements; its sysctl is open for writing.
-#[derive(Debug)]
-pub struct Keep {
-    sysctl: Sysctl,
-    what: String,
-    file: File,
+fn takes(interface: &str) -> bool {
+    accept_ra(interface).value() == "1"
 }
 
-impl Keep {
-    /// Opens the sysctl of an interface.
-    pub fn prepare(interface: &str) -> Result<Self, (Sysctl, io::Error)> {
-        let sysctl = accept_ra(interface);
-        let what = match interface {
-            "default" => "interfaces that come later".to_owned(),
-            name => format!("{}", Escaped(name)),
-        };
-        match file::open(&sysctl.path, libc::O_WRONLY) {
-            Ok(file) => Ok(Keep { sysctl, what, file }),
-            Err(error) => Err((sysctl, error)),
-        }
-    }
-
-    /// Writes it; tells what it is about and the sysctl's name.
-    pub fn write(&mut self) -> Result<(&str, &str), (Sysctl, io::Error)> {
-        match self.file.write_all(b"2") {
-            Ok(()) => Ok((&self.what, &self.sysctl.name)),
-            Err(error) => Err((self.sysctl.clone(), error)),
-        }
-    }
-}
-
-/// The interfaces of a host that forwards on which router advertisements are ignored though the host lives on them: it has
-/// (still) something from them there, or they arrive and it has no default route. `true`: only the latter.
-pub fn ignored() -> Vec<(String, bool)> {
+/// Calls `take` with the interfaces of a host that forwards on which router advertisements are ignored though the host lives
+/// on them: it has (still) something from them there, or they arrive and it has no default route. `true`: only the latter.
+pub fn ignored(take: &mut dyn FnMut(&str, bool)) {
     let found = Advertised::read();
-    let mut ignored = Vec::new();
-    for name in interface::names() {
-        let has = found.interfaces.contains(&name);
-        if (has || !found.has_default && arrive(&name)) && accept_ra(&name).value() == "1" {
-            ignored.push((name, !has));
+    for name in &interface::names() {
+        let has = found.interfaces.contains(name);
+        if (has || !found.has_default && arrive(name)) && takes(name) {
+            take(name, !has);
         }
     }
-    ignored
 }
 
 /// Whether router advertisements have arrived by this interface, taken or not.
@@ -158,7 +127,7 @@ mod tests {
     fn routes(lines: &[String]) -> (bool, Vec<String>) {
         let mut found = Advertised::default();
         for line in lines {
-            found.route(line);
+            found.add(line);
         }
         (found.has_default, found.interfaces)
     }
@@ -191,7 +160,7 @@ mod tests {
             "20010db8000000000000000000000003 03 40 00 01      wan",
             "nothing of this kind",
         ] {
-            found.address(line);
+            found.add(line);
         }
         assert_eq!(found.interfaces, ["wan"]);
     }

@@ -5,12 +5,12 @@ use std::io::{self, Write};
 
 use crate::error::{plain, Error};
 use crate::host;
-use crate::host::advertised::{self, Keep};
-use crate::host::interface::Sysctl;
+use crate::host::advertised;
 use crate::host::nft;
 use crate::net::Family;
 use crate::sys::file::{open, read};
 use crate::sys::log;
+use crate::text::Escaped;
 
 /// The file of the sysctl.
 pub fn path(family: Family) -> &'static str {
@@ -48,6 +48,15 @@ pub fn opens(family: Family) -> String {
     )
 }
 
+/// An interface that will go on taking router advertisements.
+#[derive(Debug)]
+struct Keep {
+    interface: String,
+    /// Of its sysctl, which is open for writing.
+    name: String,
+    switch: File,
+}
+
 /// A sysctl that is open for writing.
 #[derive(Debug)]
 pub struct Forwarding {
@@ -60,11 +69,15 @@ pub struct Forwarding {
 impl Forwarding {
     /// Opens it. If forwarding cannot be switched on, this is where it fails: before any rule is changed.
     pub fn prepare(family: Family) -> Result<Self, Error> {
-        let switch = open(path(family), libc::O_WRONLY).map_err(cannot_forward(family))?;
+        let switch = open(path(family), libc::O_WRONLY).map_err(|error| cannot_forward(family, &error))?;
         let mut keep = Vec::new();
         if family == Family::V6 {
             for interface in advertised::endangered() {
-                keep.push(Keep::prepare(&interface).map_err(cannot_keep)?);
+                let sysctl = advertised::accept_ra(&interface);
+                match open(&sysctl.path, libc::O_WRONLY) {
+                    Ok(switch) => keep.push(Keep { interface, name: sysctl.name, switch }),
+                    Err(error) => return Err(cannot_keep(&sysctl.name, &error)),
+                }
             }
         }
         Ok(Forwarding { family, switch, keep })
@@ -79,45 +92,50 @@ impl Forwarding {
     pub fn switch_on(&mut self) -> Result<(), Error> {
         // Before: the kernel drops their routes when forwarding is switched on. Without forwarding 2 means the same as 1.
         for one in &mut self.keep {
-            let (what, name) = one.write().map_err(cannot_keep)?;
+            let name = &one.name;
+            if let Err(error) = one.switch.write_all(b"2") {
+                return Err(cannot_keep(name, &error));
+            }
+            let what = if one.interface == "default" { "interfaces that come later" } else { &one.interface };
+            let what = Escaped(what);
             log::info!(
                 "{what}: set {name}=2, so that router advertisements are heard although this host forwards from now on"
             );
         }
-        self.switch.write_all(b"1").map_err(cannot_forward(self.family))?;
+        if let Err(error) = self.switch.write_all(b"1") {
+            return Err(cannot_forward(self.family, &error));
+        }
         log::info!("{} forwarding was off; switched it on ({}=1)", self.family, name(self.family));
         Ok(())
     }
 }
 
 /// What to say if forwarding would take the host's default route away.
-fn cannot_keep((sysctl, error): (Sysctl, io::Error)) -> Error {
+fn cannot_keep(name: &str, error: &io::Error) -> Error {
+    let why = plain(error);
     Error::system(format_args!(
         "IPv6 forwarding is off, and switching it on would take away the routes that this host has from router \
-         advertisements, since {name} cannot be written ({}); set {name}=2 from outside",
-        plain(&error),
-        name = sysctl.name
+         advertisements, since {name} cannot be written ({why}); set {name}=2 from outside"
     ))
 }
 
 /// What to say if the sysctl cannot be written.
-fn cannot_forward(family: Family) -> impl FnOnce(io::Error) -> Error {
-    move |error| {
-        let name = name(family);
-        let why = match error.raw_os_error() {
-            Some(libc::EROFS) => "/proc is read-only here".to_owned(),
-            // Then it was not read either.
-            Some(libc::ENOENT) if !host::has_proc() => {
-                return Error::system(format_args!(
-                    "cannot tell whether {family} forwarding is on, or switch it on: /proc is not mounted"
-                ));
-            }
-            Some(libc::ENOENT) if !host::knows(family) => format!("this kernel has no {family}"),
-            Some(libc::ENOENT) => format!("{} does not exist", path(family)),
-            _ => plain(&error),
-        };
-        Error::system(format_args!(
-            "{family} forwarding is off and cannot be switched on ({why}); set {name}=1 from outside"
-        ))
+fn cannot_forward(family: Family, error: &io::Error) -> Error {
+    let missing = error.raw_os_error() == Some(libc::ENOENT);
+    // Then it was not read either.
+    if missing && !host::has_proc() {
+        return Error::system(format_args!(
+            "cannot tell whether {family} forwarding is on, or switch it on: /proc is not mounted"
+        ));
     }
+    let why = match error.raw_os_error() {
+        Some(libc::EROFS) => "/proc is read-only here".to_owned(),
+        _ if missing && !host::knows(family) => format!("this kernel has no {family}"),
+        _ if missing => format!("{} does not exist", path(family)),
+        _ => plain(error),
+    };
+    let name = name(family);
+    Error::system(format_args!(
+        "{family} forwarding is off and cannot be switched on ({why}); set {name}=1 from outside"
+    ))
 }

@@ -1,6 +1,5 @@
 //! How to get what is missing, by the commands of this system.
 
-use crate::net::Family;
 use crate::sys::file;
 
 /// The kind of system: how something is installed on it.
@@ -26,29 +25,36 @@ impl System {
         Self::of(&file::read("/etc/os-release"), file::exists)
     }
 
+    /// How to install a package of OpenWrt.
+    fn package(self, name: &str) -> String {
+        let get = if self == System::Opkg { "opkg update && opkg install" } else { "apk update && apk add" };
+        format!("{get} {name}")
+    }
+
     fn of(os_release: &str, exists: fn(&str) -> bool) -> Self {
-        let mut ids = Vec::new();
+        let mut system = System::Other;
         for line in os_release.lines() {
-            if let Some(words) = line.strip_prefix("ID=").or_else(|| line.strip_prefix("ID_LIKE=")) {
-                ids.extend(words.trim_matches('"').split(' '));
+            let Some((key, words)) = line.split_once('=') else { continue };
+            if key != "ID" && key != "ID_LIKE" {
+                continue;
+            }
+            for word in words.split(['"', ' ']) {
+                system = match word {
+                    "openwrt" => System::Opkg,
+                    "debian" | "ubuntu" => System::Apt,
+                    "alpine" => System::AlpineApk,
+                    "buildroot" => System::Buildroot,
+                    _ => continue,
+                };
             }
         }
-        let is = |id: &str| ids.contains(&id);
-        if exists("/etc/openwrt_release") || is("openwrt") {
-            if exists("/usr/bin/apk") || exists("/sbin/apk") {
-                System::OpenWrtApk
-            } else {
-                System::Opkg
-            }
-        } else if is("debian") || is("ubuntu") {
-            System::Apt
-        } else if is("alpine") {
-            System::AlpineApk
-        } else if is("buildroot") {
-            System::Buildroot
-        } else {
-            System::Other
+        if exists("/etc/openwrt_release") {
+            system = System::Opkg;
         }
+        if system == System::Opkg && (exists("/usr/bin/apk") || exists("/sbin/apk")) {
+            system = System::OpenWrtApk;
+        }
+        system
     }
 }
 
@@ -70,8 +76,7 @@ impl Need {
     pub fn remedy(&self, system: System) -> String {
         let Need { openwrt, option, module, .. } = self;
         match system {
-            System::Opkg => format!("opkg update && opkg install {openwrt}"),
-            System::OpenWrtApk => format!("apk update && apk add {openwrt}"),
+            System::Opkg | System::OpenWrtApk => system.package(openwrt),
             System::AlpineApk | System::Apt | System::Other => {
                 format!("modprobe {module}, or a kernel with CONFIG_{option}=y; in a container, load it on the host")
             }
@@ -81,29 +86,25 @@ impl Need {
 }
 
 /// How to get the iptables programs.
-pub fn iptables(system: System, family: Family) -> &'static str {
-    match (system, family) {
-        (System::Opkg, Family::V4) => {
-            "opkg update && opkg install iptables iptables-mod-ipopt kmod-ipt-nat kmod-ipt-conntrack"
-        }
-        (System::OpenWrtApk, Family::V4) => {
-            "apk update && apk add iptables iptables-mod-ipopt kmod-ipt-nat kmod-ipt-conntrack"
-        }
-        (System::Opkg, Family::V6) => "opkg update && opkg install ip6tables kmod-ipt-nat6",
-        (System::OpenWrtApk, Family::V6) => "apk update && apk add ip6tables kmod-ipt-nat6",
-        (System::AlpineApk, _) => "apk add iptables",
-        (System::Apt, _) => "apt install iptables",
-        (System::Buildroot, _) => "set BR2_PACKAGE_IPTABLES=y and build the image again",
-        (System::Other, _) => "install the package that contains iptables and iptables-restore",
-    }
+pub fn iptables(system: System) -> String {
+    let packages = "iptables iptables-mod-ipopt kmod-ipt-nat kmod-ipt-conntrack";
+    let get = match system {
+        System::Opkg | System::OpenWrtApk => return system.package(packages),
+        System::AlpineApk => "apk add iptables",
+        System::Apt => "apt install iptables",
+        System::Buildroot => "set BR2_PACKAGE_IPTABLES=y and build the image again",
+        System::Other => "install the package that contains iptables and iptables-restore",
+    };
+    get.to_owned()
 }
 
-/// How to set a sysctl (`name=value`) now and at every boot.
-pub fn sysctl(system: System, setting: &str) -> String {
-    match system {
-        System::Opkg | System::OpenWrtApk => format!("echo {setting} >>/etc/sysctl.conf && service sysctl restart"),
-        _ => format!("sysctl -w {setting}, and a file in /etc/sysctl.d for the next boot"),
-    }
+/// How to set a sysctl now and at every boot.
+pub fn sysctl(system: System, name: &str, value: u64) -> String {
+    let (set, too) = match system {
+        System::Opkg | System::OpenWrtApk => ("echo ", " >>/etc/sysctl.conf && service sysctl restart"),
+        _ => ("sysctl -w ", ", and a file in /etc/sysctl.d for the next boot"),
+    };
+    format!("{set}{name}={value}{too}")
 }
 
 #[cfg(test)]
@@ -140,6 +141,6 @@ mod tests {
         ] {
             assert!(need.remedy(system).contains(word));
         }
-        assert!(iptables(System::Buildroot, Family::V4).contains("BR2_PACKAGE_IPTABLES"));
+        assert!(iptables(System::Buildroot).contains("BR2_PACKAGE_IPTABLES"));
     }
 }

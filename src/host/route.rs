@@ -4,8 +4,8 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::net::Family;
-use crate::sys::netlink::{attribute, find, word, Netlink, ADDRESSES, POLICY, WAY};
+use crate::net::{self, Family, Octets};
+use crate::sys::netlink::{attribute, find, text_of, word, Netlink, ADDRESSES, POLICY, WAY};
 use crate::sys::socket;
 use crate::text::Escaped;
 
@@ -18,39 +18,53 @@ pub fn has_address(ip: IpAddr) -> bool {
 }
 
 /// Whether this host has the address, but does not use it since another one has it too.
-pub fn is_doubled(ip: IpAddr) -> bool {
-    let addresses = Routes::open().and_then(|mut routes| routes.addresses(Family::of(ip)));
-    addresses.is_ok_and(|all| all.iter().any(|own| own.ip == ip && own.doubled))
+pub fn is_doubled(ip: &IpAddr) -> bool {
+    let addresses = Routes::open().and_then(|mut routes| routes.addresses(Family::of(*ip))).unwrap_or_default();
+    find_address(&addresses, ip).is_some_and(|own| own.doubled)
 }
 
-/// The source address of this host's packets to `to`; no packet is sent. Fails without a route.
-pub fn route(to: IpAddr) -> io::Result<IpAddr> {
+/// The source address of this host's packets to `to`; no packet is sent.
+pub fn route(to: &IpAddr) -> Result<IpAddr, Refused> {
     let any = match to {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    socket::source(any, to)
+    socket::source(any, *to).map_err(Refused::by)
 }
 
 /// An address of the Internet to which hosts have no route of their own: that of a root name server (k.root-servers.net).
 /// It stands for a client that is far away; no packet is sent to it.
-pub fn far(family: Family) -> IpAddr {
+pub fn far(family: Family) -> &'static IpAddr {
+    const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(193, 0, 14, 129));
+    const V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0x7fd, 0, 0, 0, 0, 0, 1));
     match family {
-        Family::V4 => Ipv4Addr::new(193, 0, 14, 129).into(),
-        Family::V6 => Ipv6Addr::new(0x2001, 0x7fd, 0, 0, 0, 0, 0, 1).into(),
+        Family::V4 => &V4,
+        Family::V6 => &V6,
     }
 }
 
 /// Whether the address is of use in the whole Internet, as far as it is not for documentation.
-pub fn is_public(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => {
-            // 100.64.0.0/10 is for carriers (RFC 6598).
-            let [a, b, ..] = ip.octets();
-            !(ip.is_private() || ip.is_link_local() || ip.is_loopback() || a == 100 && b & 0xc0 == 64)
+pub fn is_public(ip: &IpAddr) -> bool {
+    /// The first 32 bits of networks that are not, and how many of them count: private ones (RFC 1918), of carriers (RFC
+    /// 6598), of a link, of a host.
+    const V4: [(u32, u32); 6] = [
+        (0x0a00_0000, 8),
+        (0xac10_0000, 12),
+        (0xc0a8_0000, 16),
+        (0x6440_0000, 10),
+        (0xa9fe_0000, 16),
+        (0x7f00_0000, 8),
+    ];
+    /// Unique local ones (RFC 4193), of a link.
+    const V6: [(u32, u32); 2] = [(0xfc00_0000, 7), (0xfe80_0000, 10)];
+    let (networks, first): (&[(u32, u32)], u32) = match ip {
+        IpAddr::V4(ip) => (&V4, u32::from_be_bytes(ip.octets())),
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.octets();
+            (&V6, u32::from_be_bytes([a, b, c, d]))
         }
-        IpAddr::V6(ip) => !(ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback()),
-    }
+    };
+    !ip.is_loopback() && networks.iter().all(|(network, length)| (first ^ network) >> (32 - length) != 0)
 }
 
 /// What the kernel says when it shows or routes: attributes of linux/rtnetlink.h, linux/if_addr.h, linux/fib_rules.h.
@@ -81,6 +95,13 @@ impl Interface {
     }
 }
 
+/// Its name, escaped.
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Escaped(&self.name()).fmt(f)
+    }
+}
+
 /// An address of this host.
 #[derive(Debug, Clone, Copy)]
 pub struct Address {
@@ -99,13 +120,19 @@ pub struct Address {
 /// IFA_F_DADFAILED (linux/if_addr.h).
 const DOUBLED: u8 = 8;
 
+/// The one of these that is this address.
+#[inline(never)]
+pub fn find_address<'a>(addresses: &'a [Address], ip: &IpAddr) -> Option<&'a Address> {
+    addresses.iter().find(|own| net::same(&own.ip, ip))
+}
+
 /// A packet whose way is asked for.
 #[derive(Debug, Clone, Copy)]
-pub struct Packet {
+pub struct Packet<'a> {
     /// Its destination.
-    pub to: IpAddr,
+    pub to: &'a IpAddr,
     /// Its source. Of a packet that this host sends itself it has to be an address of this host.
-    pub from: Option<IpAddr>,
+    pub from: Option<&'a IpAddr>,
     /// Where it comes in; none if this host sends it.
     pub arrives: Interface,
     /// The only interface by which it may leave; none for any.
@@ -114,9 +141,9 @@ pub struct Packet {
     pub mark: u32,
 }
 
-impl Packet {
+impl<'a> Packet<'a> {
     /// One that this host sends.
-    pub fn to(to: IpAddr) -> Self {
+    pub fn to(to: &'a IpAddr) -> Self {
         Packet { to, from: None, arrives: Interface(0), leaves: Interface(0), mark: 0 }
     }
 }
@@ -130,13 +157,30 @@ pub struct Way {
     pub by_router: bool,
 }
 
-fn bytes(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
+/// The kernel's refusal to route: an error number of connect(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused(pub i32);
+
+impl Refused {
+    fn by(error: io::Error) -> Self {
+        Refused(error.raw_os_error().unwrap_or(libc::EIO))
     }
 }
 
+/// What it means (fib_props in net/ipv4/fib_semantics.c, and the same in net/ipv6/route.c).
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            libc::ENETUNREACH => "there is no route",
+            libc::EINVAL => "a blackhole route",
+            libc::EACCES => "a prohibit route",
+            libc::EHOSTUNREACH => "an unreachable route",
+            number => return f.write_str(&crate::error::plain(&io::Error::from_raw_os_error(number))),
+        })
+    }
+}
+
+#[inline(never)]
 fn ip(bytes: &[u8]) -> Option<IpAddr> {
     match <[u8; 4]>::try_from(bytes) {
         Ok(v4) => Some(v4.into()),
@@ -158,35 +202,38 @@ impl Routes {
         Netlink::open_route().map(Routes)
     }
 
-    /// The way that the kernel would choose for a packet, by all rules of policy routing; no packet is sent. Fails as
-    /// connect(2) would: see [`why`].
-    pub fn way(&mut self, packet: &Packet) -> io::Result<Way> {
-        let to = bytes(packet.to);
+    /// The way that the kernel would choose for a packet, by all rules of policy routing; no packet is sent.
+    pub fn way(&mut self, packet: &Packet<'_>) -> Result<Way, Refused> {
+        let to = Octets::of(packet.to);
+        let to = to.as_slice();
         // rtmsg: family, lengths of destination and source in bits; table, protocol, scope, type, flags.
-        let family = Family::of(packet.to).domain() as u8;
+        let family = Family::of(*packet.to).domain() as u8;
         let bits = (to.len() * 8) as u8;
-        let mut request = vec![family, bits, packet.from.map_or(0, |_| bits), 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        attribute(&mut request, RTA_DST, &to);
+        let mut request = vec![family, bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        attribute(&mut request, RTA_DST, to);
         if let Some(from) = packet.from {
-            attribute(&mut request, RTA_SRC, &bytes(from));
+            if let Some(length) = request.get_mut(2) {
+                *length = bits;
+            }
+            attribute(&mut request, RTA_SRC, Octets::of(from).as_slice());
         }
         for (kind, value) in [(RTA_IIF, packet.arrives.0), (RTA_OIF, packet.leaves.0), (RTA_MARK, packet.mark)] {
             if value != 0 {
                 attribute(&mut request, kind, &value.to_ne_bytes());
             }
         }
-        let answer = self.0.ask_route(WAY, &request)?;
+        let answer = self.0.ask_route(WAY, &request).map_err(Refused::by)?;
         let (header, attributes) = answer.split_at_checked(12).unwrap_or_default();
         // Before Linux 4.13 an IPv6 route of these types is no error.
-        match header.get(7).map(|kind| libc::c_int::from(*kind)) {
-            Some(6) => Err(io::Error::from_raw_os_error(libc::EINVAL)),
-            Some(7) => Err(io::Error::from_raw_os_error(libc::EHOSTUNREACH)),
-            Some(8) => Err(io::Error::from_raw_os_error(libc::EACCES)),
-            _ => Ok(Way {
-                leaves: Interface(number(attributes, RTA_OIF)),
-                by_router: find(attributes, RTA_GATEWAY).is_some() || find(attributes, RTA_VIA).is_some(),
-            }),
-        }
+        Err(Refused(match header.get(7) {
+            Some(6) => libc::EINVAL,
+            Some(7) => libc::EHOSTUNREACH,
+            Some(8) => libc::EACCES,
+            _ => {
+                let by_router = find(attributes, RTA_GATEWAY).is_some() || find(attributes, RTA_VIA).is_some();
+                return Ok(Way { leaves: Interface(number(attributes, RTA_OIF)), by_router });
+            }
+        }))
     }
 
     /// The addresses of this host.
@@ -217,8 +264,8 @@ impl Routes {
             let length = header.get(2).copied().unwrap_or(0);
             let inverted = word(header, 8).is_some_and(|flags| flags & INVERTED != 0);
             let from = find(attributes, FRA_SRC).and_then(ip).map(|ip| (ip, length));
-            let arrives = find(attributes, FRA_IIFNAME)
-                .map(|name| String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned());
+            let arrives =
+                find(attributes, FRA_IIFNAME).map(|_| text_of(attributes, FRA_IIFNAME).unwrap_or("?").to_owned());
             let mark = number(attributes, FRA_FWMARK);
             found.push(Rule { priority: number(attributes, FRA_PRIORITY), from, arrives, mark, inverted });
         })?;
@@ -243,9 +290,12 @@ pub struct Rule {
 
 impl Rule {
     /// Whether it is for packets without a mark, from this address, that come in by this interface, but not for all of them.
-    pub fn is_for(&self, ip: IpAddr, interface: &str) -> bool {
+    pub fn is_for(&self, ip: &IpAddr, interface: &str) -> bool {
         let matches = self.mark == 0
-            && self.from.is_none_or(|(network, length)| contains(network, length, ip))
+            && self
+                .from
+                .as_ref()
+                .is_none_or(|(network, length)| net::agree(network, ip, &net::prefix(u32::from(*length))))
             && self.arrives.as_ref().is_none_or(|name| name == interface);
         let for_all = self.mark == 0 && self.from.is_none() && self.arrives.is_none();
         !for_all && matches != self.inverted
@@ -269,52 +319,19 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Whether an address is in a network.
-pub fn contains(network: IpAddr, length: u8, ip: IpAddr) -> bool {
-    match (network, ip) {
-        (IpAddr::V4(network), IpAddr::V4(ip)) => {
-            (u32::from(network) ^ u32::from(ip)).checked_shr(32 - u32::from(length.min(32))).unwrap_or(0) == 0
-        }
-        (IpAddr::V6(network), IpAddr::V6(ip)) => {
-            (u128::from(network) ^ u128::from(ip)).checked_shr(128 - u32::from(length.min(128))).unwrap_or(0) == 0
-        }
-        _ => false,
-    }
-}
-
-/// What the kernel's refusal to route means (fib_props in net/ipv4/fib_semantics.c, and the same in net/ipv6/route.c).
-pub fn why(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::ENETUNREACH) => "there is no route".to_owned(),
-        Some(libc::EINVAL) => "a blackhole route".to_owned(),
-        Some(libc::EACCES) => "a prohibit route".to_owned(),
-        Some(libc::EHOSTUNREACH) => "an unreachable route".to_owned(),
-        _ => crate::error::plain(error),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn networks_contain_their_addresses() {
-        let within = |network: &str, length, ip: &str| contains(network.parse().unwrap(), length, ip.parse().unwrap());
-        assert!(within("10.8.0.0", 24, "10.8.0.255") && !within("10.8.0.0", 24, "10.8.1.0"));
-        assert!(within("0.0.0.0", 0, "255.1.1.1") && within("10.0.0.1", 32, "10.0.0.1"));
-        assert!(within("fd00::", 8, "fdff::1") && !within("fd00::", 16, "fd01::") && within("::", 0, "fd00::"));
-        assert!(!within("::", 0, "10.0.0.1"));
-    }
 
     #[test]
     fn private_addresses_are_not_public() {
         for ip in
             ["10.1.2.3", "172.16.0.1", "192.168.1.1", "100.64.0.1", "100.127.0.1", "169.254.0.1", "fd00::1", "::1"]
         {
-            assert!(!is_public(ip.parse().unwrap()), "{ip}");
+            assert!(!is_public(&ip.parse().unwrap()), "{ip}");
         }
         for ip in ["100.128.0.1", "172.32.0.1", "203.0.113.1", "2001:db8::1"] {
-            assert!(is_public(ip.parse().unwrap()), "{ip}");
+            assert!(is_public(&ip.parse().unwrap()), "{ip}");
         }
     }
 
@@ -328,20 +345,20 @@ mod tests {
             inverted: false,
         };
         assert_eq!(rule.to_string(), "ip rule 100 from 10.8.0.0/24 iif lan fwmark 0x2");
-        let is_for = |rule: &Rule, name| rule.is_for("10.8.0.11".parse().unwrap(), name);
+        let is_for = |rule: &Rule, name| rule.is_for(&"10.8.0.11".parse().unwrap(), name);
         assert!(!is_for(&rule, "lan"));
         let rule = Rule { mark: 0, ..rule };
         assert!(is_for(&rule, "lan") && !is_for(&rule, "wan"));
         let rule = Rule { mark: 2, inverted: true, ..rule };
         assert!(is_for(&rule, "lan") && is_for(&rule, "wan"));
         let all = Rule { priority: 0, from: None, arrives: None, mark: 0, inverted: false };
-        assert!(!all.is_for("10.8.0.11".parse().unwrap(), "lan"));
+        assert!(!all.is_for(&"10.8.0.11".parse().unwrap(), "lan"));
     }
 
     #[test]
     fn the_kernel_tells_the_way_to_oneself() {
         let mut routes = Routes::open().unwrap();
-        let way = routes.way(&Packet::to("127.0.0.1".parse().unwrap())).unwrap();
+        let way = routes.way(&Packet::to(&"127.0.0.1".parse().unwrap())).unwrap();
         assert_eq!((way.leaves.name().as_str(), way.by_router), ("lo", false));
         let addresses = routes.addresses(Family::V4).unwrap();
         let own = addresses.iter().find(|own| own.ip.is_loopback()).unwrap();

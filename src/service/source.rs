@@ -101,10 +101,10 @@ mod tests {
             Source::Addresses("172.19.0.4".parse().unwrap(), "172.19.0.7".parse().unwrap())
         );
         let mut all = Vec::new();
-        for text in ["172.19.0.4-172.19.0.6", "fd00::4", "auto", "none"] {
+        for text in ["172.19.0.254-172.19.1.1", "fd00::4", "auto", "none"] {
             Source::parse(text).unwrap().each(&mut |ip| all.push(ip.to_string()));
         }
-        assert_eq!(all, ["172.19.0.4", "172.19.0.5", "172.19.0.6", "fd00::4"]);
+        assert_eq!(all, ["172.19.0.254", "172.19.0.255", "172.19.1.0", "172.19.1.1", "fd00::4"]);
         assert_eq!(Source::parse("auto").unwrap(), Source::Masquerade);
         assert_eq!(Source::parse("none").unwrap(), Source::Client);
         for (text, why) in [

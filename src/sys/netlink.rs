@@ -72,27 +72,30 @@ pub struct Netlink {
 impl Netlink {
     /// Opens one to netfilter.
     pub fn open() -> io::Result<Self> {
-        let socket = socket::open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER)?;
-        Ok(Netlink { socket, skip: HEADER + NETFILTER, sequence: 0 })
+        Self::open_to(libc::NETLINK_NETFILTER, HEADER + NETFILTER)
     }
 
     /// Opens one to the routes. What it sends and returns begins with the header of its kind (rtmsg and others), which the
     /// attributes follow.
     pub fn open_route() -> io::Result<Self> {
-        let socket = socket::open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
-        Ok(Netlink { socket, skip: HEADER, sequence: 0 })
+        Self::open_to(libc::NETLINK_ROUTE, HEADER)
+    }
+
+    fn open_to(protocol: libc::c_int, skip: usize) -> io::Result<Self> {
+        let socket = socket::open(libc::AF_NETLINK, libc::SOCK_RAW, protocol)?;
+        Ok(Netlink { socket, skip, sequence: 0 })
     }
 
     /// Sends one request about a family (AF_INET, AF_INET6, or AF_UNSPEC) and returns the attributes of its answer. An
     /// error is the kernel's, or ETIMEDOUT. A request can reach the kernel twice.
     pub fn ask(&mut self, kind: u16, family: libc::c_int, attributes: &[u8]) -> io::Result<Vec<u8>> {
         let flags = if kind == FORGET { REQUEST | ACKNOWLEDGE } else { REQUEST };
-        self.repeat(kind, flags, &[&netfilter(family), attributes].concat())
+        self.repeat(kind, flags, &netfilter(family), attributes)
     }
 
     /// The same to the routes.
     pub fn ask_route(&mut self, kind: u16, request: &[u8]) -> io::Result<Vec<u8>> {
-        self.repeat(kind, REQUEST, request)
+        self.repeat(kind, REQUEST, &[], request)
     }
 
     /// Asks for all things of a kind and a family, and calls `take` with the attributes of each. After an error not all
@@ -109,17 +112,17 @@ impl Netlink {
         attributes: &[u8],
         take: &mut dyn FnMut(&[u8]),
     ) -> io::Result<()> {
-        self.list_all(kind, &[&netfilter(family), attributes].concat(), take)
+        self.list_all(kind, &netfilter(family), attributes, take)
     }
 
     /// The same from the routes.
     pub fn list_route(&mut self, kind: u16, family: libc::c_int, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         // All kinds begin with the family; rtmsg and fib_rule_hdr have 12 bytes, ifaddrmsg has 8.
-        self.list_all(kind, &[family as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], take)
+        self.list_all(kind, &[family as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[], take)
     }
 
-    fn list_all(&mut self, kind: u16, request: &[u8], take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        let all = self.repeat(kind, REQUEST | DUMP, request)?;
+    fn list_all(&mut self, kind: u16, header: &[u8], attributes: &[u8], take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let all = self.repeat(kind, REQUEST | DUMP, header, attributes)?;
         let mut rest = all.as_slice();
         while let [a, b, c, d, ..] = rest {
             let length = u32::from_ne_bytes([*a, *b, *c, *d]) as usize;
@@ -129,10 +132,10 @@ impl Netlink {
         Ok(())
     }
 
-    fn repeat(&mut self, kind: u16, flags: u16, content: &[u8]) -> io::Result<Vec<u8>> {
+    fn repeat(&mut self, kind: u16, flags: u16, header: &[u8], attributes: &[u8]) -> io::Result<Vec<u8>> {
         let mut tries = 1;
         loop {
-            match self.exchange(kind, flags, content) {
+            match self.exchange(kind, flags, header, attributes) {
                 Err(error) if tries < TRIES && matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EINTR)) => {
                     tries += 1;
                 }
@@ -143,20 +146,22 @@ impl Netlink {
 
     /// Sends a request and collects the attributes of the answer; those of each part of a dump have four bytes before
     /// them, with the length of both.
-    fn exchange(&mut self, kind: u16, flags: u16, content: &[u8]) -> io::Result<Vec<u8>> {
+    fn exchange(&mut self, kind: u16, flags: u16, header: &[u8], attributes: &[u8]) -> io::Result<Vec<u8>> {
         self.sequence = self.sequence.wrapping_add(1);
+        let ([a, b], [c, d]) = (kind.to_ne_bytes(), flags.to_ne_bytes());
         let mut request = Vec::new();
-        request.extend_from_slice(&((HEADER + content.len()) as u32).to_ne_bytes());
-        request.extend_from_slice(&kind.to_ne_bytes());
-        request.extend_from_slice(&flags.to_ne_bytes());
-        request.extend_from_slice(&self.sequence.to_ne_bytes());
-        // The sender's port, which the kernel fills in.
-        request.extend_from_slice(&[0; 4]);
-        request.extend_from_slice(content);
+        // The last one is the sender's port, which the kernel fills in.
+        for word in
+            [(HEADER + header.len() + attributes.len()) as u32, u32::from_ne_bytes([a, b, c, d]), self.sequence, 0]
+        {
+            request.extend_from_slice(&word.to_ne_bytes());
+        }
+        request.extend_from_slice(header);
+        request.extend_from_slice(attributes);
         self.socket.write_all(&request)?;
 
         let (mut buffer, mut found, mut torn) = (vec![0; 32 * 1024], Vec::new(), false);
-        loop {
+        let refused = loop {
             let mut events = [poll::pollfd(self.socket.as_raw_fd(), libc::POLLIN)];
             poll::wait(&mut events, PATIENCE);
             if events.iter().all(|event| event.revents == 0) {
@@ -164,34 +169,44 @@ impl Netlink {
             }
             let length = self.socket.read(&mut buffer)?;
             let mut rest = buffer.get(..length).unwrap_or_default();
-            while let Some(size) = word(rest, 0).map(|size| size as usize).filter(|size| *size >= 16) {
-                let Some(message) = rest.get(..size) else { return Err(io::Error::from_raw_os_error(libc::EMSGSIZE)) };
+            let number = loop {
+                // nlmsghdr: length, type and flags (16 bits each), sequence, port.
+                let Some(size) = word(rest, 0).map(|size| size as usize).filter(|size| *size >= HEADER) else {
+                    break None;
+                };
+                let Some(message) = rest.get(..size) else { break Some(libc::EMSGSIZE) };
                 // Messages begin at multiples of four bytes.
                 rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
                 if word(message, 8) != Some(self.sequence) {
                     continue;
                 }
-                // nlmsghdr has the type and the flags, of 16 bits each, in its second word.
                 let [a, b, c, d] = word(message, 4).unwrap_or_default().to_ne_bytes();
                 torn |= u16::from_ne_bytes([c, d]) & TORN != 0;
                 let content = message.get(self.skip..).unwrap_or_default();
                 match u16::from_ne_bytes([a, b]) {
-                    DONE if torn => return Err(io::Error::from_raw_os_error(libc::EINTR)),
-                    DONE => return Ok(found),
-                    ERROR => match word(message, 16) {
-                        Some(0) => return Ok(found),
-                        error => {
-                            let number = error.map_or(libc::EIO, |error| (error as i32).wrapping_neg());
-                            return Err(io::Error::from_raw_os_error(number));
-                        }
-                    },
-                    _ if flags & DUMP == DUMP => {
-                        found.extend_from_slice(&(content.len() as u32 + 4).to_ne_bytes());
-                        found.extend_from_slice(content);
+                    DONE if torn => break Some(libc::EINTR),
+                    DONE => break Some(0),
+                    ERROR => {
+                        break Some(word(message, HEADER).map_or(libc::EIO, |error| (error as i32).wrapping_neg()))
                     }
-                    _ => return Ok(content.to_vec()),
+                    _ => {
+                        if flags & DUMP == DUMP {
+                            found.extend_from_slice(&(content.len() as u32 + 4).to_ne_bytes());
+                        }
+                        found.extend_from_slice(content);
+                        if flags & DUMP != DUMP {
+                            break Some(0);
+                        }
+                    }
                 }
+            };
+            if let Some(number) = number {
+                break number;
             }
+        };
+        match refused {
+            0 => Ok(found),
+            number => Err(io::Error::from_raw_os_error(number)),
         }
     }
 }
@@ -212,26 +227,32 @@ pub fn text_of(attributes: &[u8], kind: u16) -> Option<&str> {
     std::str::from_utf8(text.strip_suffix(&[0]).unwrap_or(text)).ok()
 }
 
-/// Calls `take` with the kind and the content of each attribute.
-pub fn each(mut attributes: &[u8], take: &mut dyn FnMut(u16, &[u8])) {
-    while let [a, b, c, d, ..] = attributes {
-        let length = usize::from(u16::from_ne_bytes([*a, *b]));
-        take(u16::from_ne_bytes([*c, *d]) & 0x3fff, attributes.get(4..length).unwrap_or_default());
-        attributes = attributes.get(length.max(4).next_multiple_of(4)..).unwrap_or_default();
-    }
+/// Takes the first attribute from the others: its kind and its content.
+#[inline(never)]
+pub fn next<'a>(attributes: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
+    let [a, b, c, d, ..] = *attributes else { return None };
+    let length = usize::from(u16::from_ne_bytes([*a, *b]));
+    // The upper two bits are flags (NLA_F_NESTED, NLA_F_NET_BYTEORDER).
+    let kind = u16::from_ne_bytes([*c, *d]) & 0x3fff;
+    let content = attributes.get(4..length)?;
+    *attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Some((kind, content))
 }
 
 /// The content of the first attribute of this kind.
 pub fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    loop {
-        let [a, b, c, d, ..] = attributes else { return None };
-        let length = usize::from(u16::from_ne_bytes([*a, *b]));
-        // The upper two bits are flags (NLA_F_NESTED, NLA_F_NET_BYTEORDER).
-        if u16::from_ne_bytes([*c, *d]) & 0x3fff == kind {
-            return attributes.get(4..length);
+    while let Some((other, content)) = next(&mut attributes) {
+        if other == kind {
+            return Some(content);
         }
-        attributes = attributes.get(length.max(4).next_multiple_of(4)..)?;
     }
+    None
+}
+
+/// The same of the attribute `kind` in the attribute `outer`.
+#[inline(never)]
+pub fn find_in(attributes: &[u8], outer: u16, kind: u16) -> Option<&[u8]> {
+    find(find(attributes, outer)?, kind)
 }
 
 /// Appends the header of an attribute of `length` bytes, its own four included.
@@ -260,6 +281,7 @@ mod tests {
         attribute(&mut bytes, 2 | 1 << 15, &[8, 9]);
         attribute(&mut bytes, 2, &[1]);
         assert_eq!((find(&bytes, 1), find(&bytes, 2), find(&bytes, 3)), (Some(&[7][..]), Some(&[8, 9][..]), None));
+        assert_eq!(find_in(&bytes, 2, 3), None);
         // A length that cannot be is no endless loop.
         for length in [0, 3, 200] {
             bytes[..2].copy_from_slice(&u16::to_ne_bytes(length));

@@ -58,7 +58,7 @@ const HOST: &[Situation] = &[
         "no route to a backend",
         "ip route del 10.2.0.0/24 dev lan",
         "ip route add 10.2.0.0/24 dev lan src 10.2.0.1",
-        &["error    backend 10.2.0.11:80: no route to it; add one"],
+        &["error    backend 10.2.0.11:80: no route to it (there is no route); add one"],
     ),
     row(
         "a blackhole to a backend",

@@ -73,28 +73,28 @@ const NFTABLES: &[Situation] = &[
         "nft 'add table inet other; add chain inet other raw { type filter hook prerouting priority raw; }; \
          add rule inet other raw tcp dport 8080 notrack'",
         TABLE,
-        &["error    nftables: inet other raw (priority -300): a rule (handle 2) switches tracking off (notrack) for 10.1.0.1:8080"],
+        &["error    nftables: inet other raw (priority -300): a rule (handle 2) switches tracking off (notrack) for the connections of 10.1.0.1:8080"],
     ),
     row(
         "tracking in a zone of its own",
         "nft 'add table inet other; add chain inet other raw { type filter hook prerouting priority raw; }; \
          add rule inet other raw tcp dport 8080 ct zone set 7'",
         TABLE,
-        &["warning  nftables: inet other raw (priority -300): a rule (handle 2) tracks the connections to 10.1.0.1:8080 in a zone of their own"],
+        &["warning  nftables: inet other raw (priority -300): a rule (handle 2) tracks the connections of 10.1.0.1:8080 to 10.2.0.11:80 in a zone of their own"],
     ),
     row(
         "another one's redirection",
         "nft 'add table ip other; add chain ip other pre { type nat hook prerouting priority -101; }; \
          add rule ip other pre tcp dport 8080 dnat to 10.2.0.99'",
         "nft delete table ip other",
-        &["error    nftables: ip other pre (priority -101): a rule (handle 2) takes the connections to 10.1.0.1:8080 before our rules"],
+        &["error    nftables: ip other pre (priority -101): a rule (handle 2) redirects the connections of 10.1.0.1:8080 to 10.2.0.11:80 before our rules"],
     ),
     row(
         "another one's source address",
         "nft 'add table ip other; add chain ip other post { type nat hook postrouting priority 99; }; \
          add rule ip other post oifname lan masquerade'",
         "nft delete table ip other",
-        &["warning  nftables: ip other post (priority 99): a rule (handle 2) changes the source address before our rules"],
+        &["warning  nftables: ip other post (priority 99): a rule (handle 2) changes the source of the connections of 10.1.0.1:8080 to 10.2.0.11:80 before our rules"],
     )
     .with("frontend: {bind: '10.1.0.1:8080', privateip: none, backends: ['10.2.0.11:80']}"),
 ];
@@ -177,7 +177,7 @@ on_both!(firewall4_with_our_chain_is_no_complaint_before_the_service_starts, |la
     // The package's chain, which is empty until then.
     sh("nft 'add chain inet fw4 paraglider; add rule inet fw4 forward jump paraglider'");
     let out = lab.ok("check");
-    assert!(out.contains("ok       nftables: inet fw4 forward (priority 0): the service lets through there"), "{out}");
+    assert!(out.contains("ok       nftables: inet fw4 forward: the service lets through there"), "{out}");
     assert_eq!(complaints(&out), [""; 0]);
     // It does nothing elsewhere.
     sh("nft 'add chain inet fw4 raw { type filter hook prerouting priority raw; }; add rule inet fw4 raw tcp dport 8080 drop'");

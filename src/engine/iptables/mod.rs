@@ -94,7 +94,7 @@ fn traffic(services: &[Service], family: Family) -> Traffic {
 fn interfaces(backends: &[Endpoint]) -> Option<Vec<String>> {
     let (mut found, mut routes) = (Vec::new(), Routes::open().ok()?);
     for backend in backends {
-        let leaves = routes.way(&Packet::to(backend.ip())).ok()?.leaves;
+        let leaves = routes.way(&Packet::to(backend.address())).ok()?.leaves;
         if !found.contains(&leaves) {
             found.push(leaves);
         }

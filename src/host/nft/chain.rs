@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::net::Family;
-use crate::sys::netlink::{self, each, find, text_of, Netlink};
+use crate::sys::netlink::{self, find, next, text_of, Netlink};
 use crate::text::Shown;
 
 /// NFPROTO_INET, for both families.
@@ -57,12 +57,29 @@ pub struct Rule {
     pub(super) expressions: Vec<u8>,
 }
 
+/// Takes the first expression from the others: its name and its attributes.
+#[inline(never)]
+pub(super) fn expression<'a>(expressions: &mut &'a [u8]) -> Option<(&'a str, &'a [u8])> {
+    let (_, one) = next(expressions)?;
+    Some((text_of(one, EXPRESSION_NAME).unwrap_or_default(), find(one, EXPRESSION_DATA).unwrap_or_default()))
+}
+
+/// Whether it is one of these names.
+#[inline(never)]
+pub(super) fn is_one_of(name: &str, names: &[&str]) -> bool {
+    names.contains(&name)
+}
+
 impl Rule {
-    /// Calls `take` with the name and the attributes of each expression.
-    pub(super) fn each(&self, take: &mut dyn FnMut(&str, &[u8])) {
-        each(&self.expressions, &mut |_, one| {
-            take(text_of(one, EXPRESSION_NAME).unwrap_or_default(), find(one, EXPRESSION_DATA).unwrap_or_default());
-        });
+    /// Whether it has one of these expressions.
+    fn has(&self, names: &[&str]) -> bool {
+        let mut rest = self.expressions.as_slice();
+        while let Some((name, _)) = expression(&mut rest) {
+            if is_one_of(name, names) {
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -79,6 +96,11 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// Whether both are in one table.
+    pub(super) fn is_beside(&self, other: &Chain) -> bool {
+        self.family == other.family && self.table == other.table
+    }
+
     /// Whether it is firewall4's, to which our package for OpenWrt has added a chain that the service fills.
     pub fn is_filled_at_start(&self, chains: &[Chain]) -> bool {
         self.table == "fw4" && chains.iter().any(|other| other.table == "fw4" && other.name == "paraglider")
@@ -115,7 +137,7 @@ fn listed(family: Family, all: bool) -> io::Result<Vec<Chain>> {
     for (number, of) in [(INET, None), (family.domain(), Some(family))] {
         // These are the tables that iptables-nft has, and shows.
         let is_iptables =
-            |table: &str| of.is_some() && !all && ["filter", "nat", "mangle", "raw", "security"].contains(&table);
+            |table: &str| of.is_some() && !all && is_one_of(table, &["filter", "nat", "mangle", "raw", "security"]);
         let before = found.len();
         netlink.list(netlink::CHAINS, number, &mut |chain| {
             let (Some(table), Some(name)) = (text_of(chain, CHAIN_TABLE), text_of(chain, CHAIN_NAME)) else { return };
@@ -124,16 +146,19 @@ fn listed(family: Family, all: bool) -> io::Result<Vec<Chain>> {
                 found.push(Chain { family: of, table, name, base: base(chain), rules: Vec::new() });
             }
         })?;
-        let (_, chains) = found.split_at_mut_checked(before).unwrap_or_default();
-        if chains.is_empty() {
+        if found.len() == before {
             continue;
         }
         netlink.list(netlink::RULES, number, &mut |rule| {
             let (Some(table), Some(name)) = (text_of(rule, RULE_TABLE), text_of(rule, RULE_CHAIN)) else { return };
-            let expressions = find(rule, RULE_EXPRESSIONS).unwrap_or_default().to_vec();
-            let handle = find(rule, RULE_HANDLE).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
-            if let Some(chain) = chains.iter_mut().find(|chain| chain.table == table && chain.name == name) {
-                chain.rules.push(Rule { handle, expressions });
+            for chain in &mut found {
+                if chain.family == of && chain.table == table && chain.name == name {
+                    let expressions = find(rule, RULE_EXPRESSIONS).unwrap_or_default().to_vec();
+                    let handle = find(rule, RULE_HANDLE).unwrap_or_default();
+                    let handle = handle.try_into().map_or(0, u64::from_be_bytes);
+                    chain.rules.push(Rule { handle, expressions });
+                    return;
+                }
             }
         })?;
     }
@@ -156,24 +181,23 @@ fn base(chain: &[u8]) -> Option<Base> {
 
 /// Whether a rule uses connection tracking, also one in iptables' tables that only `nft` can show.
 pub fn uses_conntrack(family: Family) -> bool {
-    let mut uses = false;
-    for chain in listed(family, true).unwrap_or_default() {
-        for rule in &chain.rules {
-            rule.each(&mut |name, _| {
-                uses |= ["ct", "nat", "masq", "redir", "connlimit", "flow_offload"].contains(&name)
-            });
-        }
-    }
-    uses
+    let chains = listed(family, true).unwrap_or_default();
+    with(&chains, &["ct", "nat", "masq", "redir", "connlimit", "flow_offload"]).is_some()
 }
 
 /// A chain by which established connections pass all others, if there is one: it hands them to a flow table.
 pub fn offloads(chains: &[Chain]) -> Option<&Chain> {
-    chains.iter().find(|chain| {
-        let mut offloads = false;
+    with(chains, &["flow_offload"])
+}
+
+/// A chain with a rule that has one of these expressions.
+fn with<'a>(chains: &'a [Chain], names: &[&str]) -> Option<&'a Chain> {
+    for chain in chains {
         for rule in &chain.rules {
-            rule.each(&mut |name, _| offloads |= name == "flow_offload");
+            if rule.has(names) {
+                return Some(chain);
+            }
         }
-        offloads
-    })
+    }
+    None
 }

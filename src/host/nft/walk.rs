@@ -1,11 +1,9 @@
 //! The way of a connection's first packet through a chain, as far as its rules can be understood.
 
-use std::net::IpAddr;
-
-use super::chain::{big, chains, Base, Chain, Hook, Rule};
+use super::chain::{big, chains, expression, is_one_of, Base, Chain, Hook, Rule};
 use super::set::Sets;
-use crate::net::{Endpoint, Family};
-use crate::sys::netlink::{find, text_of};
+use crate::net::{Endpoint, Family, Octets};
+use crate::sys::netlink::{find, find_in, text_of};
 
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
@@ -33,55 +31,50 @@ pub struct Path {
     pub leaves: String,
 }
 
-/// What becomes of it in a chain.
+/// What becomes of it in a chain; with the handle of the rule that does it, or 0 for the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// It goes on, as far as can be told.
     Through,
-    /// It is dropped: by this rule, or (0) by the policy.
-    Dropped(u64),
+    /// It goes on, unless it is one of those that a rule drops: those from a banned client.
+    Sometimes,
+    /// It is dropped.
+    Dropped,
     /// The same, unless a rule that was not understood lets it through before.
-    DroppedPerhaps(u64),
-    /// It goes on, unless it is one of those that this rule drops: those from a banned client.
-    Sometimes(u64),
-    /// This rule gives it another destination or source.
-    Taken(u64),
-    /// This rule keeps it from being tracked.
-    Untracked(u64),
-    /// This rule tracks it where its answers are not.
-    Split(u64),
-}
-
-/// Whether a packet matches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Match {
-    Yes,
-    No,
-    Unknown,
-}
-
-/// What a rule does with what it matches.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Verdict {
-    Next,
-    Accept,
-    Drop,
-    Return,
-    Jump(String),
-    Goto(String),
-    Take,
-    Untrack,
+    DroppedPerhaps,
+    /// A rule gives it another destination or source.
+    Taken,
+    /// A rule keeps it from being tracked.
+    Untracked,
+    /// A rule tracks it where its answers are not.
     Split,
 }
 
-/// The value that a comparison looks at.
-#[derive(Debug, Clone, Copy)]
-enum Value {
-    /// As many of these bytes, of which as many are compared as the rule has.
-    Is([u8; 16], usize),
-    /// The state of the connection, of which any of these bits is set.
-    Bits(u32),
+/// Whether a packet matches. What is further down prevails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Match {
+    Yes,
     Unknown,
+    No,
+}
+
+/// What a rule does with what it matches.
+#[derive(Clone, Copy)]
+enum Verdict<'a> {
+    Next,
+    Return,
+    Accept,
+    End(Fate),
+    Jump(&'a Chain),
+    Goto(&'a Chain),
+}
+
+/// The value that a comparison looks at: as many of these bytes, of which as many are compared as the rule has; none if it is
+/// not known.
+#[derive(Debug, Clone, Copy)]
+struct Value {
+    bytes: [u8; 16],
+    length: usize,
 }
 
 /// These bytes, at most 16 of them.
@@ -91,53 +84,61 @@ fn is(from: &[u8]) -> Value {
     for (to, byte) in bytes.iter_mut().zip(from) {
         *to = *byte;
     }
-    Value::Is(bytes, from.len().min(16))
+    Value { bytes, length: from.len().min(16) }
 }
 
-fn address(ip: IpAddr) -> Value {
-    match ip {
-        IpAddr::V4(ip) => is(&ip.octets()),
-        IpAddr::V6(ip) => is(&ip.octets()),
-    }
+fn address(endpoint: &Endpoint) -> Value {
+    is(Octets::of(endpoint.address()).as_slice())
 }
 
-/// The bytes of a value, as far as a mask leaves them.
-fn masked(bytes: &[u8; 16], length: usize, mask: Option<&[u8]>) -> Vec<u8> {
-    let mut masked = Vec::new();
-    for (at, byte) in bytes.iter().take(length).enumerate() {
-        masked.push(byte & mask.and_then(|mask| mask.get(at)).copied().unwrap_or(0xff));
+/// The name of an interface, with zeros behind it.
+fn name_of(interface: &str) -> Value {
+    let length = if interface.is_empty() { 0 } else { 16 };
+    Value { length, ..is(interface.as_bytes()) }
+}
+
+impl Value {
+    /// Leaves what this mask leaves.
+    fn mask(&mut self, mask: &[u8]) {
+        for (byte, mask) in self.bytes.iter_mut().zip(mask) {
+            *byte &= mask;
+        }
     }
-    masked
+
+    /// What is known of it, at most so many bytes.
+    fn known(&self, most: usize) -> &[u8] {
+        self.bytes.get(..self.length.min(most)).unwrap_or_default()
+    }
 }
 
 /// A chain, and the connection that passes it.
-struct Walk<'a> {
+struct Walk<'a, 'b> {
     chains: &'a [Chain],
     start: &'a Chain,
     base: Base,
-    path: &'a Path,
-    sets: &'a mut Sets,
+    path: &'b Path,
+    sets: &'b mut Sets<'a>,
     /// A rule that was not understood could have let it through.
     unsure: bool,
     /// How many rules it may still look at.
     left: u32,
     /// The first rule that drops what cannot be told from here.
     sometimes: Option<u64>,
+    /// The rule that decided.
+    handle: u64,
 }
 
 impl Chain {
-    /// What becomes of a connection's first packet here; `chains` are all, among which others are found that rules lead to.
-    pub fn fate(&self, base: Base, chains: &[Chain], path: &Path, sets: &mut Sets) -> Fate {
-        let mut walk = Walk { chains, start: self, base, path, sets, unsure: false, left: MOST_RULES, sometimes: None };
-        let fate = match walk.chain(self, DEEPEST) {
-            Some(fate) => fate,
-            None if base.drops => Fate::Dropped(0),
-            None => Fate::Through,
-        };
-        match fate {
-            Fate::Dropped(handle) if walk.unsure => Fate::DroppedPerhaps(handle),
-            Fate::Through => walk.sometimes.map_or(Fate::Through, Fate::Sometimes),
-            fate => fate,
+    /// What becomes of a connection's first packet here, and by which rule; `chains` are all, among which others are found that
+    /// rules lead to.
+    pub fn fate<'a>(&'a self, base: Base, chains: &'a [Chain], path: &Path, sets: &mut Sets<'a>) -> (Fate, u64) {
+        let (unsure, left, sometimes, handle) = (false, MOST_RULES, None, 0);
+        let mut walk = Walk { chains, start: self, base, path, sets, unsure, left, sometimes, handle };
+        let fate = walk.chain(self, DEEPEST).unwrap_or(if base.drops { Fate::Dropped } else { Fate::Through });
+        match (fate, walk.sometimes) {
+            (Fate::Dropped, _) if walk.unsure => (Fate::DroppedPerhaps, walk.handle),
+            (Fate::Through, Some(handle)) => (Fate::Sometimes, handle),
+            _ => (fate, walk.handle),
         }
     }
 }
@@ -150,188 +151,192 @@ pub fn closes(family: Family) -> bool {
     let Ok(nobody) = Endpoint::parse(nobody) else { return false };
     let path = Path { bind: nobody, backend: nobody, arrives: String::new(), leaves: String::new() };
     let mut sets = Sets::default();
-    chains.iter().any(|chain| match chain.base {
-        Some(base) if base.hook == Hook::Forward => {
-            matches!(chain.fate(base, &chains, &path, &mut sets), Fate::Dropped(_) | Fate::DroppedPerhaps(_))
+    for chain in &chains {
+        let Some(base) = chain.base.filter(|base| base.hook == Hook::Forward) else { continue };
+        if let (Fate::Dropped | Fate::DroppedPerhaps, _) = chain.fate(base, &chains, &path, &mut sets) {
+            return true;
         }
-        _ => false,
-    })
+    }
+    false
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a, '_> {
     /// Its end, if it is in this chain or in one that this leads to.
-    fn chain(&mut self, chain: &Chain, depth: usize) -> Option<Fate> {
+    fn chain(&mut self, chain: &'a Chain, depth: usize) -> Option<Fate> {
         for rule in &chain.rules {
             if self.left == 0 {
                 self.unsure = true;
                 return None;
             }
             self.left -= 1;
-            let (matches, verdict) = self.rule(chain, rule);
-            let certain = matches == Match::Yes;
-            match verdict {
-                _ if matches == Match::No => {}
-                Verdict::Next => {}
-                Verdict::Accept if certain => return Some(Fate::Through),
-                Verdict::Accept => self.unsure = true,
-                // What is dropped for reasons of its own, such as a ban, is the administrator's business.
-                Verdict::Drop if certain => return Some(Fate::Dropped(rule.handle)),
-                Verdict::Drop => self.sometimes = self.sometimes.or(Some(rule.handle)),
-                Verdict::Return if certain => return None,
-                Verdict::Return => self.unsure = true,
-                Verdict::Take if certain => return Some(Fate::Taken(rule.handle)),
-                Verdict::Untrack if certain => return Some(Fate::Untracked(rule.handle)),
-                Verdict::Split if certain => return Some(Fate::Split(rule.handle)),
-                Verdict::Take | Verdict::Untrack | Verdict::Split => {}
-                Verdict::Jump(ref to) | Verdict::Goto(ref to) => {
-                    let chains = self.chains;
-                    let start = self.start;
-                    let mut same = chains.iter().filter(|one| one.family == start.family && one.table == start.table);
-                    let Some(to) = same.find(|one| one.name == *to).filter(|_| depth > 0) else { continue };
-                    let end = self.chain(to, depth - 1);
-                    match end {
-                        Some(_) if certain => return end,
-                        None if certain && matches!(verdict, Verdict::Goto(_)) => return None,
-                        Some(Fate::Through) => self.unsure = true,
-                        Some(Fate::Dropped(handle)) => self.sometimes = self.sometimes.or(Some(handle)),
-                        _ => {}
-                    }
-                }
+            let (matches, verdict) = self.rule(rule);
+            if matches == Match::No {
+                continue;
             }
+            // Whether the chain ends here if the rule is sure to match, and how.
+            let (ends, end) = match verdict {
+                Verdict::Next => continue,
+                Verdict::Return => (true, None),
+                Verdict::Accept => (true, Some(Fate::Through)),
+                Verdict::End(fate) => {
+                    self.handle = rule.handle;
+                    (true, Some(fate))
+                }
+                Verdict::Jump(to) | Verdict::Goto(to) => {
+                    if depth == 0 {
+                        continue;
+                    }
+                    let end = self.chain(to, depth - 1);
+                    (end.is_some() || matches!(verdict, Verdict::Goto(_)), end)
+                }
+            };
+            if !ends {
+                continue;
+            }
+            if matches == Match::Yes {
+                return end;
+            }
+            match end {
+                None if !matches!(verdict, Verdict::Return) => {}
+                None | Some(Fate::Through) => self.unsure = true,
+                // What is dropped for reasons of its own, such as a ban, is the administrator's business.
+                Some(Fate::Dropped) => self.sometimes = self.sometimes.or(Some(self.handle)),
+                _ => {}
+            }
+            self.handle = 0;
         }
         None
     }
 
     /// Whether a rule matches, and what it does then.
-    fn rule(&mut self, chain: &Chain, rule: &Rule) -> (Match, Verdict) {
-        let (mut all, mut verdict, mut value, mut mask) = (Match::Yes, Verdict::Next, Value::Unknown, None);
+    fn rule(&mut self, rule: &'a Rule) -> (Match, Verdict<'a>) {
+        let (mut all, mut verdict, mut value) = (Match::Yes, Verdict::Next, is(&[]));
         let mut conditions = 0;
-        rule.each(&mut |name, data| {
-            let mut one = Match::Yes;
+        let mut rest = rule.expressions.as_slice();
+        while let Some((name, data)) = expression(&mut rest) {
             match name {
-                "payload" | "meta" | "ct" => {
-                    (value, mask) = (self.load(name, data), None);
+                "payload" => value = self.payload(data),
+                "meta" => value = self.meta(data),
+                "ct" => {
+                    value = self.ct(data);
                     // Key 17 is the zone; attribute 4 the register that it is set from, 3 the direction.
-                    if name == "ct" && big(data, 2) == Some(17) && find(data, 4).is_some() && find(data, 3).is_none() {
-                        verdict = Verdict::Split;
+                    if big(data, 2) == Some(17) && find(data, 4).is_some() && find(data, 3).is_none() {
+                        verdict = Verdict::End(Fate::Split);
                     }
                 }
-                "bitwise" => mask = find(data, 4).and_then(|mask| find(mask, DATA_VALUE)).map(<[u8]>::to_vec),
-                "cmp" => {
-                    conditions += 1;
-                    one = compare(value, mask.as_deref(), data);
-                }
+                "bitwise" => match find_in(data, 4, DATA_VALUE) {
+                    Some(mask) => value.mask(mask),
+                    None => value.length = 0,
+                },
                 "immediate" => {
-                    if let Some(decided) = find(data, 2).and_then(|data| find(data, DATA_VERDICT)) {
-                        verdict = decide(decided);
+                    if let Some(decided) = find_in(data, 2, DATA_VERDICT) {
+                        verdict = decide(self.chains, self.start, decided);
                     }
                 }
-                "reject" => verdict = Verdict::Drop,
-                "notrack" => verdict = Verdict::Untrack,
-                "nat" | "redir" | "masq" | "tproxy" => verdict = Verdict::Take,
-                "counter" | "log" | "last" | "objref" | "flow_offload" => {}
-                "lookup" => {
-                    conditions += 1;
-                    let decided;
-                    (one, decided) = self.look_up(chain, value, mask.as_deref(), data);
-                    verdict = decided.unwrap_or(verdict.clone());
-                    // What a map has for the value is not compared any further.
-                    (value, mask) = (Value::Unknown, None);
-                }
+                "reject" => verdict = Verdict::End(Fate::Dropped),
+                "notrack" => verdict = Verdict::End(Fate::Untracked),
+                _ if is_one_of(name, &["nat", "redir", "masq", "tproxy"]) => verdict = Verdict::End(Fate::Taken),
+                _ if is_one_of(name, &["counter", "log", "last", "objref", "flow_offload"]) => {}
                 _ => {
                     conditions += 1;
-                    (one, value, mask) = (Match::Unknown, Value::Unknown, None);
+                    all = all.max(match name {
+                        "cmp" => compare(&value, data),
+                        "lookup" => self.look_up(&value, data, &mut verdict),
+                        _ => Match::Unknown,
+                    });
+                    // What a map has for the value is not compared any further.
+                    if name != "cmp" {
+                        value.length = 0;
+                    }
                 }
             }
-            all = match (all, one) {
-                (Match::No, _) | (_, Match::No) => Match::No,
-                (Match::Unknown, _) | (_, Match::Unknown) => Match::Unknown,
-                _ => Match::Yes,
-            };
-        });
+        }
         // Tracked in one place for all, nothing is split.
-        if conditions == 0 && verdict == Verdict::Split {
+        if conditions == 0 && matches!(verdict, Verdict::End(Fate::Split)) {
             verdict = Verdict::Next;
         }
         (all, verdict)
     }
 
     /// Looks up a value in a set, or a verdict in a map of verdicts (register 0).
-    fn look_up(&mut self, chain: &Chain, value: Value, mask: Option<&[u8]>, data: &[u8]) -> (Match, Option<Verdict>) {
-        let by_verdict = find(data, 3).is_some_and(|register| register == [0; 4]);
-        let unknown = (Match::Unknown, by_verdict.then_some(Verdict::Accept));
-        let value = match (value, mask) {
-            (Value::Is(bytes, length), mask) => masked(&bytes, length, mask),
-            (Value::Bits(bits), None) => bits.to_ne_bytes().to_vec(),
-            _ => return unknown,
+    fn look_up(&mut self, value: &Value, data: &'a [u8], verdict: &mut Verdict<'a>) -> Match {
+        let by_verdict = find(data, 3) == Some(&[0; 4]);
+        let name = text_of(data, 1).unwrap_or_default();
+        let found = match value.length {
+            0 => Err(()),
+            _ => self.sets.look_up(self.start, name, value.known(16)),
         };
-        let Ok(found) = self.sets.look_up(chain, text_of(data, 1).unwrap_or_default(), &value) else { return unknown };
+        let Ok(found) = found else {
+            if by_verdict {
+                *verdict = Verdict::Accept;
+            }
+            return Match::Unknown;
+        };
         // NFT_LOOKUP_F_INV
-        let inverted = big(data, 5) == Some(1);
-        match (found.is_some() != inverted, found) {
-            (false, _) => (Match::No, None),
-            (true, Some(data)) if by_verdict => (Match::Yes, find(&data, DATA_VERDICT).map(decide)),
-            (true, _) => (Match::Yes, None),
+        if found.is_some() == (big(data, 5) == Some(1)) {
+            return Match::No;
         }
+        if let (Some(decided), true) = (found.and_then(|found| find(found, DATA_VERDICT)), by_verdict) {
+            *verdict = decide(self.chains, self.start, decided);
+        }
+        Match::Yes
     }
 
     /// Its destination here: our own rules change it at −100.
-    fn destination(&self) -> Endpoint {
+    fn destination(&self) -> &Endpoint {
         match self.base.hook == Hook::Prerouting && self.base.priority <= -100 {
-            true => self.path.bind,
-            false => self.path.backend,
+            true => &self.path.bind,
+            false => &self.path.backend,
         }
     }
 
-    fn load(&self, name: &str, data: &[u8]) -> Value {
+    /// Bytes of the packet.
+    fn payload(&self, data: &[u8]) -> Value {
         let to = self.destination();
-        match (name, big(data, 2)) {
-            ("payload", Some(base)) => match (base, big(data, 3), to.ip()) {
-                // The network header: the destination's address, and the protocol.
-                (1, Some(16), IpAddr::V4(_)) | (1, Some(24), IpAddr::V6(_)) => address(to.ip()),
-                (1, Some(9), IpAddr::V4(_)) => is(&[6]),
-                (2, Some(2), _) => is(&to.port().to_be_bytes()),
-                _ => Value::Unknown,
-            },
-            // Interfaces by name, the network protocol, the transport protocol.
-            ("meta", Some(6)) => name_of(&self.path.arrives),
-            ("meta", Some(7)) if self.base.hook != Hook::Prerouting => name_of(&self.path.leaves),
-            ("meta", Some(15)) => is(&[to.family().domain() as u8]),
-            ("meta", Some(16)) => is(&[6]),
-            // State and status. At −200 tracking begins.
-            ("ct", Some(0)) if self.base.priority > -200 => Value::Bits(NEW),
-            ("ct", Some(2)) if to != self.path.bind => Value::Bits(DST_NAT),
-            ("ct", Some(2)) => Value::Bits(0),
-            // Of the original direction: the destination's address, by either of its names, and port.
-            ("ct", Some(9 | 20 | 22)) if find(data, 3) == Some(&[0]) => address(self.path.bind.ip()),
-            ("ct", Some(12)) if find(data, 3) == Some(&[0]) => is(&self.path.bind.port().to_be_bytes()),
-            _ => Value::Unknown,
+        match (big(data, 2), big(data, 3), to.family()) {
+            // The network header: the destination's address, and the protocol.
+            (Some(1), Some(16), Family::V4) | (Some(1), Some(24), Family::V6) => address(to),
+            (Some(1), Some(9), Family::V4) => is(&[6]),
+            (Some(2), Some(2), _) => is(&to.port().to_be_bytes()),
+            _ => is(&[]),
         }
     }
-}
 
-fn name_of(interface: &str) -> Value {
-    match (interface, is(interface.as_bytes())) {
-        ("", _) => Value::Unknown,
-        // The rest is zeros.
-        (_, Value::Is(bytes, _)) => Value::Is(bytes, 16),
-        (_, value) => value,
+    /// What is known of it besides: interfaces by name, the network protocol, the transport protocol.
+    fn meta(&self, data: &[u8]) -> Value {
+        match big(data, 2) {
+            Some(6) => name_of(&self.path.arrives),
+            Some(7) if self.base.hook != Hook::Prerouting => name_of(&self.path.leaves),
+            Some(15) => is(&[self.path.bind.family().domain() as u8]),
+            Some(16) => is(&[6]),
+            _ => is(&[]),
+        }
+    }
+
+    /// What is known of its connection.
+    fn ct(&self, data: &[u8]) -> Value {
+        let original = find(data, 3) == Some(&[0]);
+        match big(data, 2) {
+            // State and status. At −200 tracking begins.
+            Some(0) if self.base.priority > -200 => is(&NEW.to_ne_bytes()),
+            Some(2) => {
+                let bits = if *self.destination() == self.path.bind { 0 } else { DST_NAT };
+                is(&bits.to_ne_bytes())
+            }
+            // Of the original direction: the destination's address, by either of its names, and port.
+            Some(9 | 20 | 22) if original => address(&self.path.bind),
+            Some(12) if original => is(&self.path.bind.port().to_be_bytes()),
+            _ => is(&[]),
+        }
     }
 }
 
 /// Evaluates `cmp` (enum nft_cmp_ops): equal, not equal, less, at most, more, at least, by bytes.
-fn compare(value: Value, mask: Option<&[u8]>, data: &[u8]) -> Match {
-    let (Some(operation), Some(with)) = (big(data, 2), find(data, 3).and_then(|data| find(data, DATA_VALUE))) else {
+fn compare(value: &Value, data: &[u8]) -> Match {
+    let (Some(operation), Some(with), 1..) = (big(data, 2), find_in(data, 3, DATA_VALUE), value.length) else {
         return Match::Unknown;
     };
-    let order = match value {
-        Value::Is(bytes, length) => masked(&bytes, length.min(with.len()), mask).as_slice().cmp(with),
-        Value::Bits(bits) => {
-            let word = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_ne_bytes);
-            (bits & mask.map_or(u32::MAX, word)).cmp(&word(with))
-        }
-        Value::Unknown => return Match::Unknown,
-    };
+    let order = value.known(with.len()).cmp(with);
     let matches = match operation {
         0 => order.is_eq(),
         1 => order.is_ne(),
@@ -347,16 +352,27 @@ fn compare(value: Value, mask: Option<&[u8]>, data: &[u8]) -> Match {
     }
 }
 
-/// NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN (enum nft_verdicts; 0 and 1 are NF_DROP and NF_ACCEPT).
-fn decide(verdict: &[u8]) -> Verdict {
-    let to = || text_of(verdict, 2).unwrap_or_default().to_owned();
-    match big(verdict, 1).map(|code| code as i32) {
-        Some(0) => Verdict::Drop,
-        Some(1) => Verdict::Accept,
-        Some(-3) => Verdict::Jump(to()),
-        Some(-4) => Verdict::Goto(to()),
-        Some(-5) => Verdict::Return,
-        _ => Verdict::Next,
+/// NFTA_VERDICT_CODE and NFTA_VERDICT_CHAIN (enum nft_verdicts; 0 and 1 are NF_DROP and NF_ACCEPT), of a rule in the table
+/// of `start`.
+fn decide<'a>(chains: &'a [Chain], start: &Chain, verdict: &[u8]) -> Verdict<'a> {
+    let Some(code) = big(verdict, 1) else { return Verdict::Next };
+    match code as i32 {
+        0 => Verdict::End(Fate::Dropped),
+        1 => Verdict::Accept,
+        -5 => Verdict::Return,
+        code => {
+            let to = text_of(verdict, 2).unwrap_or_default();
+            for chain in chains {
+                if chain.name == to && chain.is_beside(start) {
+                    return match code {
+                        -3 => Verdict::Jump(chain),
+                        -4 => Verdict::Goto(chain),
+                        _ => Verdict::Next,
+                    };
+                }
+            }
+            Verdict::Next
+        }
     }
 }
 
@@ -393,22 +409,23 @@ mod tests {
     #[test]
     fn comparisons_are_of_as_many_bytes_as_the_rule_has() {
         let address = is(&[10, 2, 0, 11]);
-        let compare = |value: Value, mask: Option<&[u8]>, operation, with: &[u8]| {
-            compare(value, mask, &comparison(operation, with))
+        let compare = |mut value: Value, mask: &[u8], operation, with: &[u8]| {
+            value.mask(mask);
+            compare(&value, &comparison(operation, with))
         };
-        assert_eq!(compare(address, None, 0, &[10, 2, 0, 11]), Match::Yes);
-        assert_eq!(compare(address, None, 0, &[10, 2]), Match::Yes);
-        assert_eq!(compare(address, None, 1, &[10, 2]), Match::No);
-        assert_eq!(compare(address, Some(&[255, 255, 255, 248]), 0, &[10, 2, 0, 8]), Match::Yes);
-        assert_eq!(compare(address, Some(&[255, 255, 255, 248]), 0, &[10, 2, 0, 16]), Match::No);
+        assert_eq!(compare(address, &[], 0, &[10, 2, 0, 11]), Match::Yes);
+        assert_eq!(compare(address, &[], 0, &[10, 2]), Match::Yes);
+        assert_eq!(compare(address, &[], 1, &[10, 2]), Match::No);
+        assert_eq!(compare(address, &[255, 255, 255, 248], 0, &[10, 2, 0, 8]), Match::Yes);
+        assert_eq!(compare(address, &[255, 255, 255, 248], 0, &[10, 2, 0, 16]), Match::No);
         let port = is(&[0, 80]);
-        assert_eq!((compare(port, None, 5, &[0, 80]), compare(port, None, 4, &[0, 80])), (Match::Yes, Match::No));
-        assert_eq!((compare(port, None, 3, &[1, 0]), compare(port, None, 2, &[0, 80])), (Match::Yes, Match::No));
-        assert_eq!(compare(port, None, 9, &[0, 80]), Match::Unknown);
-        assert_eq!(compare(Value::Unknown, None, 0, &[0, 80]), Match::Unknown);
+        assert_eq!((compare(port, &[], 5, &[0, 80]), compare(port, &[], 4, &[0, 80])), (Match::Yes, Match::No));
+        assert_eq!((compare(port, &[], 3, &[1, 0]), compare(port, &[], 2, &[0, 80])), (Match::Yes, Match::No));
+        assert_eq!(compare(port, &[], 9, &[0, 80]), Match::Unknown);
+        assert_eq!(compare(is(&[]), &[], 0, &[0, 80]), Match::Unknown);
         let state = NEW.to_ne_bytes();
-        assert_eq!(compare(Value::Bits(NEW), Some(&state), 1, &[0; 4]), Match::Yes);
-        assert_eq!(compare(Value::Bits(0), Some(&state), 1, &[0; 4]), Match::No);
+        assert_eq!(compare(is(&state), &state, 1, &[0; 4]), Match::Yes);
+        assert_eq!(compare(is(&[0; 4]), &state, 1, &[0; 4]), Match::No);
     }
 
     #[test]
@@ -425,7 +442,7 @@ mod tests {
             let chain = chain(expressions);
             chain.fate(base, std::slice::from_ref(&chain), &path(), &mut Sets::default())
         };
-        assert_eq!(fate(Vec::new()), Fate::Dropped(0));
+        assert_eq!(fate(Vec::new()), (Fate::Dropped, 0));
         // Each prefix of a rule that accepts by an expression that we do not know.
         let mut expression = Vec::new();
         attribute(&mut expression, 1, b"quota\0");
@@ -438,9 +455,9 @@ mod tests {
         attribute(&mut immediate, 2, &data);
         attribute(&mut rule, 1, &immediate);
         for length in 0..rule.len() {
-            assert!(matches!(fate(rule[..length].to_vec()), Fate::Dropped(0) | Fate::DroppedPerhaps(0)), "{length}");
+            assert!(matches!(fate(rule[..length].to_vec()), (Fate::Dropped | Fate::DroppedPerhaps, 0)), "{length}");
         }
-        assert_eq!(fate(rule), Fate::DroppedPerhaps(0));
+        assert_eq!(fate(rule), (Fate::DroppedPerhaps, 0));
     }
 
     #[test]
@@ -457,6 +474,6 @@ mod tests {
         let base = Base { hook: Hook::Forward, priority: 0, drops: false, nat: false };
         let rules = vec![Rule { handle: 1, expressions: rule }];
         let chain = Chain { family: None, table: "t".into(), name: "c".into(), base: Some(base), rules };
-        assert_eq!(chain.fate(base, std::slice::from_ref(&chain), &path(), &mut Sets::default()), Fate::Through);
+        assert_eq!(chain.fate(base, std::slice::from_ref(&chain), &path(), &mut Sets::default()), (Fate::Through, 0));
     }
 }

@@ -1,11 +1,12 @@
 //! Are the addresses of binds, privateip and backends where they have to be, and does a program listen there?
 
+use std::fmt::Write;
 use std::net::IpAddr;
 
 use super::findings::Findings;
 use crate::host::remedy::{self, System};
 use crate::host::route;
-use crate::net::{Endpoint, Family};
+use crate::net::{same, Endpoint, Family, Octets};
 use crate::service::{Service, Source};
 use crate::sys::file;
 
@@ -16,50 +17,51 @@ pub fn check(services: &[Service], findings: &mut Findings<'_>) {
     let keepalived = file::read(if openwrt { "/tmp/keepalived.conf" } else { "/etc/keepalived/keepalived.conf" });
     let listeners = listeners();
     for service in services {
-        bind(service.bind, &keepalived, &listeners, findings);
+        bind(&service.bind, &keepalived, &listeners, findings);
         source(service, &keepalived, findings);
         checks(service, findings);
         for backend in &service.backends {
-            reach(backend.address, findings);
+            reach(&backend.address, findings);
         }
     }
 }
 
 /// Where the address of a bind or privateip is.
-fn place(ip: IpAddr, keepalived: &str) -> Option<&'static str> {
-    if route::has_address(ip) {
+fn place(ip: &IpAddr, keepalived: &str) -> Option<&'static str> {
+    if route::has_address(*ip) {
         Some("on this host")
     } else {
         moves(keepalived, ip).then_some("held by keepalived")
     }
 }
 
-fn bind(bind: Endpoint, keepalived: &str, listeners: &[(IpAddr, u16)], findings: &mut Findings<'_>) {
-    if let Some(place) = place(bind.ip(), keepalived) {
+fn bind(bind: &Endpoint, keepalived: &str, listeners: &[String], findings: &mut Findings<'_>) {
+    let ip = bind.address();
+    if let Some(place) = place(ip, keepalived) {
         findings.ok(format_args!("bind {bind}: the address is {place}"));
-    } else if route::is_doubled(bind.ip()) {
+    } else if route::is_doubled(ip) {
         findings.error(format_args!(
             "bind {bind}: another host in the network has the address too, so this one does not use it (dadfailed); give it \
              another one, or set it anew when the other host has let go of it"
         ));
     } else {
-        let cloud = behind_nat(bind.ip()).map_or_else(String::new, |own| {
-            format!(
-                "; if it is the public address that a cloud or a router in front translates to this host, write the \
-                 private one: {own}"
-            )
-        });
+        let mut cloud = String::new();
+        if let Some(own) = behind_nat(ip) {
+            let _ = write!(
+                cloud,
+                "; if a cloud or a router in front translates it to this host, write the private one: {own}"
+            );
+        }
         findings.warning(format_args!(
             "bind {bind}: the address is on no interface of this host (yet); it works only if packets to it are routed \
              here{cloud}"
         ));
     }
-    loopback(&format!("bind {bind}"), bind, findings);
-    if listeners.iter().any(|(ip, port)| *port == bind.port() && (*ip == bind.ip() || ip.is_unspecified())) {
-        let ssh = if bind.port() == 22 {
-            "; if that is your SSH server, you will not get in by this address again"
-        } else {
-            ""
+    loopback("bind", bind, findings);
+    if listeners.iter().any(|listener| listens(listener, bind)) {
+        let ssh = match bind.port() {
+            22 => "; if that is your SSH server, you will not get in by this address again",
+            _ => "",
         };
         findings.warning(format_args!(
             "bind {bind}: a program on this host listens there; from `start` on the backends answer in its place{ssh}"
@@ -68,24 +70,23 @@ fn bind(bind: Endpoint, keepalived: &str, listeners: &[(IpAddr, u16)], findings:
 }
 
 /// The private address by which this host reaches the Internet, if `ip` is public: a router in front translates then.
-fn behind_nat(ip: IpAddr) -> Option<IpAddr> {
-    let own = route::route(route::far(Family::of(ip))).ok()?;
-    (route::is_public(ip) && !route::is_public(own)).then_some(own)
+fn behind_nat(ip: &IpAddr) -> Option<IpAddr> {
+    let own = route::route(route::far(Family::of(*ip))).ok()?;
+    (route::is_public(ip) && !route::is_public(&own)).then_some(own)
 }
 
 fn source(service: &Service, keepalived: &str, findings: &mut Findings<'_>) {
-    let bind_moves = moves(keepalived, service.bind.ip());
+    let bind_moves = moves(keepalived, service.bind.address());
     let mut stays = false;
-    match service.source {
-        Source::Addresses(first, last) => {
+    match &service.source {
+        Source::Addresses(first, _) => {
             let mut missing = String::new();
-            for ip in addresses(first, last) {
-                if place(ip, keepalived).is_none() {
-                    missing.push_str(if missing.is_empty() { "" } else { ", " });
-                    missing.push_str(&ip.to_string());
+            service.source.each(&mut |ip| {
+                if place(&ip, keepalived).is_none() {
+                    let _ = write!(missing, "{}{ip}", if missing.is_empty() { "" } else { ", " });
                 }
-                stays |= bind_moves && !moves(keepalived, ip);
-            }
+                stays |= bind_moves && !moves(keepalived, &ip);
+            });
             if !missing.is_empty() {
                 findings.warning(format_args!(
                     "privateip {missing}: on no interface of this host (yet); answers of the backends would not come back"
@@ -102,7 +103,10 @@ fn source(service: &Service, keepalived: &str, findings: &mut Findings<'_>) {
         }
         Source::Masquerade => {
             stays = bind_moves;
-            let fixed = way_out(service).map_or_else(String::new, |ip| format!(" (a fixed one keeps them: {ip})"));
+            let mut fixed = String::new();
+            if let Some(ip) = way_out(service) {
+                let _ = write!(fixed, " (a fixed one keeps them: {ip})");
+            }
             findings.ok(format_args!(
                 "privateip auto: established connections break when the interface towards a backend goes down, or its \
                  address is set anew{fixed}"
@@ -120,8 +124,8 @@ fn source(service: &Service, keepalived: &str, findings: &mut Findings<'_>) {
 fn way_out(service: &Service) -> Option<IpAddr> {
     let mut all = None;
     for backend in &service.backends {
-        let own = route::route(backend.address.ip()).ok()?;
-        if all.is_some_and(|known| known != own) || own.is_loopback() {
+        let own = route::route(backend.address.address()).ok()?;
+        if own.is_loopback() || all.as_ref().is_some_and(|known| !same(known, &own)) {
             return None;
         }
         all = Some(own);
@@ -131,9 +135,13 @@ fn way_out(service: &Service) -> Option<IpAddr> {
 
 /// Checks do not come from privateip, and a backend's own firewall may tell them apart.
 fn checks(service: &Service, findings: &mut Findings<'_>) {
-    let Source::Addresses(first, last) = service.source else { return };
-    let own = way_out(service).filter(|own| !(first..=last).contains(own));
-    if let (Some(own), Some(_)) = (own, &service.health) {
+    if service.health.is_none() || !matches!(service.source, Source::Addresses(..)) {
+        return;
+    }
+    let Some(own) = way_out(service) else { return };
+    let mut both = true;
+    service.source.each(&mut |ip| both &= !same(&ip, &own));
+    if both {
         findings.ok(format_args!(
             "health: the checks of {} come from {own}, not from privateip; the backends must let in both",
             service.bind
@@ -143,7 +151,7 @@ fn checks(service: &Service, findings: &mut Findings<'_>) {
 
 /// Whether an address is one that keepalived moves: it stands in a block virtual_ipaddress or virtual_ipaddress_excluded
 /// (keepalived.conf(5)).
-fn moves(keepalived: &str, ip: IpAddr) -> bool {
+fn moves(keepalived: &str, ip: &IpAddr) -> bool {
     let mut inside = false;
     for line in keepalived.lines() {
         for word in line.split_ascii_whitespace() {
@@ -151,7 +159,12 @@ fn moves(keepalived: &str, ip: IpAddr) -> bool {
                 [b'#' | b'!', ..] => break,
                 b"}" => inside = false,
                 _ if word.starts_with("virtual_ipaddress") => inside = true,
-                _ if inside && word.split_once('/').map_or(word, |(ip, _)| ip).parse() == Ok(ip) => return true,
+                _ if inside => {
+                    let written = word.split_once('/').map_or(word, |(ip, _)| ip);
+                    if written.parse().is_ok_and(|written| same(&written, ip)) {
+                        return true;
+                    }
+                }
                 _ => {}
             }
         }
@@ -159,30 +172,16 @@ fn moves(keepalived: &str, ip: IpAddr) -> bool {
     false
 }
 
-/// The addresses of a range.
-fn addresses(first: IpAddr, last: IpAddr) -> Vec<IpAddr> {
-    let mut all = vec![first];
-    let mut ip = first;
-    while ip != last {
-        ip = match ip {
-            IpAddr::V4(ip) => IpAddr::V4(u32::from(ip).wrapping_add(1).into()),
-            IpAddr::V6(ip) => IpAddr::V6(u128::from(ip).wrapping_add(1).into()),
-        };
-        all.push(ip);
-    }
-    all
-}
-
-fn reach(backend: Endpoint, findings: &mut Findings<'_>) {
-    match route::route(backend.ip()) {
+fn reach(backend: &Endpoint, findings: &mut Findings<'_>) {
+    match route::route(backend.address()) {
         Err(error) => {
-            let why = match error.raw_os_error() {
-                Some(libc::ENETUNREACH) => "; add one (ip route add), or bring up its interface".to_owned(),
-                _ => format!(" ({}); remove what is in the way (ip route get shows it)", route::why(&error)),
+            let remedy = match error.0 {
+                libc::ENETUNREACH => "add one (ip route add), or bring up its interface",
+                _ => "remove what is in the way (ip route get shows it)",
             };
-            findings.error(format_args!("backend {backend}: no route to it{why}"));
+            findings.error(format_args!("backend {backend}: no route to it ({error}); {remedy}"));
         }
-        Ok(_) if backend.ip().is_loopback() => loopback(&format!("backend {backend}"), backend, findings),
+        Ok(_) if backend.address().is_loopback() => loopback("backend", backend, findings),
         Ok(_) if route::has_address(backend.ip()) => {
             findings.warning(format_args!(
                 "backend {backend}: it is this host itself; it will see the clients' own addresses"
@@ -193,48 +192,53 @@ fn reach(backend: Endpoint, findings: &mut Findings<'_>) {
 }
 
 /// The kernel drops packets between 127.0.0.0/8 and other hosts unless route_localnet is set.
-fn loopback(what: &str, endpoint: Endpoint, findings: &mut Findings<'_>) {
-    if !endpoint.ip().is_loopback() {
+fn loopback(what: &str, endpoint: &Endpoint, findings: &mut Findings<'_>) {
+    if !endpoint.address().is_loopback() {
         return;
     }
+    let name = "net.ipv4.conf.all.route_localnet";
     let routed = file::read("/proc/sys/net/ipv4/conf/all/route_localnet") == "1";
     if endpoint.family() == Family::V4 && !routed {
-        let remedy = remedy::sysctl(findings.system, "net.ipv4.conf.all.route_localnet=1");
-        findings.error(format_args!("{what}: a loopback address works only with route_localnet; {remedy}"));
+        let remedy = remedy::sysctl(findings.system, name, 1);
+        findings.error(format_args!("{what} {endpoint}: a loopback address works only with route_localnet; {remedy}"));
     } else {
-        findings.warning(format_args!("{what}: a loopback address serves and reaches this host alone"));
+        findings.warning(format_args!("{what} {endpoint}: a loopback address serves and reaches this host alone"));
     }
 }
 
-/// Where programs listen: an address, or the unspecified one for all, and a port.
-fn listeners() -> Vec<(IpAddr, u16)> {
+/// Where programs listen, as [`listener`] finds it.
+fn listeners() -> Vec<String> {
     let mut found = Vec::new();
     for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
         // They have the connections too, and can be long.
-        let _ = file::open(path, libc::O_RDONLY)
-            .and_then(|file| file::each_line(file, &mut |line| found.extend(listener(line))));
+        let _ = file::open(path, libc::O_RDONLY).and_then(|file| {
+            file::each_line(file, &mut |line| {
+                if let Some(listener) = listener(line) {
+                    found.push(listener.to_owned());
+                }
+            })
+        });
     }
     found
 }
 
-/// The address and port of a listener in a line of /proc/net/tcp or tcp6 (proc_pid_net(5)): words of 32 bits in hex, in
-/// the byte order of the machine.
-fn listener(line: &str) -> Option<(IpAddr, u16)> {
-    let mut words = line.split_ascii_whitespace().skip(1);
-    let (address, port) = words.next()?.split_once(':')?;
-    if words.nth(1)? != "0A" {
-        return None;
+/// The address and port of a listener in a line of /proc/net/tcp or tcp6 (proc_pid_net(5)), if it is one: words of 32 bits in
+/// hex, in the byte order of the machine.
+fn listener(line: &str) -> Option<&str> {
+    let mut words = line.split_ascii_whitespace();
+    let listener = words.nth(1)?;
+    (words.nth(1) == Some("0A")).then_some(listener)
+}
+
+/// Whether a listener is at this address, or at the unspecified one for all.
+fn listens(listener: &str, bind: &Endpoint) -> bool {
+    let Some((address, port)) = listener.split_once(':') else { return false };
+    let mut own = String::new();
+    for word in Octets::of(bind.address()).as_slice().chunks(4) {
+        let _ = write!(own, "{:08x}", word.try_into().map_or(0, u32::from_ne_bytes));
     }
-    let mut bytes = Vec::new();
-    for n in 0..address.len() / 8 {
-        let word = u64::from_str_radix(address.get(n * 8..n * 8 + 8)?, 16).ok()?;
-        bytes.extend((word as u32).to_ne_bytes());
-    }
-    let ip = match <[u8; 4]>::try_from(bytes.as_slice()) {
-        Ok(v4) => IpAddr::from(v4),
-        Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?),
-    };
-    Some((ip, u64::from_str_radix(port, 16).ok()? as u16))
+    let all = address.bytes().all(|b| b == b'0');
+    u64::from_str_radix(port, 16) == Ok(bind.port().into()) && (all || address.eq_ignore_ascii_case(&own))
 }
 
 #[cfg(test)]
@@ -244,13 +248,18 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn a_listener_is_told_from_a_connection() {
-        let line = "   0: 0100007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1";
-        assert_eq!(listener(line), Some(("127.0.0.1".parse().unwrap(), 22)));
-        assert_eq!(listener(&line.replace(" 0A ", " 01 ")), None);
-        let six = line.replace("0100007F", "000000FD000000000000000001000000");
-        assert_eq!(listener(&six), Some(("fd00::1".parse().unwrap(), 22)));
+        let is_at =
+            |line: &str, bind: &str| listener(line).is_some_and(|one| listens(one, &Endpoint::parse(bind).unwrap()));
+        let line = "   0: 0A00007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1";
+        assert!(is_at(line, "127.0.0.10:22") && !is_at(line, "127.0.0.10:23") && !is_at(line, "127.0.0.1:22"));
+        assert!(!is_at(&line.replace(" 0A ", " 01 "), "127.0.0.10:22"));
+        assert!(is_at(&line.replace("0A00007F", "00000000"), "10.0.0.1:22"));
+        let six = line.replace("0A00007F", "000000FD000000000000000001000000");
+        assert!(is_at(&six, "[fd00::1]:22") && !is_at(&six, "[fd00::2]:22"));
+        // For both families.
+        assert!(is_at(&line.replace("0A00007F", "00000000000000000000000000000000"), "10.0.0.1:22"));
         for garbage in ["", "sl local_address rem_address st", "0: x:y z 0A", "0: é00000000:1 z 0A"] {
-            assert_eq!(listener(garbage), None);
+            assert!(!is_at(garbage, "127.0.0.10:22"));
         }
     }
 
@@ -271,17 +280,8 @@ mod tests {
             ("fd00::3", true),
             ("fd00::4", false),
         ] {
-            assert_eq!(moves(config, ip.parse().unwrap()), expected, "{ip}");
+            assert_eq!(moves(config, &ip.parse().unwrap()), expected, "{ip}");
         }
-        assert!(!moves("", "10.0.0.3".parse().unwrap()));
-    }
-
-    #[test]
-    fn a_range_has_all_its_addresses() {
-        let all: Vec<String> = addresses("10.0.0.254".parse().unwrap(), "10.0.1.1".parse().unwrap())
-            .iter()
-            .map(|ip| ip.to_string())
-            .collect();
-        assert_eq!(all, ["10.0.0.254", "10.0.0.255", "10.0.1.0", "10.0.1.1"]);
+        assert!(!moves("", &"10.0.0.3".parse().unwrap()));
     }
 }

@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Write};
 
-use crate::engine::Level;
-use crate::host::remedy::System;
+use crate::engine::{Finding, Level};
+use crate::host::remedy::{self, System};
 use crate::net::Family;
 
 /// All findings so far.
@@ -28,6 +28,19 @@ impl Findings<'_> {
         };
         let _ = writeln!(self.out, "{word:8} {what}");
         self.worst = self.worst.max(level);
+    }
+
+    /// Adds those of an engine.
+    pub fn all(&mut self, found: &[Finding]) {
+        for Finding { level, text } in found {
+            self.add(*level, format_args!("{text}"));
+        }
+    }
+
+    /// Adds one about a sysctl that has to have another value.
+    pub fn sysctl(&mut self, level: Level, name: &str, wrong: fmt::Arguments<'_>, wanted: u64) {
+        let remedy = remedy::sysctl(self.system, name, wanted);
+        self.add(level, format_args!("{name}: {wrong}; {remedy}"));
     }
 
     /// As it should be.

@@ -1,18 +1,20 @@
 //! Does the host forward, and what does it do to it?
 
 use super::findings::Findings;
+use crate::engine::Level;
 use crate::error::plain;
 use crate::host::advertised;
 use crate::host::forwarding;
-use crate::host::remedy;
 use crate::net::Family;
 use crate::sys::file;
 
 /// Adds what is found about a family that is balanced.
 pub fn check(family: Family, findings: &mut Findings<'_>) {
     let name = forwarding::name(family);
-    let off = !forwarding::forwards(family);
-    if off {
+    let forwards = forwarding::forwards(family);
+    if forwards {
+        findings.ok(format_args!("{name}: forwarding is on"));
+    } else {
         match file::open(forwarding::path(family), libc::O_WRONLY) {
             Ok(_) => {
                 let open = forwarding::is_open(&findings.forward_policies, family);
@@ -20,20 +22,19 @@ pub fn check(family: Family, findings: &mut Findings<'_>) {
                 findings.warning(format_args!("{name}: forwarding is off; `start` switches it on{opens}"));
             }
             Err(error) => {
-                let remedy = remedy::sysctl(findings.system, &format!("{name}=1"));
-                findings.error(format_args!(
-                    "{name}: forwarding is off and cannot be switched on ({}); {remedy}",
-                    plain(&error)
-                ));
+                let why = plain(&error);
+                let wrong = format_args!("forwarding is off and cannot be switched on ({why})");
+                findings.sysctl(Level::Error, name, wrong, 1);
             }
         }
-    } else {
-        findings.ok(format_args!("{name}: forwarding is on"));
     }
-    match (family, off) {
-        (Family::V4, _) => {}
-        (Family::V6, true) => advertised::endangered().iter().for_each(|name| keep(name, findings)),
-        (Family::V6, false) => advertised::ignored().iter().for_each(|(name, gone)| ignored(name, *gone, findings)),
+    if family == Family::V4 {
+    } else if forwards {
+        advertised::ignored(&mut |name, gone| ignored(name, gone, findings));
+    } else {
+        for name in &advertised::endangered() {
+            keep(name, findings);
+        }
     }
 }
 
@@ -46,25 +47,21 @@ fn keep(interface: &str, findings: &mut Findings<'_>) {
             "{name}: it is 1; `start` sets it to 2, since a host that forwards would ignore router advertisements"
         )),
         Err(error) => {
-            let remedy = remedy::sysctl(findings.system, &format!("{name}=2"));
-            findings.error(format_args!(
-                "{name}: it is 1 and cannot be written ({}), and a host that forwards loses the routes that it has from \
-                 router advertisements; {remedy}",
-                plain(&error)
-            ));
+            let why = plain(&error);
+            let wrong = format_args!(
+                "it is 1 and cannot be written ({why}), and a host that forwards loses its routes from router advertisements"
+            );
+            findings.sysctl(Level::Error, name, wrong, 2);
         }
     }
 }
 
 /// An interface whose router advertisements a host that forwards ignores.
 fn ignored(interface: &str, gone: bool, findings: &mut Findings<'_>) {
-    let name = advertised::accept_ra(interface).name;
-    let remedy = remedy::sysctl(findings.system, &format!("{name}=2"));
     let what = match gone {
         true => "they arrive there, and it has no IPv6 default route",
-        false => "the addresses and routes that it has from them there end with their lifetimes",
+        false => "its addresses and routes from them there end with their lifetimes",
     };
-    findings.warning(format_args!(
-        "{name}: it is 1, and a host that forwards ignores router advertisements: {what}; {remedy}"
-    ));
+    let wrong = format_args!("it is 1, and a host that forwards ignores router advertisements: {what}");
+    findings.sysctl(Level::Warning, &advertised::accept_ra(interface).name, wrong, 2);
 }

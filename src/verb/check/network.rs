@@ -9,14 +9,10 @@ use crate::service::Service;
 
 /// Adds what is found.
 pub fn check(services: &[Service], findings: &mut Findings<'_>) {
-    let mut families = Vec::new();
     for family in Family::ALL {
-        if services.iter().any(|service| service.bind.family() == family) {
-            families.push(family);
+        if has(services, family) {
+            forwarding::check(family, findings);
         }
-    }
-    for family in &families {
-        forwarding::check(*family, findings);
     }
     addresses::check(services, findings);
     if let Some(bind) = ssh::session().filter(|bind| services.iter().any(|service| service.bind == *bind)) {
@@ -24,11 +20,19 @@ pub fn check(services: &[Service], findings: &mut Findings<'_>) {
             "bind {bind}: your SSH session comes in there, and you would not get in again; choose another port"
         ));
     }
-    for family in families {
-        if let Err(error) = routes::check(family, services, findings) {
-            findings.warning(format_args!("routes: the kernel does not tell the {family} ones ({})", plain(&error)));
+    for family in Family::ALL {
+        if has(services, family) {
+            if let Err(error) = routes::check(family, services, findings) {
+                let why = plain(&error);
+                findings.warning(format_args!("routes: the kernel does not tell the {family} ones ({why})"));
+            }
+            nftables::check(family, services, findings);
         }
-        nftables::check(family, services, findings);
     }
     connections::check(services, findings);
+}
+
+#[inline(never)]
+fn has(services: &[Service], family: Family) -> bool {
+    services.iter().any(|service| service.bind.family() == family)
 }

@@ -3,14 +3,14 @@
 
 use std::fmt::Write;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::findings::Findings;
+use crate::engine::Level;
 use crate::host::forwarding;
 use crate::host::interface::{self, Sysctl};
-use crate::host::remedy;
-use crate::host::route::{self, Address, Interface, Packet, Routes, Rule, Way};
-use crate::net::{Endpoint, Family};
+use crate::host::route::{self, Address, Interface, Packet, Refused, Routes, Rule, Way};
+use crate::net::{self, agree, same, Endpoint, Family, Octets};
 use crate::service::{Service, Source};
 use crate::sys::file;
 use crate::text::{number, Escaped};
@@ -22,9 +22,9 @@ struct Ways<'a, 'b> {
     addresses: Vec<Address>,
     rules: Vec<Rule>,
     /// A client that is far away.
-    far: IpAddr,
+    far: &'static IpAddr,
     /// The way of this host's own packets there.
-    out: io::Result<Way>,
+    out: Result<Way, Refused>,
     /// Packets that come in are forwarded, so the kernel can be asked about them.
     forwards: bool,
     /// Interfaces of which was said that they do not forward.
@@ -32,50 +32,47 @@ struct Ways<'a, 'b> {
     findings: &'a mut Findings<'b>,
 }
 
+/// No interface, or none that is known.
+const NONE: Interface = Interface(0);
+
 /// Adds what is found about the services of a family. Fails if the kernel does not answer.
 pub fn check(family: Family, services: &[Service], findings: &mut Findings<'_>) -> io::Result<()> {
     let mut routes = Routes::open()?;
     let far = route::far(family);
-    let mut ways = Ways {
-        family,
-        addresses: routes.addresses(family)?,
-        // A kernel without policy routing (CONFIG_IP_MULTIPLE_TABLES) has none, and says EOPNOTSUPP.
-        rules: routes.rules(family).unwrap_or_default(),
-        out: routes.way(&Packet::to(far)),
-        routes,
-        far,
-        forwards: forwarding::forwards(family),
-        shut: Vec::new(),
-        findings,
-    };
-    match &ways.out {
-        Err(error) if error.raw_os_error() != Some(libc::ENETUNREACH) => ways.findings.warning(format_args!(
-            "routes: {family} packets to other networks do not get there: {}; so answers get only to clients in networks \
-             with a route of their own",
-            route::why(error)
-        )),
-        Err(_) => ways.findings.ok(format_args!(
-            "routes: there is no {family} default route; answers get only to clients in networks with a route of their own"
-        )),
-        Ok(_) => {}
+    let addresses = routes.addresses(family)?;
+    // A kernel without policy routing (CONFIG_IP_MULTIPLE_TABLES) has none, and says EOPNOTSUPP.
+    let rules = routes.rules(family).unwrap_or_default();
+    let out = routes.way(&Packet::to(far));
+    let forwards = forwarding::forwards(family);
+    let mut ways = Ways { family, routes, addresses, rules, far, out, forwards, shut: Vec::new(), findings };
+    if let Err(error) = out {
+        let level = if error.0 == libc::ENETUNREACH { Level::Ok } else { Level::Warning };
+        let what = format_args!(
+            "routes: {family} packets to other networks do not get there: {error}; so answers get only to clients in networks \
+             with a route of their own"
+        );
+        ways.findings.add(level, what);
     }
     let (mut pairs, mut bridges, mut strict) = (Vec::new(), Vec::new(), false);
     for service in services.iter().filter(|service| service.bind.family() == family) {
-        let front = ways.front(service.bind.ip());
+        let front = ways.front(service.bind.address());
         for backend in &service.backends {
-            let backend = backend.address;
+            let backend = &backend.address;
             // What is missing has been said.
-            let Ok(way) = ways.routes.way(&Packet::to(backend.ip())) else { continue };
-            let back = way.leaves;
-            let pair = (service.bind.ip(), service.source == Source::Client, back);
-            if pairs.contains(&pair) || ways.addresses.iter().any(|own| own.ip == backend.ip()) {
+            let Ok(Way { leaves: back, .. }) = ways.routes.way(&Packet::to(backend.address())) else { continue };
+            let as_client = service.source == Source::Client;
+            let mut again = route::find_address(&ways.addresses, backend.address()).is_some();
+            for (bind, client, other) in &pairs {
+                again |= *other == back && *client == as_client && same(bind, service.bind.address());
+            }
+            if again {
                 continue;
             }
-            pairs.push(pair);
+            pairs.push((service.bind.ip(), as_client, back));
             if !bridges.contains(&back) {
                 bridges.push(back);
             }
-            strict |= ways.pair(service, front, backend, back);
+            strict |= ways.pair(&service.bind, as_client, front, backend, back);
         }
     }
     if family == Family::V4 && !strict {
@@ -90,10 +87,15 @@ pub fn check(family: Family, services: &[Service], findings: &mut Findings<'_>) 
 impl Ways<'_, '_> {
     /// The interface by which the packets of clients come in, if the bind tells it. An address without a network, as on `lo`,
     /// does so only if a router is there.
-    fn front(&mut self, bind: IpAddr) -> Option<Interface> {
-        let own = *self.addresses.iter().find(|own| own.ip == bind)?;
+    fn front(&mut self, bind: &IpAddr) -> Interface {
+        let Some(own) = route::find_address(&self.addresses, bind) else { return NONE };
         let alone = own.length == if bind.is_ipv4() { 32 } else { 128 };
-        (!alone || own.peer || self.by_router(own.interface)).then_some(own.interface)
+        let (front, peer) = (own.interface, own.peer);
+        if !alone || peer || self.by_router(front) {
+            front
+        } else {
+            NONE
+        }
     }
 
     /// Whether there is a default route by this interface, of whatever metric.
@@ -101,30 +103,36 @@ impl Ways<'_, '_> {
         self.routes.way(&Packet { leaves: interface, ..Packet::to(self.far) }).is_ok_and(|way| way.by_router)
     }
 
+    /// The interface by which such a packet leaves; none if it does not.
+    fn leaves(&mut self, packet: &Packet<'_>) -> Interface {
+        self.routes.way(packet).map_or(NONE, |way| way.leaves)
+    }
+
     /// Looks at one way through this host. Tells whether it has said something about the strict reverse path filter.
-    fn pair(&mut self, service: &Service, front: Option<Interface>, backend: Endpoint, back: Interface) -> bool {
-        let bind = service.bind;
-        let back_name = back.name();
-        if service.source == Source::Client && front == Some(back) {
+    fn pair(
+        &mut self,
+        bind: &Endpoint,
+        as_client: bool,
+        front: Interface,
+        backend: &Endpoint,
+        back: Interface,
+    ) -> bool {
+        if as_client && front == back {
             self.findings.warning(format_args!(
-                "privateip none: clients of {bind} in the network of {} get the backends' answers past this host, and refuse \
-                 them; set a privateip",
-                Escaped(&back_name)
+                "privateip none: clients of {bind} in the network of {back} get the backends' answers past this host, and \
+                 refuse them; set a privateip"
             ));
         }
         // By an interface that is down there are no routes.
-        if let Some(down) = front.filter(|front| self.is_down(*front)) {
-            self.findings.error(format_args!(
-                "bind {bind}: its interface {name} is down; ip link set {name} up",
-                name = Escaped(&down.name())
-            ));
+        if self.is_down(front) {
+            self.findings.error(format_args!("bind {bind}: its interface {front} is down; ip link set {front} up"));
             return false;
         }
         let mut shut = self.is_shut(back, "answers of the backends");
         // By the default route clients come in that the bind does not tell.
-        let front_or_default = front.or(self.out.as_ref().ok().map(|way| way.leaves));
-        for front in front_or_default.into_iter().filter(|front| *front != back) {
-            shut |= self.is_shut(front, "packets of clients");
+        let clients = if front == NONE { self.out.map_or(NONE, |way| way.leaves) } else { front };
+        if clients != NONE && clients != back {
+            shut |= self.is_shut(clients, "packets of clients");
         }
         if shut {
             return false;
@@ -135,141 +143,125 @@ impl Ways<'_, '_> {
 
     fn is_down(&mut self, front: Interface) -> bool {
         let Some(to) = self.neighbour(front) else { return false };
-        let way = self.routes.way(&Packet { leaves: front, ..Packet::to(to) });
-        way.is_err_and(|error| matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::ENETDOWN | libc::ENODEV)))
+        let way = self.routes.way(&Packet { leaves: front, ..Packet::to(&to) });
+        way.is_err_and(|error| matches!(error.0, libc::ENETUNREACH | libc::ENETDOWN | libc::ENODEV))
     }
 
     /// An interface whose packets are not forwarded, though others' are. (IPv6 looks only at the sysctl for all.)
     fn is_shut(&mut self, interface: Interface, what: &str) -> bool {
-        let name = interface.name();
-        let sysctl = Sysctl::of(self.family, &name, "forwarding");
+        let sysctl = Sysctl::of(self.family, &interface.name(), "forwarding");
         let shut = self.family == Family::V4 && self.forwards && sysctl.value() == "0";
         if shut && !self.shut.contains(&interface) {
             self.shut.push(interface);
-            let remedy = remedy::sysctl(self.findings.system, &format!("{}=1", sysctl.name));
-            self.findings.error(format_args!(
-                "{}: it is 0, so {what} that come in by {} are dropped; {remedy}",
-                sysctl.name,
-                Escaped(&name)
-            ));
+            let wrong = format_args!("it is 0, so {what} that come in by {interface} are dropped");
+            self.findings.sysctl(Level::Error, &sysctl.name, wrong, 1);
         }
         shut
     }
 
     /// From a client to a backend.
-    fn forth(&mut self, front: Option<Interface>, backend: Endpoint, back: Interface) {
-        let (arrives, from) = match (&self.out, front) {
-            (Ok(way), None) => (way.leaves, Some(self.far)),
-            (Ok(way), Some(front)) if way.leaves == front => (front, Some(self.far)),
-            // Only neighbours come in there, as far as routes tell.
-            (_, Some(front)) => (front, self.neighbour(front)),
-            (Err(_), None) => return,
-        };
-        let (Some(from), true) = (from, self.forwards && arrives != back) else { return };
-        let packet = Packet { from: Some(from), arrives, ..Packet::to(backend.ip()) };
-        let name = arrives.name();
-        let rule = self.rule_for(from, &name);
-        let (what, cause) = match self.routes.way(&packet) {
+    fn forth(&mut self, front: Interface, backend: &Endpoint, back: Interface) {
+        let out = self.out.map_or(NONE, |way| way.leaves);
+        let arrives = if front == NONE { out } else { front };
+        // If there is another way out, only neighbours come in there, as far as routes tell.
+        let from = if arrives == out { Some(*self.far) } else { self.neighbour(arrives) };
+        let Some(from) = from.filter(|_| self.forwards && arrives != back && arrives != NONE) else { return };
+        let what = match self.routes.way(&Packet { from: Some(&from), arrives, ..Packet::to(backend.address()) }) {
             Ok(way) if way.leaves == back => return,
-            Ok(way) => ("leave", format!("by {}, not by {}", Escaped(&way.leaves.name()), Escaped(&back.name()))),
-            Err(error) => ("do not get there:", route::why(&error)),
+            Ok(way) => format!("leave by {}, not by {back}", way.leaves),
+            Err(error) => format!("do not get there: {error}"),
         };
-        self.findings.error(format_args!(
-            "backend {backend}: packets of clients that come in by {} {what} {cause}{rule}",
-            Escaped(&name)
-        ));
+        let rule = self.rule_for(&from, arrives);
+        self.findings
+            .error(format_args!("backend {backend}: packets of clients that come in by {arrives} {what}{rule}"));
     }
 
     /// From a backend to a client that is far away. Tells whether the strict filter is in the way.
-    fn answers(&mut self, bind: Endpoint, front: Option<Interface>, backend: Endpoint, back: Interface) -> bool {
+    fn answers(&mut self, bind: &Endpoint, front: Interface, backend: &Endpoint, back: Interface) -> bool {
         let mut packet = Packet::to(self.far);
         if self.forwards {
-            packet = Packet { from: Some(backend.ip()), arrives: back, ..packet };
+            packet.from = Some(backend.address());
+            packet.arrives = back;
         }
-        let rule = self.rule_for(backend.ip(), &back.name());
-        let answer = self.routes.way(&packet);
-        let own = self.out.as_ref().ok().copied();
-        let leaves = match (answer, own) {
-            (Ok(way), _) => way.leaves,
-            (Err(error), Some(_)) => {
-                self.findings.error(format_args!(
-                    "bind {bind}: answers of {backend} to clients in other networks do not get there: {}{rule}",
-                    route::why(&error)
-                ));
+        let rule = self.rule_for(backend.address(), back);
+        let own = self.out.map_or(NONE, |way| way.leaves);
+        let leaves = match self.routes.way(&packet) {
+            Ok(way) => way.leaves,
+            Err(error) => {
+                if own != NONE {
+                    self.findings.error(format_args!(
+                        "bind {bind}: answers of {backend} to clients in other networks do not get there: {error}{rule}"
+                    ));
+                }
                 return false;
             }
-            (Err(_), None) => return false,
         };
-        let recipe = front.and_then(|front| self.by_mark(&packet, front));
-        self.marks(bind, &packet, leaves, front);
-        let Some(front) = front.filter(|front| *front != leaves) else {
-            if own.is_some_and(|own| own.leaves != leaves) && front.is_none() {
-                self.findings.warning(format_args!(
-                    "bind {bind}: answers of {backend} to clients in other networks leave by {}, where this host's own \
-                     packets do not{rule}",
-                    Escaped(&leaves.name())
-                ));
-            }
+        let recipe = self.marks(bind, &packet, leaves, front);
+        if front == NONE && own != NONE && own != leaves {
+            self.findings.warning(format_args!(
+                "bind {bind}: answers of {backend} to clients in other networks leave by {leaves}, where this host's own \
+                 packets do not{rule}"
+            ));
+        }
+        if front == NONE || front == leaves {
             return false;
-        };
+        }
         // A bind inside, of which only neighbours know, is as it should be. It is not if it has a way to others: a default
         // route there, of whatever metric, or a rule for packets from it, which answers of backends are not yet.
-        let by_source = self.routes.way(&Packet { from: Some(bind.ip()), ..Packet::to(self.far) });
-        let has_way = self.by_router(front) || by_source.is_ok_and(|way| way.leaves == front);
-        if !has_way && !route::is_public(bind.ip()) && own.is_none_or(|own| own.leaves == leaves) {
+        let by_source = self.leaves(&Packet { from: Some(bind.address()), ..Packet::to(self.far) });
+        let has_way = by_source == front || self.by_router(front);
+        if !has_way && !route::is_public(bind.address()) && (own == NONE || own == leaves) {
             return false;
         }
-        let (front, leaves) = (front.name(), leaves.name());
-        let (front_shown, leaves_shown) = (Escaped(&front), Escaped(&leaves));
-        match recipe {
-            Some(mark) => self.findings.ok(format_args!(
-                "bind {bind}: answers with the mark {mark:#x} leave by {front_shown}, all others by {leaves_shown}"
-            )),
-            None => self.findings.warning(format_args!(
-                "bind {bind}: it is on {front_shown}, but answers to clients in other networks leave by {leaves_shown}{rule}; \
-                 if clients come in by {front_shown}, mark their connections so that answers go back the same way \
-                 (paraglider(8), SEVERAL WANS)"
-            )),
-        }
-        let strict = is_strict(self.family, &front);
-        if strict {
-            let sysctl = Sysctl::of(self.family, &front, "rp_filter");
-            let remedy = remedy::sysctl(self.findings.system, &format!("{}=2", sysctl.name));
-            self.findings.warning(format_args!(
-                "{}: it is strict, so packets of clients are dropped that come in by {front_shown}, since the way to them is \
-                 by {leaves_shown}; {remedy}",
-                sysctl.name
+        if recipe != 0 {
+            self.findings.ok(format_args!(
+                "bind {bind}: answers with the mark {recipe:#x} leave by {front}, all others by {leaves}"
             ));
+        } else {
+            self.findings.warning(format_args!(
+                "bind {bind}: it is on {front}, but answers to clients in other networks leave by {leaves}{rule}; if clients \
+                 come in by {front}, mark their connections so that answers go back the same way (paraglider(8), SEVERAL WANS)"
+            ));
+        }
+        let name = front.name();
+        let strict = self.family == Family::V4 && is_strict(&name);
+        if strict {
+            let wrong = format_args!(
+                "it is strict, so packets of clients are dropped that come in by {front}, since the way to them is by {leaves}"
+            );
+            self.findings.sysctl(Level::Warning, &Sysctl::of(self.family, &name, "rp_filter").name, wrong, 2);
         }
         strict
     }
 
-    /// A mark with which the answers would leave by this interface.
-    fn by_mark(&mut self, answer: &Packet, front: Interface) -> Option<u32> {
-        let marks: Vec<u32> =
-            self.rules.iter().filter(|rule| !rule.inverted && rule.mark != 0).map(|rule| rule.mark).collect();
-        marks
-            .into_iter()
-            .find(|mark| self.routes.way(&Packet { mark: *mark, ..*answer }).is_ok_and(|way| way.leaves == front))
-    }
-
-    /// Says which marks would send the answers elsewhere.
-    fn marks(&mut self, bind: Endpoint, answer: &Packet, leaves: Interface, front: Option<Interface>) {
-        for rule in self.rules.iter().filter(|rule| !rule.inverted && rule.mark != 0) {
-            let way = match self.routes.way(&Packet { mark: rule.mark, ..*answer }) {
-                Ok(way) if way.leaves == leaves || Some(way.leaves) == front => continue,
-                Ok(way) => format!("leave by {}", Escaped(&way.leaves.name())),
-                Err(error) => format!("do not get there: {}", route::why(&error)),
+    /// Says which marks would send the answers elsewhere. Returns one with which they would leave by this interface; 0 is none.
+    fn marks(&mut self, bind: &Endpoint, answer: &Packet<'_>, leaves: Interface, front: Interface) -> u32 {
+        let mut by_front = 0;
+        for rule in &self.rules {
+            let mark = rule.mark;
+            if rule.inverted || mark == 0 {
+                continue;
+            }
+            let way = match self.routes.way(&Packet { mark, ..*answer }) {
+                Ok(way) if way.leaves == front => {
+                    if by_front == 0 {
+                        by_front = mark;
+                    }
+                    continue;
+                }
+                Ok(way) if way.leaves == leaves => continue,
+                Ok(way) => format!("leave by {}", way.leaves),
+                Err(error) => format!("do not get there: {error}"),
             };
-            self.findings
-                .ok(format_args!("bind {bind}: answers that a rule marks with {:#x} {way} ({rule})", rule.mark));
+            self.findings.ok(format_args!("bind {bind}: answers that a rule marks with {mark:#x} {way} ({rule})"));
         }
+        by_front
     }
 
     /// Names the rule of policy routing that is for such packets, if there is one.
-    fn rule_for(&self, from: IpAddr, arrives: &str) -> String {
-        let mut said = String::new();
-        if let Some(rule) = self.rules.iter().find(|rule| rule.is_for(from, arrives)) {
+    fn rule_for(&self, from: &IpAddr, arrives: Interface) -> String {
+        let (mut said, name) = (String::new(), arrives.name());
+        if let Some(rule) = self.rules.iter().find(|rule| rule.is_for(from, &name)) {
             let _ = write!(said, " ({rule})");
         }
         said
@@ -278,18 +270,14 @@ impl Ways<'_, '_> {
     /// An address that a neighbour by this interface could have.
     fn neighbour(&self, front: Interface) -> Option<IpAddr> {
         let own = self.addresses.iter().find(|own| own.interface == front)?;
-        for step in [1, 2, 3, -1, -2, -3] {
-            let ip = match own.ip {
-                IpAddr::V4(ip) => IpAddr::V4(u32::from(ip).wrapping_add_signed(step).into()),
-                IpAddr::V6(ip) => IpAddr::V6(u128::from(ip).wrapping_add_signed(step.into()).into()),
-            };
-            // The last address of an IPv4 network is for all, which no sender has.
-            let past = match ip {
-                IpAddr::V4(ip) => IpAddr::V4(u32::from(ip).wrapping_add(1).into()),
-                IpAddr::V6(_) => ip,
-            };
-            let inside = |ip: IpAddr| route::contains(own.ip, own.length, ip);
-            if inside(ip) && inside(past) && self.addresses.iter().all(|other| other.ip != ip) {
+        let network = net::prefix(own.length.into());
+        let host = network.map(|bits| !bits);
+        for step in [1, 2, 3, 255, 254, 253] {
+            let ip = Octets::of(&own.ip).step(step);
+            // The first and the last address of an IPv4 network are for all, which no sender has.
+            let for_all = ip.is_ipv4()
+                && (agree(&ip, &Ipv4Addr::BROADCAST.into(), &host) || agree(&ip, &Ipv4Addr::UNSPECIFIED.into(), &host));
+            if !for_all && agree(&ip, &own.ip, &network) && route::find_address(&self.addresses, &ip).is_none() {
                 return Some(ip);
             }
         }
@@ -297,19 +285,22 @@ impl Ways<'_, '_> {
     }
 }
 
-/// Whether the kernel drops packets that come in there if the way back is by another interface. The larger one of both
+/// Whether the kernel drops IPv4 packets that come in there if the way back is by another interface. The larger one of both
 /// values is in force (ip-sysctl.rst).
-fn is_strict(family: Family, interface: &str) -> bool {
-    let value = |name: &str| number(&Sysctl::of(Family::V4, name, "rp_filter").value(), 9).unwrap_or(0);
-    family == Family::V4 && value("all").max(value(interface)) == 1
+fn is_strict(interface: &str) -> bool {
+    let mut most = 0;
+    for name in ["all", interface] {
+        most = most.max(number(&Sysctl::of(Family::V4, name, "rp_filter").value(), 9).unwrap_or(0));
+    }
+    most == 1
 }
 
 /// Where the reverse path filter is strict, but not in the way as far as routes tell.
 fn reverse_path(findings: &mut Findings<'_>) {
     let mut strict = String::new();
-    for name in interface::names() {
-        if name != "lo" && is_strict(Family::V4, &name) {
-            let _ = write!(strict, "{}{}", if strict.is_empty() { "" } else { ", " }, Escaped(&name));
+    for name in &interface::names() {
+        if name != "lo" && is_strict(name) {
+            let _ = write!(strict, "{}{}", if strict.is_empty() { "" } else { ", " }, Escaped(name));
         }
     }
     match strict.is_empty() {

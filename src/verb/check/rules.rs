@@ -5,13 +5,12 @@ use crate::engine::transaction::{self, Views};
 use crate::engine::{choice, iptables, Engine, InForce, Level, Plan, Share};
 use crate::host::remedy;
 use crate::host::state::Lock;
-use crate::net::Family;
 use crate::service::Service;
 
 /// Adds what is found.
 pub fn check(services: &[Service], findings: &mut Findings<'_>) {
     if !iptables::is_installed() {
-        let remedy = remedy::iptables(findings.system, Family::V4);
+        let remedy = remedy::iptables(findings.system);
         findings.error(format_args!("iptables: there is none on PATH or in /usr/sbin and /sbin; {remedy}"));
         return;
     }
@@ -22,9 +21,7 @@ pub fn check(services: &[Service], findings: &mut Findings<'_>) {
         let views = transaction::read(&engines)?;
         if let (Some(engine), Some(view)) = (engines.first(), views.first()) {
             findings.ok(format_args!("iptables: it is {}", engine.name()));
-            for finding in view.lacks(&plan) {
-                findings.add(finding.level, format_args!("{}", finding.text));
-            }
+            findings.all(&view.lacks(&plan));
         }
         others(&plan, &engines, &views, findings);
         Ok(())
@@ -36,30 +33,33 @@ pub fn check(services: &[Service], findings: &mut Findings<'_>) {
 
 /// What the rules of others do to balanced connections.
 fn others(plan: &Plan<'_>, engines: &[Box<dyn Engine>], views: &Views<'_>, findings: &mut Findings<'_>) {
-    for (engine, _) in engines.iter().zip(views).skip(1).filter(|(_, view)| !view.is_empty()) {
-        findings.warning(format_args!(
-            "rules: some of ours are left in {} too; `paraglider start` removes them",
-            engine.name()
-        ));
-    }
-    for (family, why) in views.iter().flat_map(|view| view.unread()) {
-        // `start` refuses to write what it cannot read back.
-        let level = if plan.has(*family) { Level::Error } else { Level::Warning };
-        findings.add(level, format_args!("{family} rules: cannot be read: {why}"));
+    for (at, view) in views.iter().enumerate() {
+        if let (1.., false, Some(engine)) = (at, view.is_empty(), engines.get(at)) {
+            let name = engine.name();
+            findings
+                .warning(format_args!("rules: some of ours are left in {name} too; `paraglider start` removes them"));
+        }
     }
     for view in views {
+        for (family, why) in view.unread() {
+            // `start` refuses to write what it cannot read back.
+            let level = if plan.has(*family) { Level::Error } else { Level::Warning };
+            findings.add(level, format_args!("{family} rules: cannot be read: {why}"));
+        }
         findings.forward_policies.extend_from_slice(&view.foreign().forward_policies);
     }
-    if let (Some(view), Some(engine)) = (views.first(), engines.first()) {
-        let foreign = view.foreign();
-        for (family, _) in foreign.forward_policies.iter().filter(|(of, policy)| plan.has(*of) && policy == "DROP") {
+    let (Some(ours), Some(engine)) = (views.first(), engines.first()) else { return };
+    for (family, policy) in &ours.foreign().forward_policies {
+        if plan.has(*family) && policy == "DROP" {
             findings.ok(format_args!("{family} FORWARD policy: DROP, and our own rules let through what is balanced"));
         }
-        for finding in views.iter().flat_map(|view| view.meets(plan, false)) {
-            findings.add(finding.level, format_args!("{}", finding.text));
-        }
-        if engine.any_change_restarts_turns() {
-            view.frontends().iter().for_each(|frontend| churn(frontend, findings));
+    }
+    for view in views {
+        findings.all(&view.meets(plan, false));
+    }
+    if engine.any_change_restarts_turns() {
+        for frontend in ours.frontends() {
+            churn(frontend, findings);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::super::words::Words;
-use crate::net::{Endpoint, Family};
+use crate::net::{self, Endpoint, Family};
 use crate::text::number;
 
 /// What a rule tells apart among the packets in question.
@@ -221,18 +221,13 @@ fn address(end: End<'_>, network: &str) -> Holds {
 /// Whether a network, as iptables prints it (`10.0.0.0/8`, `10.0.0.1`, `0.0.1.0/0.0.255.0`), contains an address.
 fn within(ip: IpAddr, network: &str) -> bool {
     let (base, mask) = network.split_once('/').unwrap_or((network, ""));
-    let (Ok(base), wide) = (base.parse(), ip.is_ipv6()) else { return true };
-    let bits = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => u128::from(u32::from(ip)) << 96,
-        IpAddr::V6(ip) => u128::from(ip),
+    let Ok(base) = base.parse() else { return true };
+    let mask = match (number(mask, 128), mask.parse()) {
+        (Some(length), _) => net::prefix(length as u32),
+        (None, Ok(mask)) => net::mask(&mask),
+        (None, Err(_)) => net::prefix(128),
     };
-    let mask = match (number(mask, 128), mask.parse::<IpAddr>()) {
-        (Some(0), _) => 0,
-        (Some(length), _) => u128::MAX << (128 - length),
-        (None, Ok(mask)) => bits(mask),
-        (None, Err(_)) => u128::MAX << if wide { 0 } else { 96 },
-    };
-    (bits(ip) ^ bits(base)) & mask == 0
+    net::agree(&ip, &base, &mask)
 }
 
 /// `80`, `1000:2000`, or a list of both.

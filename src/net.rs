@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::error::{refuse, Error};
-use crate::text::{has, number, Shown};
+use crate::text::{has, is_word, number, part, Shown};
 
 /// The address family. `iptables` has the rules of IPv4, `ip6tables` those of IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -150,14 +150,13 @@ pub(crate) fn unicast(text: &str) -> Result<IpAddr, Error> {
 /// The error about a text that is not an IP address: what it looks like instead.
 fn no_address(text: &str) -> Result<IpAddr, Error> {
     let shown = Shown(text);
-    let is_made_of = |other: fn(u8) -> bool| text.bytes().all(|b| b.is_ascii_digit() || other(b));
     let why = if text.is_empty() {
         return refuse!("the address is missing");
     } else if has(text, '%') {
         "has a zone (`%`), which an address in a rule cannot have"
     } else if has(text, '/') {
         "is a network; give one address"
-    } else if is_made_of(|b| b == b'.') {
+    } else if text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         if text.split('.').any(|part| part.len() > 1 && part.starts_with('0')) {
             "has a leading zero; write the four numbers without, as in 192.0.2.1"
         } else {
@@ -165,7 +164,7 @@ fn no_address(text: &str) -> Result<IpAddr, Error> {
         }
     } else if has(text, ':') {
         "is not an IPv6 address, as in 2001:db8::1"
-    } else if is_made_of(|b| b.is_ascii_alphabetic() || b"-._".contains(&b)) {
+    } else if is_word(text, "-._") {
         "is a name; rules contain only addresses, so write its IP address"
     } else {
         "is not an IP address"
@@ -188,7 +187,7 @@ impl Endpoint {
         const FORMAT: &str = "write address:port, as in 192.0.2.1:80 or \"[2001:db8::1]:80\"";
         let shown = Shown(text);
         let (host, port) = match text.strip_prefix('[') {
-            Some(rest) => match rest.split_once(']') {
+            Some(rest) => match part(rest, "]") {
                 Some((host, "")) => (host, None),
                 Some((host, port)) => match port.strip_prefix(':') {
                     Some(port) => (host, Some(port)),
@@ -196,8 +195,8 @@ impl Endpoint {
                 },
                 None => return refuse!("`{shown}` lacks its `]`; {FORMAT}"),
             },
-            None => match text.rsplit_once(':') {
-                Some((host, _)) if has(host, ':') => {
+            None => match part(text, ":") {
+                Some((_, port)) if has(port, ':') => {
                     return refuse!("`{shown}`: an IPv6 address needs brackets; {FORMAT}");
                 }
                 Some((host, port)) => (host, Some(port)),

@@ -11,6 +11,7 @@ const MOST_SHOWN: usize = 60;
 const MOST_OF_LINE: usize = 200;
 
 /// Whether `text` contains this character. (`str::contains` brings the substring search with it: 3 KiB of the binary.)
+#[inline(never)] // it has many callers
 pub(crate) fn has(text: &str, c: char) -> bool {
     text.chars().any(|other| other == c)
 }
@@ -24,6 +25,39 @@ pub(crate) fn find(text: &str, what: &str) -> Option<usize> {
 pub(crate) fn split<'a>(text: &'a str, what: &str) -> Option<(&'a str, &'a str)> {
     let at = find(text, what)?;
     Some((text.get(..at)?, text.get(at + what.len()..)?))
+}
+
+/// Whether a text is not empty, and each of its bytes is a letter, a digit, or one of these ASCII characters.
+#[inline(never)] // it has many callers
+pub(crate) fn is_word(text: &str, these: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || has(these, char::from(b)))
+}
+
+/// What stands before the first of these ASCII characters in `text`; all of it if there is none.
+pub(crate) fn until<'a>(text: &'a str, these: &str) -> &'a str {
+    let mut at = 0;
+    while text.as_bytes().get(at).is_some_and(|b| !has(these, char::from(*b))) {
+        at += 1;
+    }
+    text.get(..at).unwrap_or(text)
+}
+
+/// What stands before and behind the first of these ASCII characters in `text`.
+#[inline(never)] // `str::split_once` is made anew at each place
+pub(crate) fn part<'a>(text: &'a str, these: &str) -> Option<(&'a str, &'a str)> {
+    let before = until(text, these);
+    Some((before, text.get(before.len() + 1..)?))
+}
+
+/// Whether a word is one of some words, separated by blanks; of those, `log*` is all that begin with `log`.
+pub(crate) fn listed(words: &str, word: &str) -> bool {
+    for one in words.split(' ') {
+        let begins = one.strip_suffix('*').is_some_and(|begin| !begin.is_empty() && word.starts_with(begin));
+        if begins || one == word {
+            return true;
+        }
+    }
+    false
 }
 
 /// A number of at most `most`, in decimal digits and nothing else.

@@ -1,7 +1,7 @@
 //! Characters that look like those that a config is made of, or are not seen at all: what word processors, chat programs
 //! and other keyboards write instead.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 /// What a character is taken for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,21 @@ enum Kind {
     /// The ASCII character of the same place, counted from U+FF01 and `!`.
     FullWidth,
 }
+
+/// What each kind is, and what to do, in the order of [`Kind`]. Behind the last one stands the ASCII character.
+const KINDS: [(&str, &str); 11] = [
+    ("a no-break space", "write a plain space"),
+    ("a space of another width", "write a plain space"),
+    ("not seen", "delete it"),
+    ("a typographic quote", "write \" or '"),
+    ("a typographic dash", "write -"),
+    ("a bullet", "write -"),
+    ("no colon", "write :"),
+    ("no dot of an address", "write ."),
+    ("no comma of YAML", "write ,"),
+    ("no digit here", "write 0 to 9"),
+    ("a full-width character", "write "),
+];
 
 /// First and last character of each range. The first range that has a character counts.
 const LOOK_ALIKES: [(u16, u16, Kind); 43] = [
@@ -110,29 +125,13 @@ impl Stray {
 impl fmt::Display for Stray {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let code = u32::from(self.0);
-        let (what, instead) = match kind(self.0) {
-            Some(Kind::NoBreakSpace) => ("a no-break space", "write a plain space"),
-            Some(Kind::Space) => ("a space of another width", "write a plain space"),
-            Some(Kind::Quote) => ("a typographic quote", "write \" or '"),
-            Some(Kind::Dash) => ("a typographic dash", "write -"),
-            Some(Kind::Bullet) => ("a bullet", "write -"),
-            Some(Kind::Colon) => ("no colon", "write :"),
-            Some(Kind::Dot) => ("no dot of an address", "write ."),
-            Some(Kind::Comma) => ("no comma of YAML", "write ,"),
-            Some(Kind::Digit) => ("no digit here", "write 0 to 9"),
-            Some(Kind::FullWidth) => {
-                let plain = char::from((code.wrapping_sub(0xfee0)) as u8);
-                return write!(f, "`{}` (U+{code:04X}) is a full-width character; write {plain}", self.0);
-            }
-            Some(Kind::Unseen) | None => ("not seen", "delete it"),
-        };
-        match kind(self.0) {
-            Some(Kind::NoBreakSpace | Kind::Space | Kind::Unseen) => f.write_str("the character "),
-            _ => write!(f, "`{}` (", self.0),
-        }?;
-        let bracket =
-            if matches!(kind(self.0), Some(Kind::NoBreakSpace | Kind::Space | Kind::Unseen)) { "" } else { ")" };
-        write!(f, "U+{code:04X}{bracket} is {what}; {instead}")
+        let kind = kind(self.0).unwrap_or(Kind::Unseen);
+        let (what, instead) = KINDS.get(kind as usize).copied().unwrap_or_default();
+        write!(f, "the character U+{code:04X} is {what}; {instead}")?;
+        match kind {
+            Kind::FullWidth => f.write_char(char::from(code.wrapping_sub(0xfee0) as u8)),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -147,12 +146,12 @@ mod tests {
             ('\u{a0}', "the character U+00A0 is a no-break space; write a plain space"),
             ('\u{3000}', "the character U+3000 is a space of another width; write a plain space"),
             ('\u{200b}', "the character U+200B is not seen; delete it"),
-            ('\u{201c}', "`\u{201c}` (U+201C) is a typographic quote; write \" or '"),
-            ('\u{2013}', "`\u{2013}` (U+2013) is a typographic dash; write -"),
-            ('\u{ff1a}', "`\u{ff1a}` (U+FF1A) is a full-width character; write :"),
-            ('\u{ff18}', "`\u{ff18}` (U+FF18) is a full-width character; write 8"),
-            ('\u{2022}', "`\u{2022}` (U+2022) is a bullet; write -"),
-            ('\u{663}', "`\u{663}` (U+0663) is no digit here; write 0 to 9"),
+            ('\u{201c}', "the character U+201C is a typographic quote; write \" or '"),
+            ('\u{2013}', "the character U+2013 is a typographic dash; write -"),
+            ('\u{ff1a}', "the character U+FF1A is a full-width character; write :"),
+            ('\u{ff18}', "the character U+FF18 is a full-width character; write 8"),
+            ('\u{2022}', "the character U+2022 is a bullet; write -"),
+            ('\u{663}', "the character U+0663 is no digit here; write 0 to 9"),
         ] {
             assert_eq!(said(c), Some((1, what.to_owned())));
         }

@@ -149,9 +149,7 @@ impl Draft {
 
     /// `schedule:` of a frontend.
     pub fn schedule(&mut self, text: &str) -> Result<(), Error> {
-        if let Some(what) = words::about(&words::SCHEDULES, text) {
-            return refuse!("unknown schedule `{}`; {what}", Shown(text));
-        }
+        words::refuse_any(&words::SCHEDULES, "unknown schedule", text)?;
         self.frontend.schedule = Schedule::parse(text)?;
         Ok(())
     }
@@ -267,7 +265,10 @@ fn fits(schedule: Schedule, backends: &[Backend]) -> Result<(), Error> {
     let count = backends.len();
     match schedule {
         Schedule::RoundRobin => {
-            let weights: Vec<u16> = backends.iter().map(|backend| backend.nominal).collect();
+            let mut weights = Vec::new();
+            for backend in backends {
+                weights.push(backend.nominal);
+            }
             let slots = schedule::slot_count(&weights);
             if slots > MOST_SLOTS {
                 return refuse!(

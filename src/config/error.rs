@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::text::find;
+use crate::text::{find, has, part, split, until};
 
 /// A mistake in the config, and its place.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,10 +23,10 @@ impl fmt::Display for Mistake {
 
 /// Stands in front of a message of ours inside an error of the YAML library. A config cannot contain it: control
 /// characters are refused, and values in messages are escaped.
-const OWN: char = '\u{1}';
+const OWN: &str = "\u{1}";
 
 /// A message of ours as an error of the YAML library, which adds the place.
-pub fn own<E: serde::de::Error>(what: impl fmt::Display) -> E {
+pub fn own<E: serde::de::Error>(what: &dyn fmt::Display) -> E {
     E::custom(format_args!("{OWN}{what}"))
 }
 
@@ -52,15 +52,15 @@ impl Mistake {
         }
         let mut finder = Finder::Ours;
         // The library may put the path of the value in front ("frontend.bind: "); line and column are more exact.
-        if let Some((_, own)) = what.split_once(OWN) {
+        if let Some((_, own)) = split(&what, OWN) {
             what = own.to_owned();
         } else if let Some(found) = find(&what, INVALID).and_then(|at| what.get(at + INVALID.len()..)) {
             // YAML's words instead of serde's.
-            let words = [("sequence,", "a list,"), ("map,", "a mapping,"), ("unit value,", "nothing,")];
+            let words = &[("sequence,", "a list,"), ("map,", "a mapping,"), ("unit value,", "nothing,")];
             let mut known = ("", found);
             for (word, plain) in words {
-                if let Some(rest) = found.strip_prefix(word) {
-                    known = (plain, rest);
+                if let Some(rest) = found.strip_prefix(*word) {
+                    known = (*plain, rest);
                 }
             }
             what = ["found ", known.0, known.1].concat();
@@ -68,15 +68,15 @@ impl Mistake {
             finder = Finder::Library;
         }
         let source = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
-        if what.starts_with("deserializing from YAML containing more than one document") {
+        if what.starts_with("deserializing from YAML") {
             finder = Finder::Ours;
             what =
                 "the config has more than one document (`---`); list all frontends in one, under `frontends:`".into();
-        } else if source.starts_with([' ', '\t']) && source.trim_start_matches(' ').starts_with('\t') {
+        } else if source.bytes().find(|b| *b != b' ') == Some(b'\t') {
             finder = Finder::Ours;
             what = "a tab indents this line; YAML allows only spaces".into();
         } else if (what.starts_with("found a list") || what.starts_with("did not find"))
-            && source.split_once('[').is_some_and(|(_, after)| begins_with_ipv6(after))
+            && part(source, "[").is_some_and(|(_, after)| begins_with_ipv6(after))
         {
             finder = Finder::Ours;
             what.push_str("; an IPv6 address in brackets needs quotes, as in \"[2001:db8::1]:80\"");
@@ -87,6 +87,5 @@ impl Mistake {
 
 /// Whether the first thing in brackets is an IPv6 address, not an IPv4 address with its port.
 fn begins_with_ipv6(text: &str) -> bool {
-    let first = text.split([']', ',']).next().unwrap_or(text);
-    first.bytes().filter(|b| *b == b':').count() > 1
+    part(until(text, "],"), ":").is_some_and(|(_, rest)| has(rest, ':'))
 }

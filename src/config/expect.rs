@@ -1,67 +1,64 @@
 //! What `expect:` must not be taken for a text of the body.
 
 use super::character::Stray;
-use crate::text::{has, number};
+use crate::text::{has, number, until};
 
-/// Whether a text is what other programs take for statuses: `2xx`, `200,204`, `200|302`, `>=200`, `!500`, `~ ^[23]`,
-/// `status 200`, `200 OK`. As a text of the body it would take all backends out.
-pub(super) fn is_meant_as_status(text: &str) -> bool {
-    if text.bytes().all(|b| b.is_ascii_digit() || b == b'-') {
-        return true;
-    }
-    let lower = text.to_ascii_lowercase();
-    let rest = bare(&lower);
-    let expression = has(rest, '^') || has(rest, '~') || has(rest, '\\') || has(rest, '[') && has(rest, '-');
-    let (mut any, mut part) = (false, String::new());
-    for c in rest.chars().chain([' ']) {
+/// What other programs take for statuses: `2xx`, `200,204`, `200|302`, `>=200`, `!500`, `~ ^[23]`, `status 200`, `200 OK`.
+/// As a text of the body it would take all backends out. None for a text; else the lowest and the highest status, or zeros
+/// for a condition.
+pub(super) fn statuses(text: &str) -> Option<(u32, u32)> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    let expression = has(text, '^') || has(text, '~') || has(text, '\\') || has(text, '[') && has(text, '-');
+    let (mut any, mut known, mut part, mut range) = (digits, true, String::new(), (u32::MAX, 0));
+    for c in bare(text).chars() {
         if c.is_ascii_digit() || has("x*.", c) {
+            any |= c.is_ascii_digit();
             part.push(c);
-        } else if has(",;|/ -~^<>=!()[]{}?+$\\&:", c) || expression && c == 'd' || Stray::is(c) {
-            if !part.is_empty() && !expression && wildcard(&part).is_none() {
-                return false;
-            }
-            // Of those that look like others, digits.
-            any |= matches!(c, '\u{ff10}'..='\u{ff19}') || part.bytes().any(|b| b.is_ascii_digit());
-            part.clear();
-        } else {
-            return false;
+            continue;
+        }
+        match wildcard(&part) {
+            _ if part.is_empty() => {}
+            Some((low, high)) => range = (range.0.min(low), range.1.max(high)),
+            None if expression || digits => known = false,
+            None => return None,
+        }
+        part.clear();
+        if has(", |;/-()[]", c) {
+            continue;
+        }
+        known = false;
+        // Of those that look like others, digits.
+        any |= matches!(c, '\u{ff10}'..='\u{ff19}');
+        if !(has("~^<>=!{}?+$\\&:", c) || Stray::is(c) || expression && c == 'd') {
+            return None;
         }
     }
-    any
+    any.then_some(if known && range.1 > 0 { range } else { (0, 0) })
 }
 
-/// The text without the words around a status.
-fn bare(text: &str) -> &str {
-    let mut rest = text;
-    for word in ["http/1.0 ", "http/1.1 ", "rstatus ", "status ", "status:", "status=", "code ", "http "] {
-        rest = rest.strip_prefix(word).unwrap_or(rest);
+/// The text without the words around a status, and with a blank behind it.
+fn bare(text: &str) -> String {
+    let lower = text.to_ascii_lowercase();
+    let mut rest = lower.as_str();
+    for word in &["http/1.0 ", "http/1.1 ", "rstatus ", "status ", "status:", "status=", "code ", "http "] {
+        rest = rest.strip_prefix(*word).unwrap_or(rest);
     }
-    for reason in [" ok", " created", " accepted", " no content", " found", " moved permanently"] {
-        rest = rest.strip_suffix(reason).unwrap_or(rest);
+    for reason in &[" ok", " created", " accepted", " no content", " found", " moved permanently"] {
+        rest = rest.strip_suffix(*reason).unwrap_or(rest);
     }
-    rest
+    format!("{rest} ")
 }
 
 /// The lowest and the highest status of `204`, `2xx`, `2**`, `2..` or `2*`.
-fn wildcard(part: &str) -> Option<(u64, u64)> {
-    let digits = part.trim_end_matches(['x', '*', '.']);
+fn wildcard(part: &str) -> Option<(u32, u32)> {
+    let digits = until(part, "x*.");
+    let first = number(digits, 599)? as u32;
     let (low, high) = match (digits.len(), part.len()) {
-        (1, 2..=3) => (number(digits, 5)? * 100, number(digits, 5)? * 100 + 99),
-        (3, 3) => (number(digits, 599)?, number(digits, 599)?),
+        (1, 2..=3) => (first * 100, first * 100 + 99),
+        (3, 3) => (first, first),
         _ => return None,
     };
-    (low >= 100).then_some((low, high))
-}
-
-/// The lowest and the highest status of a list such as `200,204` or `2xx, 301`; none for a condition.
-pub(super) fn statuses(text: &str) -> Option<(u64, u64)> {
-    let mut range = (u64::MAX, 0);
-    let lower = text.to_ascii_lowercase();
-    for part in bare(&lower).split([',', ' ', '|', ';', '/', '-', '(', ')', '[', ']']).filter(|part| !part.is_empty()) {
-        let (low, high) = wildcard(part)?;
-        range = (range.0.min(low), range.1.max(high));
-    }
-    Some(range).filter(|(low, high)| low <= high)
+    (low >= 100 && high <= 599).then_some((low, high))
 }
 
 #[cfg(test)]
@@ -100,7 +97,7 @@ mod tests {
             "\u{ff12}\u{ff10}\u{ff10}",
             "(200|301)",
         ] {
-            assert!(is_meant_as_status(text), "{text}");
+            assert!(statuses(text).is_some(), "{text}");
         }
         for text in [
             "ready",
@@ -123,11 +120,11 @@ mod tests {
             "...",
             "build 200",
         ] {
-            assert!(!is_meant_as_status(text), "{text}");
+            assert!(statuses(text).is_none(), "{text}");
         }
         assert_eq!(statuses("2xx"), Some((200, 299)));
         assert_eq!(statuses("200, 204|301"), Some((200, 301)));
-        assert_eq!((statuses("!500"), statuses("200,9xx"), statuses("200 OK")), (None, None, Some((200, 200))));
+        assert_eq!((statuses("!500"), statuses("200,9xx"), statuses("200 OK")), (Some((0, 0)), None, Some((200, 200))));
         assert_eq!(statuses("[200,204]"), Some((200, 204)));
     }
 }

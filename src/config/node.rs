@@ -10,10 +10,10 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, Expected, MapAccess, 
 use super::character::Stray;
 use super::draft::{Draft, Take};
 use super::error::own;
-use super::words::{about_key, plain, Stranger};
+use super::words::{plain, refuse_any, Stranger, EVERYWHERE};
 use crate::error::{refuse, Error};
 use crate::net::{unicast, Endpoint};
-use crate::text::{has, number, one_of, Shown};
+use crate::text::{number, one_of, until, Shown};
 
 /// Judges a list or a mapping of which all has been read.
 pub(super) type End = fn(&mut Draft) -> Result<(), Error>;
@@ -112,8 +112,13 @@ struct Keys {
 
 impl Keys {
     fn take(&mut self, text: &str) -> Result<(), Error> {
-        let names: Vec<&str> = self.node.keys.iter().map(|Key(name, _)| *name).collect();
-        if !names.contains(&text) {
+        let mut names = Vec::new();
+        let mut known = false;
+        for Key(name, _) in self.node.keys {
+            names.push(*name);
+            known |= *name == text;
+        }
+        if !known {
             self.explain(text)?;
         }
         let at = one_of("unknown key", &names, text)?;
@@ -135,19 +140,14 @@ impl Keys {
     /// Refuses what is no key here, if it is a key elsewhere, in another program, or something else that people write.
     fn explain(&self, text: &str) -> Result<(), Error> {
         let shown = Shown(text);
-        if let Some(what) = about_key(self.node.strangers, text) {
-            return refuse!("unknown key `{shown}`; {what}");
-        }
+        refuse_any(self.node.strangers, "unknown key", text)?;
+        refuse_any(&EVERYWHERE, "unknown key", text)?;
         if let Some(place) = self.root.place_of(text) {
             return refuse!("`{shown}` belongs {place}");
         }
-        if let Some((key, _)) = text.split_once([':', '=', ' ']) {
-            if self.root.place_of(key).is_some() {
-                return match has(text, ':') {
-                    true => refuse!("`{shown}`: a blank is missing after `{key}:`"),
-                    false => refuse!("`{shown}`: write `{key}:` and a blank"),
-                };
-            }
+        let key = until(text, ":= ");
+        if key != text && self.root.place_of(key).is_some() {
+            return refuse!("`{shown}`: write a colon and a blank after `{key}`");
         }
         if number(text, u64::MAX).is_some() {
             return refuse!("`{shown}` is no key; in braces, a comma ends the value before it");
@@ -172,7 +172,7 @@ impl Keys {
 impl Reader<'_> {
     /// The error about a value of another kind.
     fn refuse<E: serde::de::Error>(self, found: fmt::Arguments<'_>) -> E {
-        own(format_args!("found {found}, expected {}", &self as &dyn Expected))
+        own(&format_args!("found {found}, expected {}", &self as &dyn Expected))
     }
 }
 
@@ -205,7 +205,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
                 draft.take_next(*take, text).map_err(|error| blame(text, error))
             }
             Reader::Node(..) => Err(match Stray::find(text) {
-                Some((_, stray)) => own(stray),
+                Some((_, stray)) => own(&stray),
                 None => self.refuse(format_args!("`{}`", Shown(text))),
             }),
         }
@@ -234,7 +234,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
     fn visit_unit<E: serde::de::Error>(mut self) -> Result<(), E> {
         // An empty list or mapping: what is missing in it says more.
         if let Reader::Node(node, draft, _) = &mut self {
-            (node.end)(draft).map_err(own)?;
+            (node.end)(draft).map_err(|error| own(&error))?;
         }
         Err(E::invalid_type(Unexpected::Unit, &self))
     }
@@ -253,7 +253,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
                 map.next_value_seed(Reader::Node(value, draft, root))?;
             }
         }
-        (node.end)(draft).map_err(own)
+        (node.end)(draft).map_err(|error| own(&error))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
@@ -261,21 +261,21 @@ impl<'de> Visitor<'de> for Reader<'_> {
             return Err(A::Error::invalid_type(Unexpected::Seq, &self));
         };
         while list.next_element_seed(Reader::Node(element, draft, root))?.is_some() {}
-        end(draft).map_err(own)
+        end(draft).map_err(|error| own(&error))
     }
 }
 
 /// The error about a text, or about a character in it that looks like another one: then it is that character's fault.
 fn blame<E: serde::de::Error>(text: &str, error: Error) -> E {
     if let Some((_, stray)) = Stray::find(text) {
-        return own(stray);
+        return own(&stray);
     }
     match text.chars().find(|c| !c.is_ascii()) {
         // Perhaps a letter of another alphabet.
         Some(c) => {
             let shown = Shown(c.encode_utf8(&mut [0; 4])).to_string();
-            own(format_args!("{error}; its `{shown}` is U+{:04X}", u32::from(c)))
+            own(&format_args!("{error}; its `{shown}` is U+{:04X}", u32::from(c)))
         }
-        None => own(error),
+        None => own(&error),
     }
 }

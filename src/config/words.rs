@@ -1,29 +1,32 @@
 //! Keys as other load balancers name them, and as people guess them: what there is instead.
 
-use crate::text::has;
+use crate::error::{refuse, Error};
+use crate::text::{has, listed, Shown};
 
-/// Words for one thing, separated by blanks, in lower case without `-` and `_`; and what to say about them.
+/// Words for one thing, as [`listed`] takes them, in lower case without `-` and `_`; and what to say about them.
 pub(super) struct Stranger(&'static str, &'static str);
 
-/// What to say about a key of a mapping that has these strangers.
-pub(super) fn about_key(strangers: &[Stranger], key: &str) -> Option<&'static str> {
-    about(strangers, key).or_else(|| about(&EVERYWHERE, key))
-}
-
-/// What to say about a word, if it is one of these.
-pub(super) fn about(strangers: &[Stranger], word: &str) -> Option<&'static str> {
+/// Refuses a word that is one of these; the error begins with `what`.
+#[inline(never)]
+pub(super) fn refuse_any(strangers: &[Stranger], what: &str, word: &str) -> Result<(), Error> {
     let plain = plain(word);
-    for Stranger(words, what) in strangers {
-        if words.split(' ').any(|word| word == plain) {
-            return Some(what);
+    for Stranger(words, instead) in strangers {
+        if listed(words, &plain) {
+            return refuse!("{what} `{}`; {instead}", Shown(word));
         }
     }
-    None
+    Ok(())
 }
 
 /// A word as the tables have it: lower case, without what joins its parts.
 pub(super) fn plain(word: &str) -> String {
-    word.chars().filter(|c| !has("-_. ", *c)).map(|c| c.to_ascii_lowercase()).collect()
+    let mut plain = String::new();
+    for c in word.chars() {
+        if !has("-_. ", c) {
+            plain.push(c.to_ascii_lowercase());
+        }
+    }
+    plain
 }
 
 const TCP: &str = "Paraglider balances TCP only, whatever a connection carries; leave this key out";
@@ -48,37 +51,35 @@ const NO_PROCESS: &str =
 
 const BACKENDS: &str = "write `backends:` under `frontend:`, and each as `- address:port`";
 
-static EVERYWHERE: [Stranger; 9] = [
-    Stranger("protocol proto protocols mode transport network udp tcp http http2 websocket", TCP),
+/// Beside any key.
+pub(super) static EVERYWHERE: [Stranger; 9] = [
+    Stranger("proto* mode transport network udp tcp http* websocket", TCP),
     Stranger(
-        "allow deny acl acls whitelist blacklist allowlist denylist blocklist ban block filter firewall sourceranges \
-         whitelistsourcerange limit limits maxconn maxconns maxconnections maxconnrate fullconn connlimit \
-         connectionlimit ratelimit rate maxrate maxqueue minconn synflood ddos",
+        "allow* deny* acl* whitelist* blacklist block* ban filter firewall sourceranges limit* max* fullconn connlimit \
+         connectionlimit rate* minconn synflood ddos",
         FILTER,
     ),
     Stranger(
         "timeouts timeoutconnect timeoutclient timeoutserver connecttimeout clienttimeout servertimeout idletimeout \
-         proxytimeout proxyconnecttimeout keepalive keepalivetimeout tcpkeepalive slowstart",
+         proxytimeout proxyconnecttimeout keepalive* tcpkeepalive slowstart",
         TIMES,
     ),
     Stranger(
-        "ssl tls cert certs certificate certificates crt key sni alpn https acme letsencrypt verify ca cafile",
+        "ssl* tls* cert* crt key sni alpn https acme letsencrypt verify ca cafile",
         TLS,
     ),
-    Stranger("proxyprotocol sendproxy sendproxyv2 acceptproxy forwardfor xforwardedfor realip transparent", SEEN),
+    Stranger("proxyprotocol sendproxy* acceptproxy forwardfor xforwardedfor realip transparent", SEEN),
     Stranger(
-        "balance balancing algorithm algo lbalgo lbalgorithm lbmethod lbpolicy policy scheduler method strategy \
-         distribution loadbalance loadbalancer loadbalancing lbkind",
+        "balanc* algo* lb* policy scheduler method strategy distribution loadbalanc*",
         SCHEDULE,
     ),
     Stranger(
-        "sticky stickiness stickysession stickysessions stick sticktable persist persistence persistent \
-         persistencetimeout affinity sessionaffinity session sessions cookie iphash sourcehash hash hashtype",
+        "stick* persist* affinity session* cookie iphash sourcehash hash*",
         STICKY,
     ),
     Stranger(
-        "global defaults daemon user group log logs logging loglevel logfile stats metrics admin api worker \
-         workerprocesses processes threads nbproc nbthread option options tuning buffer buffers redispatch",
+        "global defaults daemon user group log* stats metrics admin api worker* processes threads nb* option* tuning \
+         buffer* redispatch",
         NO_PROCESS,
     ),
     Stranger("defaultbackend usebackend include import template extends", BACKENDS),
@@ -87,11 +88,11 @@ static EVERYWHERE: [Stranger; 9] = [
 /// Beside `frontend:`.
 pub(super) static DOCUMENT: [Stranger; 2] = [
     Stranger(
-        "service services server servers virtualserver virtualservers virtualhost listen listener listeners entrypoint \
-         entrypoints stream http tcp events apps app config paraglider proxy proxies vhost routers site",
+        "service* server* virtual* listen* entrypoint* stream http tcp events app* config paraglider proxy proxies vhost \
+         routers site",
         "begin with `frontend:`, and below it, indented, `bind:` and `backends:`",
     ),
-    Stranger("backend upstream upstreams pool pools target targets realserver realservers hosts nodes", BACKENDS),
+    Stranger("backend upstream* pool* target* realserver* hosts nodes", BACKENDS),
 ];
 
 /// Beside `bind:`.
@@ -101,31 +102,29 @@ pub(super) static FRONTEND: [Stranger; 9] = [
         "what clients connect to is `bind: address:port`; the name that http checks ask for is `host:` under `health:`",
     ),
     Stranger(
-        "listen listener listenon vip virtualip virtualserver virtualaddress address addr ip publicip \
-         external externalip from on frontendip entrypoint servername url local",
+        "listen listener listenon vip virtual* address addr ip publicip external* from on frontendip entrypoint servername \
+         url local",
         "what clients connect to is `bind: address:port`, an address of this host",
     ),
     Stranger(
-        "port ports listenport portrange bindport",
+        "port* listenport bindport",
         "the port is a part of `bind: address:port`, and one frontend has one port",
     ),
     Stranger(
-        "interface interfaces iface dev device nic",
+        "interface* iface dev device nic",
         "rules contain only addresses: write that of the interface into `bind: address:port`",
     ),
     Stranger(
-        "server servers upstream upstreams target targets member members pool realserver realservers node nodes \
-         endpoint endpoints destination destinations dest to forward forwardto origin origins worker workers hosts peers",
+        "server servers upstream* target* member* pool realserver* node* endpoint* dest* to forward forwardto origin* \
+         worker workers hosts peers",
         "write `backends:`, and below it each as `- address:port`",
     ),
     Stranger(
-        "check checks healthcheck healthchecks checking monitor monitors probe probes livenessprobe readinessprobe \
-         httpcheck httpchk tcpcheck optionhttpchk",
+        "check* healthcheck* monitor* probe* livenessprobe readinessprobe httpcheck httpchk tcpcheck optionhttpchk",
         HEALTH,
     ),
     Stranger(
-        "snat masquerade masq nat sourceip sourceaddress source src usesrc natip bindout outbound localaddress privateips \
-         privateaddress internalip lanip",
+        "snat masq* nat* source* src usesrc bindout outbound localaddress privateips privateaddress internalip lanip",
         "the address that backends see is `privateip:`; the same backend for the same client is `schedule: source`",
     ),
     Stranger("weights", "a weight belongs to a backend, as in `- {address: 172.19.0.2:5555, weight: 3}`"),
@@ -138,10 +137,10 @@ pub(super) static BACKEND: [Stranger; 5] = [
         "ip addr host hostname server target url endpoint node dest destination to port ports ipaddress",
         "a backend is `address: address:port`, both in one value",
     ),
-    Stranger("check checks healthcheck probe monitor inter fall rise interval timeout", HEALTH),
-    Stranger("name id label hostlabel comment description", "a backend has no name of its own; write it behind a `#`"),
+    Stranger("check* healthcheck probe monitor inter fall rise interval timeout", HEALTH),
+    Stranger("name id label hostlabel comment desc*", "a backend has no name of its own; write it behind a `#`"),
     Stranger(
-        "disabled enabled down drain draining maintenance maint state active online",
+        "disabled enabled down drain* maint* state active online",
         "`weight: 0` takes a backend out: it gets no new connections and keeps those that it has",
     ),
     Stranger(
@@ -153,61 +152,52 @@ pub(super) static BACKEND: [Stranger; 5] = [
 /// Beside `interval:`.
 pub(super) static HEALTH_KEYS: [Stranger; 9] = [
     Stranger(
-        "protocol proto mode kind scheme check http tcp httpcheck tcpcheck",
+        "proto* mode kind scheme check http tcp httpcheck tcpcheck",
         "the kind of a check is `type: tcp` or `type: http`",
     ),
     Stranger(
         "ssl tls https verify sni method",
         "an http check is a GET without TLS; where that does not do, write `type: tcp`",
     ),
+    Stranger("inter period* every delay frequency checkinterval", "the time between two checks is `interval: 2s`"),
     Stranger(
-        "inter period periodseconds every delay frequency checkinterval",
-        "the time between two checks is `interval: 2s`",
-    ),
-    Stranger(
-        "retries retry attempts failurethreshold maxfails maxfail fails failures unhealthythreshold unhealthy falls",
+        "retr* attempts failure* fails maxfail* unhealthy* falls",
         "how many bad checks take a backend out is `fall: 3`",
     ),
+    Stranger("healthy* success* passes rises", "how many good checks bring a backend back is `rise: 2`"),
+    Stranger("url* uri endpoint request get location", "what an http check asks for is `path: /health`"),
     Stranger(
-        "healthythreshold successthreshold success healthy passes rises",
-        "how many good checks bring a backend back is `rise: 2`",
-    ),
-    Stranger("url uri urlpath endpoint request get location", "what an http check asks for is `path: /health`"),
-    Stranger(
-        "status statuses statuscode code codes match expected expectstatus body string contains response ok text",
+        "status* code* match expect* body string contains response ok text",
         "what a good answer has is `expect:`: a status, a range such as 200-399, or a text of the body",
     ),
     Stranger(
-        "hostname hostheader vhost virtualhost servername domain header headers httpheaders",
+        "host* vhost virtualhost servername domain header* httpheaders",
         "the name that an http check asks for is `host: www.example.com`; other headers cannot be set",
     ),
-    Stranger("failtimeout timeoutseconds checktimeout", "how long an answer may take is `timeout: 1s`"),
+    Stranger("failtimeout timeout* checktimeout", "how long an answer may take is `timeout: 1s`"),
 ];
 
 /// Values of `schedule:` elsewhere.
 pub(super) static SCHEDULES: [Stranger; 3] = [
     Stranger(
-        "rr wrr swrr staticrr weighted weightedroundrobin leasttime first",
+        "rr wrr swrr staticrr weighted* leasttime first",
         "write `roundrobin`; it takes the weights of the backends",
     ),
     Stranger(
-        "sh iphash sourceip sourcehash sticky persistent maglev mh dh ringhash hash consistent consistenthash uri url",
+        "sh iphash sourceip sourcehash stick* persist* maglev mh dh ringhash hash* consistent* uri url",
         "write `source`: the same client gets the same backend",
     ),
     Stranger(
-        "leastconn leastconns lc wlc leastconnections leastrequest least sed nq p2c ewma",
+        "least* lc wlc sed nq p2c ewma",
         "nothing counts the connections of a backend; `roundrobin` and `random` spread them by weight",
     ),
 ];
 
 /// Values of `type:` of a check elsewhere.
 pub(super) static CHECKS: [Stranger; 2] = [
+    Stranger("https ssl* tls", "checks speak no TLS; write `tcp`, or `http` and a `port:` that answers without TLS"),
     Stranger(
-        "https ssl tls sslhello",
-        "checks speak no TLS; write `tcp`, or `http` and a `port:` that answers without TLS",
-    ),
-    Stranger(
-        "ping icmp arp udp dns script exec command external mysql mysqlcheck pgsql redis ldap smtp ssh grpc",
+        "ping icmp arp udp dns script exec command external mysql* pgsql redis ldap smtp ssh grpc",
         "write `tcp`: a backend that takes connections is up",
     ),
 ];
@@ -220,10 +210,10 @@ mod tests {
     #[test]
     fn words_are_found_however_they_are_joined_and_stand_once() {
         for key in ["listenon", "listen_on", "Listen-On", "listenOn"] {
-            assert!(about_key(&FRONTEND, key).is_some(), "{key}");
+            assert!(refuse_any(&FRONTEND, "unknown key", key).is_err(), "{key}");
         }
-        assert_eq!(about_key(&FRONTEND, "bnid"), None);
-        assert_eq!(about_key(&FRONTEND, ""), None);
+        assert!(refuse_any(&FRONTEND, "unknown key", "bnid").is_ok());
+        assert!(refuse_any(&FRONTEND, "unknown key", "").is_ok());
         let tables: [&[Stranger]; 7] = [&EVERYWHERE, &DOCUMENT, &FRONTEND, &BACKEND, &HEALTH_KEYS, &SCHEDULES, &CHECKS];
         for table in tables {
             let words: Vec<&str> = table.iter().flat_map(|Stranger(words, _)| words.split(' ')).collect();

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::error::{refuse, Error};
 use crate::net::Endpoint;
-use crate::text::{fnv1a, Shown};
+use crate::text::{fnv1a, is_word, Shown};
 
 /// Longest name of a frontend, in bytes. With `PG-`, a slash and three digits it fills the 28 bytes of a chain's name
 /// (XT_EXTENSION_MAXNAMELEN, linux/netfilter/x_tables.h).
@@ -17,9 +17,8 @@ pub struct Name(String);
 impl Name {
     /// Reads a name: letters, digits, `-`, `_` and `.`, beginning with a letter or a digit.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
         let begins_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-        if begins_well && text.len() <= LONGEST_NAME && text.bytes().all(plain) {
+        if begins_well && text.len() <= LONGEST_NAME && is_word(text, "-_.") {
             return Ok(Name(text.to_owned()));
         }
         refuse!(

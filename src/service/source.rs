@@ -7,7 +7,7 @@ use crate::net::{unicast, Endpoint, Family};
 use crate::text::{nearest, Shown};
 
 /// Most addresses that a `privateip` range may name.
-pub const MOST_SOURCES: u128 = 256;
+pub const MOST_SOURCES: usize = 256;
 
 /// The source address that backends see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,30 +34,30 @@ impl Source {
         // An address never contains a dash.
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         let (first, last) = (source_address(first.trim_ascii())?, source_address(last.trim_ascii())?);
-        let size = match (first, last) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => u128::from(u32::from(b)).checked_sub(u32::from(a).into()),
-            (IpAddr::V6(a), IpAddr::V6(b)) => u128::from(b).checked_sub(u128::from(a)),
-            _ => return refuse!("the range `{shown}` mixes IPv4 and IPv6"),
-        };
-        match size {
-            None => refuse!("the range `{shown}` begins with its last address; write {last}-{first}"),
-            Some(size) if size >= MOST_SOURCES => {
-                refuse!("the range `{shown}` has more than {MOST_SOURCES} addresses")
-            }
-            Some(_) => Ok(Source::Addresses(first, last)),
+        if first.is_ipv4() != last.is_ipv4() {
+            return refuse!("the range `{shown}` mixes IPv4 and IPv6");
         }
+        if first > last {
+            return refuse!("the range `{shown}` begins with its last address; write {last}-{first}");
+        }
+        let mut ip = first;
+        for _ in 0..MOST_SOURCES {
+            if ip == last {
+                return Ok(Source::Addresses(first, last));
+            }
+            ip = next(ip);
+        }
+        refuse!("the range `{shown}` has more than {MOST_SOURCES} addresses")
     }
 
     /// Calls `take` with each address; none for [`Source::Masquerade`] and [`Source::Client`].
     pub fn each(self, take: &mut dyn FnMut(IpAddr)) {
-        match self {
-            Source::Addresses(IpAddr::V4(first), IpAddr::V4(last)) => {
-                (u32::from(first)..=u32::from(last)).for_each(|ip| take(Ipv4Addr::from(ip).into()));
-            }
-            Source::Addresses(IpAddr::V6(first), IpAddr::V6(last)) => {
-                (u128::from(first)..=u128::from(last)).for_each(|ip| take(Ipv6Addr::from(ip).into()));
-            }
-            _ => {}
+        let Source::Addresses(first, last) = self else { return };
+        let mut ip = first;
+        take(ip);
+        while ip != last {
+            ip = next(ip);
+            take(ip);
         }
     }
 
@@ -66,6 +66,24 @@ impl Source {
         match self {
             Source::Addresses(first, _) => Some(Family::of(first)),
             Source::Masquerade | Source::Client => None,
+        }
+    }
+}
+
+/// The address behind this one. (Of 128 bits, 32-bit processors make a lot of code.)
+#[inline(never)]
+fn next(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(v4) => Ipv4Addr::from(u32::from(v4).wrapping_add(1)).into(),
+        IpAddr::V6(v6) => {
+            let mut bytes = v6.octets();
+            for byte in bytes.iter_mut().rev() {
+                *byte = byte.wrapping_add(1);
+                if *byte != 0 {
+                    break;
+                }
+            }
+            Ipv6Addr::from(bytes).into()
         }
     }
 }

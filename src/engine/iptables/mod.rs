@@ -13,6 +13,7 @@ mod tool;
 mod words;
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 
 use self::change::Change;
 use self::names::{hook_of, is_ours, Table, HOOKS};
@@ -25,7 +26,7 @@ use self::tool::{main_variant, missing, Tools, Variant};
 use super::{Engine, Finding, Foreign, InForce, Plan, View};
 use crate::error::{fail, Error};
 use crate::host;
-use crate::host::route::{Interface, Packet, Routes};
+use crate::host::route::{self, Interface, Packet, Routes};
 use crate::net::{Endpoint, Family};
 use crate::service::{Service, Source};
 use crate::sys::file;
@@ -86,13 +87,16 @@ fn traffic(services: &[Service], family: Family) -> Traffic {
             traffic.backends.push(backend.address);
         }
     }
-    traffic.interfaces = interfaces(&traffic.backends);
+    if let Ok(mut routes) = Routes::open() {
+        traffic.interfaces = interfaces(&mut routes, &traffic.backends);
+        traffic.front = front(&mut routes, family, &traffic);
+    }
     traffic
 }
 
 /// The interfaces behind which these hosts are; `None` if that of one is not known.
-fn interfaces(backends: &[Endpoint]) -> Option<Vec<String>> {
-    let (mut found, mut routes) = (Vec::new(), Routes::open().ok()?);
+fn interfaces(routes: &mut Routes, backends: &[Endpoint]) -> Option<Vec<String>> {
+    let mut found = Vec::new();
     for backend in backends {
         let leaves = routes.way(&Packet::to(backend.address())).ok()?.leaves;
         if !found.contains(&leaves) {
@@ -100,6 +104,41 @@ fn interfaces(backends: &[Endpoint]) -> Option<Vec<String>> {
         }
     }
     Some(found.into_iter().map(Interface::name).collect())
+}
+
+/// The interfaces by which clients come, most likely: those that have the binds; where that is the loopback interface, or
+/// none, the one of the default route; without one, all that have addresses, but for those of the backends.
+fn front(routes: &mut Routes, family: Family, traffic: &Traffic) -> Vec<String> {
+    let addresses = routes.addresses(family).unwrap_or_default();
+    let mut found: Vec<String> = Vec::new();
+    let mut add = |name: String| {
+        if name != "lo" && !name.is_empty() && !found.contains(&name) {
+            found.push(name);
+        }
+    };
+    for bind in &traffic.binds {
+        match route::find_address(&addresses, bind.address()).map(|own| own.interface.name()) {
+            Some(name) if name != "lo" => add(name),
+            _ => match routes.way(&Packet::to(route::far(family))) {
+                Ok(way) => add(way.leaves.name()),
+                Err(_) => {
+                    for own in addresses.iter().filter(|own| !is_of_link(&own.ip)) {
+                        let (name, backends) =
+                            (own.interface.name(), traffic.interfaces.as_deref().unwrap_or_default());
+                        if !backends.contains(&name) {
+                            add(name);
+                        }
+                    }
+                }
+            },
+        }
+    }
+    found
+}
+
+/// An address that each interface has by itself.
+fn is_of_link(ip: &IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 impl Iptables {

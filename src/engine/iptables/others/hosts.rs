@@ -46,6 +46,7 @@ fn behind(interface: &str) -> Traffic {
         binds: vec![Endpoint::parse("203.0.113.1:4444").unwrap()],
         backends: vec![Endpoint::parse("10.2.0.11:5555").unwrap()],
         interfaces: Some(vec![interface.to_owned()]),
+        front: vec!["wan".to_owned()],
     }
 }
 

@@ -11,18 +11,34 @@ use crate::text::number;
 pub struct Only {
     /// Only to those of some clients, or at some times: a ban, or a limit.
     pub clients: bool,
+    /// Only to clients that come by other interfaces than most.
+    pub elsewhere: bool,
     /// Only to some frontends or backends.
     pub servers: bool,
     /// Only to those that come in or leave by some interface, which may be all.
     pub interfaces: bool,
     /// It stands in a chain that firewalls leave to the administrator: nothing of it is there by default.
     pub by_hand: bool,
+    /// Only to those that an ACCEPT before it in the same chain of others has left.
+    pub rest: bool,
+    /// Not to all, as far as can be told.
+    pub partly: bool,
 }
 
 impl Only {
     /// To all packets.
-    pub const ALL: Only = Only { clients: false, servers: false, interfaces: false, by_hand: false };
-    const CLIENTS: Only = Only { clients: true, ..Only::ALL };
+    pub const ALL: Only = Only {
+        clients: false,
+        elsewhere: false,
+        servers: false,
+        interfaces: false,
+        by_hand: false,
+        rest: false,
+        partly: false,
+    };
+    /// To some clients.
+    pub const CLIENTS: Only = Only { clients: true, partly: true, ..Only::ALL };
+    const ELSEWHERE: Only = Only { elsewhere: true, partly: true, ..Only::ALL };
     const SERVERS: Only = Only { servers: true, ..Only::ALL };
     const INTERFACES: Only = Only { interfaces: true, ..Only::ALL };
 
@@ -30,20 +46,28 @@ impl Only {
     pub fn and(self, other: Only) -> Only {
         Only {
             clients: self.clients || other.clients,
+            elsewhere: self.elsewhere || other.elsewhere,
             servers: self.servers || other.servers,
             interfaces: self.interfaces || other.interfaces,
             by_hand: self.by_hand || other.by_hand,
+            rest: self.rest || other.rest,
+            partly: self.partly || other.partly,
         }
     }
 
     /// It applies to all of the packets.
     pub fn is_all(self) -> bool {
-        !self.clients && !self.servers && !self.interfaces
+        !self.partly
     }
 
     /// It is about whatever passes, and not meant for some clients or servers.
     pub fn is_general(self) -> bool {
-        !self.clients && !self.servers && !self.by_hand
+        !self.is_for_some_clients() && !self.servers && !self.by_hand
+    }
+
+    /// Most likely it leaves other clients alone.
+    pub fn is_for_some_clients(self) -> bool {
+        self.clients || self.elsewhere
     }
 }
 
@@ -59,10 +83,10 @@ pub enum End<'a> {
 /// What is known of an interface that a packet passes.
 #[derive(Debug, Clone, Copy)]
 pub enum Interface<'a> {
-    /// Anyone; also where the chain knows none.
-    Unknown,
     /// This one.
     Named(&'a str),
+    /// One of those by which clients come; with none of them, any. Others may come by other interfaces.
+    Front(&'a [String]),
 }
 
 /// A kind of packets of balanced connections, at one hook.
@@ -82,6 +106,8 @@ pub struct Packet<'a> {
     pub stage: Stage,
     /// Its connection is known to have a changed destination.
     pub dnat: bool,
+    /// It has an address of this host as its destination.
+    pub local: bool,
     /// Where the client connected to.
     pub binds: &'a [Endpoint],
 }
@@ -139,8 +165,8 @@ pub fn reach(rule: &str, packet: &Packet<'_>) -> Option<Only> {
             "-p" => (Holds::of(matches!(value(), "tcp" | "6" | "all")), Only::CLIENTS),
             "-s" => (address(packet.source, value()), side(packet.source)),
             "-d" => (address(packet.destination, value()), side(packet.destination)),
-            "-i" => (interface(packet.input, value()), Only::INTERFACES),
-            "-o" => (interface(packet.output, value()), Only::INTERFACES),
+            "-i" => interface(packet.input, value(), std::mem::take(&mut not)),
+            "-o" => interface(packet.output, value(), std::mem::take(&mut not)),
             "--sport" | "--sports" => (ports(packet.source, value()), side(packet.source)),
             "--dport" | "--dports" => (ports(packet.destination, value()), side(packet.destination)),
             "--ctstate" | "--state" => (states(packet, value()), Only::CLIENTS),
@@ -151,9 +177,17 @@ pub fn reach(rule: &str, packet: &Packet<'_>) -> Option<Only> {
                 let mask = value();
                 (flags(packet, mask, value()), Only::CLIENTS)
             }
-            // The bind is an address of the balancer, most likely.
+            "--ctdir" => {
+                let first = matches!(packet.source, End::Client);
+                (Holds::of((value() == "ORIGINAL") == first), Only::CLIENTS)
+            }
+            "--pkt-type" => (Holds::of(value() == "unicast"), Only::CLIENTS),
+            "--dst-range" => {
+                value();
+                (Holds::FOR_SOME, side(packet.destination))
+            }
             "--dst-type" => {
-                let wanted = if packet.dnat { "UNICAST" } else { "LOCAL" };
+                let wanted = if packet.local { "LOCAL" } else { "UNICAST" };
                 (Holds::of(value().split(',').any(|kind| kind == wanted)), Only::INTERFACES)
             }
             "--src-type" => (Holds::of(value().split(',').any(|kind| kind == "UNICAST")), Only::CLIENTS),
@@ -162,11 +196,15 @@ pub fn reach(rule: &str, packet: &Packet<'_>) -> Option<Only> {
                 continue;
             }
             "-m" => match value() {
-                "tcp" | "comment" | "conntrack" | "state" | "multiport" | "addrtype" => continue,
-                // What comes in by a wrong interface, which is not for rules to judge.
-                "rpfilter" => return None,
+                "tcp" | "comment" | "conntrack" | "state" | "multiport" | "addrtype" | "pkttype" | "iprange" => {
+                    continue
+                }
+                // It holds for what comes in by the right interface.
+                "rpfilter" => (Holds::of(Words(rule).all(|word| word != "--invert")), Only::CLIENTS),
                 _ => (Holds::FOR_SOME, Only::CLIENTS),
             },
+            // The options of `rpfilter`.
+            "--validmark" | "--loose" | "--accept-local" | "--invert" => continue,
             _ => (Holds::FOR_SOME, Only::CLIENTS),
         };
         let Holds { any, all } = if not { Holds { any: !holds.all, all: !holds.any } } else { holds };
@@ -175,7 +213,7 @@ pub fn reach(rule: &str, packet: &Packet<'_>) -> Option<Only> {
         }
         // A rule that names servers is about them, even if there are no others.
         if !all || of.servers && !not {
-            reach = reach.and(of);
+            reach = reach.and(Only { partly: !all, ..of });
         }
         not = false;
     }
@@ -207,12 +245,22 @@ fn side(end: End<'_>) -> Only {
     }
 }
 
+/// No client has such an address (RFC 1122, 3.2.1.3); firewalls drop what pretends to.
+const NOBODY: [&str; 9] = [
+    "127.0.0.0/8",
+    "0.0.0.0/8",
+    "224.0.0.0/4",
+    "224.0.0.0/3",
+    "240.0.0.0/4",
+    "240.0.0.0/5",
+    "255.255.255.255/32",
+    "169.254.0.0/16",
+    "::1/128",
+];
+
 fn address(end: End<'_>, network: &str) -> Holds {
     match end {
-        // No packet comes from there (RFC 1122, 3.2.1.3): firewalls drop what pretends to.
-        End::Client if ["127.", "0.", "224.", "240.", "::1/"].iter().any(|base| network.starts_with(base)) => {
-            Holds::of(network.ends_with("/0"))
-        }
+        End::Client if NOBODY.contains(&network) => Holds::of(false),
         End::Client => Holds::FOR_SOME,
         End::Server(all) => Holds::among(all, &|one| within(one.ip(), network)),
     }
@@ -240,22 +288,39 @@ fn ports(end: End<'_>, list: &str) -> Holds {
         })
     };
     match end {
-        // No client has port 0.
+        // No client has port 0, and all have one that was not asked for (RFC 6056, 3.2).
         End::Client if list == "0" => Holds::of(false),
+        End::Client if ["1024:65535", "1:65535", "0:65535", "1025:65535", "1024:65534"].contains(&list) => {
+            Holds::of(true)
+        }
         End::Client => Holds::FOR_SOME,
         End::Server(all) => Holds::among(all, &|one| is_listed(one.port())),
     }
 }
 
-fn interface(known: Interface<'_>, wanted: &str) -> Holds {
+/// For which of the packets `-i wanted` or `-o wanted` holds, with `not` the opposite, and what it tells apart.
+fn interface(known: Interface<'_>, wanted: &str, not: bool) -> (Holds, Only) {
     let is = |name: &str| match wanted.strip_suffix('+') {
         Some(beginning) => name.starts_with(beginning),
         None => name == wanted,
     };
     match known {
-        Interface::Unknown if wanted == "lo" => Holds::of(false),
-        Interface::Unknown => Holds::FOR_SOME,
-        Interface::Named(name) => Holds::of(is(name)),
+        Interface::Named(name) => (Holds::of(is(name) != not), Only::INTERFACES),
+        _ if wanted == "lo" => (Holds::of(not), Only::INTERFACES),
+        Interface::Front([]) => (Holds::FOR_SOME, Only::INTERFACES),
+        Interface::Front(names) => {
+            let (mut yes, mut no) = (false, false);
+            for name in names {
+                yes |= is(name) != not;
+                no |= is(name) == not;
+            }
+            match (yes, no) {
+                (true, false) => (Holds::of(true), Only::INTERFACES),
+                // Only for those that come by another interface.
+                (false, _) => (Holds::FOR_SOME, Only::ELSEWHERE),
+                _ => (Holds::FOR_SOME, Only::INTERFACES),
+            }
+        }
     }
 }
 
@@ -292,23 +357,27 @@ mod tests {
     fn forwarded(rule: &str) -> String {
         let backends = ["10.2.0.11:80", "10.2.0.12:80"].map(|text| Endpoint::parse(text).unwrap());
         let binds = [Endpoint::parse("10.9.0.1:4444").unwrap()];
+        let front = ["wan".to_owned()];
         let packet = Packet {
             family: Family::V4,
             source: End::Client,
             destination: End::Server(&backends),
-            input: Interface::Unknown,
+            input: Interface::Front(&front),
             output: Interface::Named("lan"),
             stage: Stage::First,
             dnat: true,
+            local: false,
             binds: &binds,
         };
         match reach(rule, &packet) {
             None => "-".to_owned(),
-            Some(Only { clients, servers, interfaces, .. }) => [(clients, 'c'), (servers, 's'), (interfaces, 'i')]
-                .iter()
-                .filter(|one| one.0)
-                .map(|one| one.1)
-                .collect(),
+            Some(Only { clients, elsewhere, servers, interfaces, .. }) => {
+                [(clients, 'c'), (elsewhere, 'e'), (servers, 's'), (interfaces, 'i')]
+                    .iter()
+                    .filter(|one| one.0)
+                    .map(|one| one.1)
+                    .collect()
+            }
         }
     }
 
@@ -329,23 +398,34 @@ mod tests {
             ("! -d 10.3.0.0/24 -j DROP", ""),
             ("! -d 10.2.0.0/24 -j DROP", "-"),
             ("-d 0.0.0.12/0.0.0.255 -j DROP", "s"),
-            ("-i wan -j DROP", "i"),
+            ("-i wan -j DROP", ""),
+            ("-i w+ -j DROP", ""),
+            ("-i tun0 -j DROP", "e"),
+            ("! -i wan -o lan -j DROP", "e"),
+            ("! -i tun0 -j DROP", ""),
             ("-i lo -j DROP", "-"),
             ("-o lan -j DROP", ""),
             ("-o la+ -j DROP", ""),
             ("-o wan -j DROP", "-"),
-            ("! -i lan -o lan -j DROP", "i"),
+            ("! -i lan -o lan -j DROP", ""),
             ("-i lan ! -o lan -j DROP", "-"),
+            ("-i lan -o lan -j DROP", "e"),
             ("-p tcp -m tcp --dport 80 -j DROP", "s"),
             ("-p tcp -m tcp --dport 1:79 -j DROP", "-"),
             ("-p tcp -m tcp ! --dport 443 -j DROP", ""),
             ("-p tcp -m multiport --dports 22,80:90 -j DROP", "s"),
-            ("-p tcp -m tcp --sport 1024:65535 -j DROP", "c"),
+            ("-p tcp -m tcp --sport 1024:65535 -j DROP", ""),
+            ("-p tcp -m tcp --sport 40000 -j DROP", "c"),
+            ("-s 0.0.0.3/0.0.0.255 -j DROP", "c"),
+            ("-m rpfilter --validmark -j RETURN", ""),
+            ("-m conntrack --ctdir ORIGINAL -j DROP", ""),
+            ("-m conntrack --ctdir REPLY -j DROP", "-"),
+            ("-m pkttype --pkt-type multicast -j DROP", "-"),
             ("-m conntrack --ctstate INVALID -j DROP", "-"),
             ("-m conntrack --ctstate NEW -j DROP", ""),
             ("-m conntrack ! --ctstate DNAT -j DROP", "-"),
             ("-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", "-"),
-            ("-m state --state NEW -i wan -j DROP", "i"),
+            ("-m state --state NEW -i wan -j DROP", ""),
             ("-m conntrack --ctorigdst 10.9.0.1 --ctorigdstport 4444 -j DROP", "s"),
             ("-m conntrack --ctorigdstport 22 -j DROP", "-"),
             ("-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j DROP", ""),
@@ -357,7 +437,7 @@ mod tests {
             ("-m comment --comment \"-s 1.2.3.4 ! -p tcp\" -j DROP", ""),
             ("-m rpfilter --invert -j DROP", "-"),
             ("-m addrtype --dst-type BROADCAST -j DROP", "-"),
-            ("-m mark --mark 0x1 -i wan -j DROP", "ci"),
+            ("-m mark --mark 0x1 -i wan -j DROP", "c"),
         ] {
             assert_eq!(forwarded(rule), apart, "{rule}");
         }

@@ -78,6 +78,22 @@ impl Meets<'_> {
         }
     }
 
+    /// A policy that drops.
+    fn policy(&mut self, table: &str, chain: &str, why: &str) {
+        let (family, six) = (self.family, if self.family == Family::V4 { "" } else { "6" });
+        let (of, tool) = match self.apart {
+            Some(variant) => (format!(" of {variant}"), variant.strip_prefix("ip").unwrap_or_default()),
+            None => (String::new(), "tables"),
+        };
+        self.found.push(Finding::new(
+            Level::Error,
+            format_args!(
+                "{family} {table} table{of}: the policy of {chain} is DROP, and {why}; `ip{six}{tool} -t {table} -P {chain} \
+                 ACCEPT` mends it"
+            ),
+        ));
+    }
+
     /// Calls `take` with each kind of packets at a hook.
     fn packets(&self, hook: Hook, take: &mut dyn FnMut(&Packet<'_>)) {
         match hook {
@@ -90,13 +106,15 @@ impl Meets<'_> {
                         source: End::Server(&self.traffic.backends),
                         destination: End::Client,
                         input,
+                        output: Interface::Front(&[]),
                         dnat: true,
+                        local: !self.shows_clients,
                         ..self.traffic.arriving(self.family, Stage::Later)
                     });
                 };
                 match &self.traffic.interfaces {
                     Some(names) => names.iter().for_each(|name| back(Interface::Named(name), take)),
-                    None => back(Interface::Unknown, take),
+                    None => back(Interface::Front(&[]), take),
                 }
             }
         }
@@ -108,16 +126,21 @@ impl Meets<'_> {
         // In which zone the first packets are tracked, and in which the answers.
         let mut zones = ["0"; 2];
         let others = self.others;
+        let mut reached = false;
         self.packets(hook, &mut |packet| {
-            others.walk(table, chain, packet, &mut |one| {
+            reached |= others.walk(table, chain, packet, &mut |one| {
                 if let (Some(zone), [to, back]) = (value(one.rule, "--zone"), &mut zones) {
                     *(if packet.dnat { back } else { to }) = zone;
                 }
                 met.push(one);
             });
         });
+        let policy = others.chain(self.family, table, chain).map_or("", |chain| chain.policy.as_str());
+        if reached && policy == "DROP" {
+            self.policy(table, chain, "no rule of ours can overrule it");
+        }
         let [to, back] = zones;
-        for one in met.iter().filter(|one| !one.only.clients) {
+        for one in met.iter().filter(|one| !one.only.is_for_some_clients()) {
             match one.effect {
                 Effect::Drops => self.add(
                     Level::Error,
@@ -140,7 +163,7 @@ impl Meets<'_> {
                 Effect::Translates if chain == "PREROUTING" => {
                     self.add(Level::Error, table, one, "takes connections before they are balanced; remove or narrow it");
                 }
-                Effect::Zones | Effect::Accepts | Effect::Translates => {}
+                Effect::Zones | Effect::Accepts | Effect::Inspects | Effect::Translates => {}
             }
         }
     }
@@ -150,11 +173,12 @@ impl Meets<'_> {
         let mut met = Vec::new();
         let (others, mut reached) = (self.others, false);
         self.packets(Hook::Forwarded, &mut |packet| {
-            reached |= others.walk("filter", "FORWARD", packet, &mut |one| met.push(one));
+            let all = self.apart.is_none();
+            reached |= others.walk_on(all, "filter", "FORWARD", packet, &mut |one| met.push(one));
         });
-        let drops = met.iter().filter(|one| one.effect == Effect::Drops);
+        let drops = met.iter().filter(|one| matches!(one.effect, Effect::Drops | Effect::Inspects));
         if self.apart.is_some() {
-            for one in drops.filter(|one| !one.only.clients) {
+            for one in drops.filter(|one| !one.only.is_for_some_clients() && one.effect == Effect::Drops) {
                 self.add(
                     Level::Error,
                     "filter",
@@ -163,30 +187,31 @@ impl Meets<'_> {
                 );
             }
             let policy = others.chain(self.family, "filter", "FORWARD").map_or("", |chain| chain.policy.as_str());
-            if let (true, "DROP", Some(variant)) = (reached, policy, self.apart) {
-                let (family, six) = (self.family, if self.family == Family::V4 { "" } else { "6" });
-                let tool = variant.strip_prefix("ip").unwrap_or_default();
-                self.found.push(Finding::new(
-                    Level::Error,
-                    format_args!(
-                        "{family} filter table of {variant}: the policy of FORWARD is DROP, and packets must pass both \
-                         variants of iptables; `ip{six}{tool} -P FORWARD ACCEPT` mends it"
-                    ),
-                ));
+            if reached && policy == "DROP" {
+                self.policy("filter", "FORWARD", "packets must pass both variants of iptables");
             }
             return;
         }
         let mut unasked = 0;
         for one in drops {
             if one.at < self.ours.forward {
-                if one.only.is_general() {
+                if one.effect == Effect::Inspects {
+                } else if one.only.rest {
+                    self.add(
+                        Level::Warning,
+                        "filter",
+                        one,
+                        "drops balanced connections of all clients but those that are accepted before it; remove it if that is \
+                         not meant",
+                    );
+                } else if one.only.is_general() {
                     self.add(
                         Level::Error,
                         "filter",
                         one,
                         "drops balanced connections, since it stands before our rules; `paraglider start` puts them before it",
                     );
-                } else if !one.only.clients {
+                } else if !one.only.is_for_some_clients() {
                     self.add(
                         Level::Error,
                         "filter",
@@ -194,7 +219,7 @@ impl Meets<'_> {
                         "drops balanced connections; it names them, so our rules are left behind it: remove or narrow it",
                     );
                 }
-            } else if !one.only.is_general() && unasked < MOST {
+            } else if (one.only.clients || one.only.servers || one.only.by_hand) && unasked < MOST {
                 unasked += 1;
                 self.add(
                     Level::Warning,
@@ -214,7 +239,7 @@ impl Meets<'_> {
         if chain == "PREROUTING" {
             others.walk("nat", chain, &first, &mut |one| met.push(one));
             for one in &met {
-                if one.only.clients || one.at >= ours && self.apart.is_none() {
+                if one.only.is_for_some_clients() || one.at >= ours && self.apart.is_none() {
                     continue;
                 }
                 let said = match one.effect {
@@ -231,8 +256,19 @@ impl Meets<'_> {
                 others.walk("nat", chain, packet, &mut |one| met.push(one));
             }
         });
-        for one in met.iter().filter(|one| one.effect == Effect::Translates) {
-            if !one.only.clients && (one.at < ours || self.apart.is_some()) {
+        for one in &met {
+            if one.only.is_for_some_clients() || one.at >= ours && self.apart.is_none() {
+                continue;
+            }
+            if one.effect == Effect::Accepts && self.apart.is_none() && !self.shows_clients {
+                self.add(
+                    Level::Error,
+                    "nat",
+                    one,
+                    "keeps connections from our rules, so the backends answer past this host; remove it",
+                );
+            }
+            if one.effect == Effect::Translates {
                 let seen = if self.shows_clients { "not of the client" } else { "not privateip" };
                 self.add(
                     Level::Warning,
@@ -255,7 +291,10 @@ impl Meets<'_> {
             // A ban; or, where the rest is dropped, what lets only some in.
             let bans = one.effect == Effect::Drops && (one.only.clients || one.names_ports);
             let only = one.only;
-            let admits = one.effect == Effect::Accepts && one.names_ports && shut && (only.clients || only.interfaces);
+            let admits = one.effect == Effect::Accepts
+                && one.names_ports
+                && shut
+                && (only.is_for_some_clients() || only.interfaces);
             if (bans || admits) && named < MOST {
                 named += 1;
                 self.add(

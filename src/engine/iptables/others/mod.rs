@@ -69,7 +69,9 @@ fn target(rule: &str) -> Option<(&str, bool)> {
     let mut words = Words(rule);
     loop {
         let word = words.next()?;
-        if word == "-j" || word == "-g" {
+        if word == "--comment" {
+            words.next();
+        } else if word == "-j" || word == "-g" {
             return words.next().map(|target| (target, word == "-g"));
         }
     }

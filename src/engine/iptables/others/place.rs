@@ -14,32 +14,36 @@ pub struct Traffic {
     pub backends: Vec<Endpoint>,
     /// The interfaces behind which the backends are; `None` if that of one is not known.
     pub interfaces: Option<Vec<String>>,
+    /// The interfaces by which their clients come; empty if not known.
+    pub front: Vec<String>,
 }
 
 impl Traffic {
     /// Calls `take` with each kind of packets that FORWARD has of these connections: the first one, later ones, answers.
     pub fn forwarded(&self, family: Family, take: &mut dyn FnMut(&Packet<'_>)) {
         let backends = End::Server(&self.backends);
+        let front = Interface::Front(&self.front);
         let all = |interface: Interface<'_>, take: &mut dyn FnMut(&Packet<'_>)| {
             let there = Packet {
                 family,
                 source: End::Client,
                 destination: backends,
-                input: Interface::Unknown,
+                input: front,
                 output: interface,
                 stage: Stage::First,
                 dnat: true,
+                local: false,
                 binds: &self.binds,
             };
             take(&there);
             let later = Packet { stage: Stage::Later, ..there };
             take(&later);
             let (source, destination) = (backends, End::Client);
-            take(&Packet { source, destination, input: interface, output: Interface::Unknown, ..later });
+            take(&Packet { source, destination, input: interface, output: front, ..later });
         };
         match &self.interfaces {
             Some(names) => names.iter().for_each(|name| all(Interface::Named(name), take)),
-            None => all(Interface::Unknown, take),
+            None => all(Interface::Front(&[]), take),
         }
     }
 
@@ -49,10 +53,11 @@ impl Traffic {
             family,
             source: End::Client,
             destination: End::Server(&self.binds),
-            input: Interface::Unknown,
-            output: Interface::Unknown,
+            input: Interface::Front(&self.front),
+            output: Interface::Front(&[]),
             stage,
             dnat: false,
+            local: true,
             binds: &self.binds,
         }
     }
@@ -69,6 +74,8 @@ pub struct Drops {
     general: Option<usize>,
     /// All rules that can drop some of it, also those for some clients only.
     any: Vec<usize>,
+    /// All rules that can accept some of it.
+    accepts: Vec<usize>,
 }
 
 impl Drops {
@@ -76,10 +83,12 @@ impl Drops {
         let Some(listed) = others.chain(packet.family, "filter", chain) else { return };
         self.rules = listed.rules.len();
         let ends = others.walk("filter", chain, packet, &mut |met| {
-            if met.effect != Effect::Drops {
-                return;
+            match met.effect {
+                Effect::Drops | Effect::Inspects => {}
+                Effect::Accepts => return self.accepts.push(met.at),
+                _ => return,
             }
-            if met.only.is_general() {
+            if met.effect == Effect::Drops && met.only.is_general() {
                 self.general = Some(self.general.map_or(met.at, |known| known.min(met.at)));
             }
             self.any.push(met.at);
@@ -87,9 +96,13 @@ impl Drops {
         self.by_policy |= ends && listed.policy == "DROP";
     }
 
-    /// Some rule or the policy drops whatever comes that far.
+    /// Some rule or the policy drops whatever comes that far, and a jump before it is behind all that accept.
     pub fn is_shut(&self) -> bool {
-        self.by_policy || self.general.is_some()
+        match self.general {
+            // The same chain of others accepts some of it.
+            Some(at) => !self.accepts.contains(&at),
+            None => self.by_policy,
+        }
     }
 
     /// How many rules belong before our jump: those before the first one that can drop whatever passes, or all. If `now`

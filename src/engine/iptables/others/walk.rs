@@ -5,7 +5,7 @@ use super::{target, Others};
 
 /// How deep chains may lead into each other, and how many rules a walk may visit: the rules of a large cluster must not
 /// keep a small router busy.
-const DEEPEST: usize = 16;
+const DEEPEST: usize = 64;
 const MOST: usize = 100_000;
 
 /// Chains that Docker and OpenWrt's fw3 call before their own, and leave to the administrator.
@@ -18,6 +18,8 @@ pub enum Effect {
     Drops,
     /// No later rule of this table sees them.
     Accepts,
+    /// Another program looks at them, and may drop them.
+    Inspects,
     /// It changes their destination or source.
     Translates,
     /// The kernel does not track their connection.
@@ -45,8 +47,9 @@ pub struct Met<'a> {
 /// The effect of a target that ends the way through a table or changes the packet.
 fn effect(target: &str, rule: &str) -> Option<Effect> {
     Some(match target {
-        "DROP" | "REJECT" | "TARPIT" | "NFQUEUE" | "QUEUE" | "STEAL" | "DELUDE" | "CHAOS" => Effect::Drops,
+        "DROP" | "REJECT" | "TARPIT" | "STEAL" | "DELUDE" | "CHAOS" => Effect::Drops,
         "ACCEPT" => Effect::Accepts,
+        "NFQUEUE" | "QUEUE" => Effect::Inspects,
         "DNAT" | "REDIRECT" | "NETMAP" | "TPROXY" | "SNAT" | "MASQUERADE" => Effect::Translates,
         "NOTRACK" => Effect::Untracks,
         "CT" if rule.ends_with("--notrack") => Effect::Untracks,
@@ -59,7 +62,19 @@ impl Others {
     /// Calls `meet` with each rule of a built-in chain, and of those that it leads to, that does something to the packets.
     /// Ends where all of them have been dropped or accepted; returns whether the end of the chain was reached.
     pub fn walk<'a>(&'a self, table: &str, chain: &'a str, packet: &Packet<'_>, meet: &mut dyn FnMut(Met<'a>)) -> bool {
-        let mut walk = Walk { others: self, table, packet, at: 0, visited: 0, accepted: Vec::new(), meet };
+        self.walk_on(false, table, chain, packet, meet)
+    }
+
+    /// The same; with `past_drops` as if nothing were dropped.
+    pub fn walk_on<'a>(
+        &'a self,
+        past_drops: bool,
+        table: &str,
+        chain: &'a str,
+        packet: &Packet<'_>,
+        meet: &mut dyn FnMut(Met<'a>),
+    ) -> bool {
+        let mut walk = Walk { others: self, table, packet, past_drops, at: 0, visited: 0, accepted: Vec::new(), meet };
         walk.chain(chain, 0, Only::ALL, false) == Way::On
     }
 }
@@ -79,6 +94,7 @@ struct Walk<'a, 'b> {
     others: &'a Others,
     table: &'b str,
     packet: &'b Packet<'b>,
+    past_drops: bool,
     at: usize,
     visited: usize,
     /// All packets that pass these interfaces have been accepted.
@@ -90,8 +106,8 @@ impl<'a> Walk<'a, '_> {
     fn chain(&mut self, name: &'a str, depth: usize, outer: Only, named: bool) -> Way {
         let Some(chain) = self.others.chain(self.packet.family, self.table, name) else { return Way::On };
         let by_hand = BY_HAND.contains(&name);
-        // Some clients have left this chain: what drops the rest is an allow-list.
-        let mut spared = false;
+        // Some clients have left this chain of others: what drops the rest is an allow-list.
+        let mut spared = Only::ALL;
         for (number, rule) in chain.rules.iter().enumerate() {
             if depth == 0 {
                 self.at = number;
@@ -105,16 +121,33 @@ impl<'a> Walk<'a, '_> {
             if passes.iter().any(|interface| self.accepted.contains(interface)) {
                 continue;
             }
-            own.clients |= spared;
+            own = own.and(spared);
             own.by_hand |= by_hand;
-            match self.rule(name, rule, depth, own.and(outer), named) {
+            let way = self.rule(name, rule, depth, own.and(outer), named);
+            // What leaves a built-in chain meets its policy.
+            if depth == 0 && way == Way::Returned {
+                let effect = if chain.policy == "DROP" { Effect::Drops } else { Effect::Accepts };
+                let (at, names_ports) = (self.at, names_ports(rule));
+                (self.meet)(Met { at, chain: name, rule, effect, only: own, names_ports });
+            }
+            match way {
                 Way::On => {}
                 Way::Ended if own.interfaces && !own.clients && !own.servers && outer.is_all() && passes.len() == 1 => {
                     self.accepted.extend(passes);
                 }
-                Way::Returned if own.clients && depth > 0 => spared = true,
+                Way::Returned if own.clients && !own.elsewhere => spared = spared.and(Only::CLIENTS),
+                Way::Ended
+                    if own.clients
+                        && !own.elsewhere
+                        && depth > 0
+                        && target(rule).is_some_and(|(name, _)| name == "ACCEPT") =>
+                {
+                    spared = spared.and(Only { rest: true, ..Only::CLIENTS });
+                }
                 // Only what all packets do ends the way of all.
                 _ if !own.is_all() => {}
+                // Nothing is left for the policy.
+                Way::Returned if depth == 0 => return Way::Ended,
                 Way::Returned => return Way::On,
                 Way::Ended => return Way::Ended,
             }
@@ -129,7 +162,8 @@ impl<'a> Walk<'a, '_> {
             let at = self.at;
             (self.meet)(Met { at, chain, rule, effect, only, names_ports });
             return match effect {
-                Effect::Untracks | Effect::Zones => Way::On,
+                Effect::Drops if self.past_drops => Way::On,
+                Effect::Untracks | Effect::Zones | Effect::Inspects => Way::On,
                 _ => Way::Ended,
             };
         }

@@ -43,7 +43,32 @@ fn the_ban_holds(lab: &Lab, what: &str) {
 }
 
 /// Bans as people and programs write them, before and after our start.
-const BANS: [(&str, &str, &str); 9] = [
+const BANS: [(&str, &str, &str); 14] = [
+    (
+        "behind drops for another interface",
+        "iptables -A FORWARD -i tun0 -j DROP; iptables -A FORWARD -o tun0 -j REJECT; iptables -A FORWARD -s 10.1.0.2 -j DROP",
+        "iptables -F FORWARD",
+    ),
+    (
+        "an allow-list by a mask of the last number",
+        "iptables -N wl; iptables -A wl -s 0.0.0.3/0.0.0.255 -j RETURN; iptables -A wl -j DROP; iptables -A FORWARD -i wan -j wl",
+        "iptables -F FORWARD; iptables -F wl; iptables -X wl",
+    ),
+    (
+        "an allow-list in FORWARD itself",
+        "iptables -A FORWARD ! -i wan -j RETURN; iptables -A FORWARD -s 10.1.0.3 -j RETURN; iptables -A FORWARD -j DROP",
+        "iptables -F FORWARD",
+    ),
+    (
+        "by a mask",
+        "iptables -A FORWARD -s 0.0.0.2/0.0.0.255 -j DROP",
+        "iptables -F FORWARD",
+    ),
+    (
+        "of the way back",
+        "iptables -A FORWARD -i tun0 -o lan -j DROP; iptables -A FORWARD -d 10.1.0.2 -j DROP; iptables -P FORWARD DROP",
+        "iptables -F FORWARD; iptables -P FORWARD ACCEPT",
+    ),
     ("a rule", "iptables -I FORWARD -s 10.1.0.2 -j DROP", "iptables -D FORWARD -s 10.1.0.2 -j DROP"),
     (
         "a chain of fail2ban",
@@ -182,7 +207,42 @@ on_both!(a_start_of_docker_is_mended_by_the_watch, |lab| {
 });
 
 /// Rules that stop balanced connections, how they are undone, and what `check` and `status` say of them.
-const OBSTACLES: [(&str, &str, &str); 15] = [
+const OBSTACLES: [(&str, &str, &str); 22] = [
+    (
+        "iptables -t mangle -P FORWARD DROP",
+        "iptables -t mangle -P FORWARD ACCEPT",
+        "mangle table: the policy of FORWARD is DROP",
+    ),
+    (
+        "iptables -t raw -P PREROUTING DROP",
+        "iptables -t raw -P PREROUTING ACCEPT",
+        "`iptables -t raw -P PREROUTING ACCEPT` mends it",
+    ),
+    (
+        "iptables -t nat -I PREROUTING -i wan -j RETURN",
+        "iptables -t nat -D PREROUTING 1",
+        "`-A PREROUTING -i wan -j RETURN` keeps connections to a bind from our rules",
+    ),
+    (
+        "iptables -t nat -I POSTROUTING -o lan -j ACCEPT",
+        "iptables -t nat -D POSTROUTING 1",
+        "`-A POSTROUTING -o lan -j ACCEPT` keeps connections from our rules",
+    ),
+    (
+        "iptables -P FORWARD DROP; iptables -I FORWARD -j RETURN",
+        "iptables -P FORWARD ACCEPT; iptables -F FORWARD",
+        "`-A FORWARD -j RETURN` drops balanced connections",
+    ),
+    (
+        "iptables -I FORWARD -m comment --comment -j -j DROP",
+        "iptables -F FORWARD",
+        "drops balanced connections, since it stands before our rules",
+    ),
+    (
+        "iptables -t mangle -A FORWARD -m conntrack --ctdir ORIGINAL -j DROP",
+        "iptables -t mangle -F",
+        "`-A FORWARD -m conntrack --ctdir ORIGINAL -j DROP` drops",
+    ),
     (
         "iptables -t raw -A PREROUTING -i wan -j CT --zone 5",
         "iptables -t raw -F",
@@ -355,4 +415,44 @@ on_both!(what_does_no_harm_is_not_named, |lab| {
         let out = lab.ok("check");
         assert!(!out.contains("-A "), "{rule}:\n{out}");
     }
+});
+
+on_both!(a_guest_network_stays_apart, |lab| {
+    for host in ["b1", "b2", "b3"] {
+        serve(host, 80);
+    }
+    crate::lab::host("visitor");
+    sh("ip link add guest type veth peer name eth0 netns visitor && ip link set guest up && ip addr add 10.7.0.1/24 dev guest");
+    sh("ip -n visitor addr add 10.7.0.2/24 dev eth0 && ip -n visitor link set eth0 up");
+    sh("ip -n visitor route add default via 10.7.0.1; ip route add default via 10.1.0.2");
+    let visits = || {
+        let (from, to) = ("10.7.0.2:0".parse().unwrap(), BIND.parse().unwrap());
+        inside("visitor", move || connect_within(Duration::from_millis(600), from, to)).join().unwrap().is_ok()
+    };
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    assert!(visits());
+    for apart in [
+        "-A FORWARD -i guest -o lan -j DROP",
+        "-A FORWARD -i guest -j REJECT",
+        "-A FORWARD ! -i wan -o lan -m conntrack --ctstate NEW -j DROP",
+        "-A FORWARD -o guest -j DROP",
+    ] {
+        sh(&format!("iptables {apart}"));
+        lab.ok("start");
+        assert!(!visits(), "{apart}");
+        assert!(is_served("10.1.0.2"), "{apart}");
+        lab.is_in_force();
+        sh("iptables -F FORWARD");
+        lab.ok("start");
+    }
+});
+
+on_both!(an_allow_list_by_accept_is_kept_and_named, |lab| {
+    serve_two_clients();
+    sh("iptables -N wl; iptables -A wl -s 10.1.0.3 -j ACCEPT; iptables -A wl -j DROP; iptables -A FORWARD -i wan -j wl");
+    lab.balance(&[1, 2, 3]);
+    lab.ok("start");
+    the_ban_holds(lab, "an allow-list");
+    assert!(lab.ok("check").contains("`-A wl -j DROP` drops balanced connections of all clients but"));
 });

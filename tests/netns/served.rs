@@ -64,12 +64,25 @@ on_both!(connections_of_a_local_proxy_live_on, |lab| {
 on_both!(connections_of_a_local_proxy_live_on_behind_a_firewall, |lab| {
     serve_three();
     serve_here();
-    sh("iptables -P INPUT DROP; iptables -A INPUT -p tcp --dport 4444 -j ACCEPT; iptables -P FORWARD DROP");
-    let held = hold(BIND, 6);
-    lab.balance(&[1, 2, 3]);
-    lab.ok("start");
-    assert_eq!(alive(&held, "proxy"), 6);
-    assert_eq!(shares(BIND, 3).len(), 3);
+    for firewall in [
+        "-P INPUT DROP; -A INPUT -p tcp --dport 4444 -j ACCEPT; -P FORWARD DROP",
+        "-A INPUT -i tun0 -p tcp -j REJECT",
+        "-A INPUT -i tun0 -j DROP; -A INPUT -p tcp --dport 4444 -j ACCEPT; -P INPUT DROP",
+        "-A INPUT -i lan -j REJECT; -A INPUT -i wan -j ACCEPT; -A INPUT -j DROP",
+        "-N in; -A in -p tcp --dport 4444 -j ACCEPT; -A in -j DROP; -A INPUT -j in",
+        "-N in; -A in -p tcp --dport 4444 -m limit --limit 100/s -j ACCEPT; -A in -j DROP; -A INPUT -j in",
+    ] {
+        for rule in firewall.split(';') {
+            sh(&format!("iptables {rule}"));
+        }
+        let held = hold(BIND, 6);
+        lab.balance(&[1, 2, 3]);
+        lab.ok("start");
+        assert_eq!(alive(&held, "proxy"), 6, "{firewall}");
+        assert_eq!(shares(BIND, 3).len(), 3);
+        lab.ok("stop");
+        sh("iptables -P INPUT ACCEPT; iptables -P FORWARD ACCEPT; iptables -F; iptables -X");
+    }
 });
 
 on_both!(connections_that_are_routed_through_this_host_live_on, |lab| {

@@ -87,6 +87,16 @@ pub fn option(socket: &File, level: libc::c_int, name: libc::c_int, answer: &mut
     (got == 0).then_some(())
 }
 
+/// Why a connection has failed so far, if it has (SO_ERROR).
+pub fn failure(socket: &File) -> io::Result<()> {
+    let mut number = [0; 4];
+    let told = option(socket, libc::SOL_SOCKET, libc::SO_ERROR, &mut number);
+    match i32::from_ne_bytes(number) {
+        0 => Ok(()),
+        number => told.map_or(Ok(()), |()| Err(io::Error::from_raw_os_error(number))),
+    }
+}
+
 /// The inode number of our network namespace without /proc (SIOCGSKNS, linux/sockios.h). `None` before Linux 4.9 or
 /// without CAP_NET_ADMIN.
 pub fn namespace() -> Option<u64> {

@@ -73,6 +73,11 @@ impl Probe {
     }
 
     fn step(&mut self, health: &Health, to: Endpoint) -> io::Result<Verdict> {
+        if !self.asked {
+            // An ICMP error that comes while connect(2) still runs, as on a veth, ends nothing (sk_err_soft in
+            // net/ipv4/tcp_ipv4.c): only this tells it, and reading says EAGAIN as if we were connected.
+            socket::failure(&self.socket)?;
+        }
         if health.http && !self.asked {
             // It fits into the empty send buffer of a new connection.
             self.socket.write_all(request(health, to).as_bytes())?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::backend::{silence, Backend, Mood};
 use crate::failure::{wrap, wrap_restore};
 use crate::health::{of_backends, QUICK};
-use crate::lab::{Lab, Variant};
+use crate::lab::{inside, sh, Lab, Variant};
 use crate::watching::{shares, told, until, Watch};
 use crate::{on_both, BIND};
 
@@ -242,3 +242,33 @@ fn few_descriptors_are_no_reason_to_take_out_the_living() {
         assert_eq!(shares(BIND, 4).into_keys().collect::<Vec<_>>(), ["b1"]);
     });
 }
+
+// The error comes while the check still connects: a veth has no delay.
+on_both!(a_rejection_by_icmp_is_no_answer, |lab| {
+    let _backends = Backend::three();
+    // Else most errors are not sent.
+    inside("b2", || sh("sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv4.icmp_msgs_per_sec=100000 || :")).join().unwrap();
+    for health in ["", ", type: http"] {
+        lab.config(&format!(
+            "frontend: {{bind: '{BIND}', privateip: 10.2.0.1, health: {{{QUICK}{health}}}, \
+             backends: ['10.2.0.11:80', '10.2.0.12:80', '10.2.0.13:80']}}"
+        ));
+        let watch = Watch::begin(lab);
+        for with in ["icmp-port-unreachable", "icmp-host-prohibited", "icmp-net-unreachable", "icmp-admin-prohibited"] {
+            let reject = format!("INPUT -p tcp --syn -j REJECT --reject-with {with}");
+            let since = Instant::now();
+            inside("b2", {
+                let reject = reject.clone();
+                move || sh(&format!("iptables -I {reject}"))
+            })
+            .join()
+            .unwrap();
+            watch.turns(lab, since, "10.2.0.12:80 of 10.9.0.1:4444 is down");
+            let since = Instant::now();
+            inside("b2", move || sh(&format!("iptables -D {reject}"))).join().unwrap();
+            watch.turns(lab, since, "10.2.0.12:80 of 10.9.0.1:4444 is up");
+        }
+        drop(watch);
+        lab.ok("stop");
+    }
+});

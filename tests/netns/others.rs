@@ -417,6 +417,21 @@ on_both!(what_does_no_harm_is_not_named, |lab| {
     }
 });
 
+on_both!(a_ban_holds_while_a_backend_cannot_be_reached, |lab| {
+    serve_two_clients();
+    sh("iptables -A FORWARD -o tun0 -j DROP; iptables -A FORWARD -s 10.1.0.2 -j DROP");
+    lab.config("frontend: {bind: '10.9.0.1:4444', privateip: 10.2.0.1, backends: ['10.2.0.11:80', '10.66.0.1:80']}");
+    lab.ok("start");
+    assert!(is_kept_out("10.1.0.2"));
+    lab.ok("stop");
+    // As at boot, before the network is up.
+    lab.balance(&[1, 2, 3]);
+    sh("ip link set lan down");
+    lab.ok("start");
+    sh("ip link set lan up");
+    the_ban_holds(lab, "after boot");
+});
+
 on_both!(a_guest_network_stays_apart, |lab| {
     for host in ["b1", "b2", "b3"] {
         serve(host, 80);

@@ -94,16 +94,17 @@ fn traffic(services: &[Service], family: Family) -> Traffic {
     traffic
 }
 
-/// The interfaces behind which these hosts are; `None` if that of one is not known.
+/// The interfaces behind which these hosts are, without those of hosts to which there is no way now; `None` if none is
+/// known.
 fn interfaces(routes: &mut Routes, backends: &[Endpoint]) -> Option<Vec<String>> {
     let mut found = Vec::new();
     for backend in backends {
-        let leaves = routes.way(&Packet::to(backend.address())).ok()?.leaves;
-        if !found.contains(&leaves) {
-            found.push(leaves);
+        match routes.way(&Packet::to(backend.address())) {
+            Ok(way) if !found.contains(&way.leaves) => found.push(way.leaves),
+            _ => {}
         }
     }
-    Some(found.into_iter().map(Interface::name).collect())
+    (!found.is_empty()).then(|| found.into_iter().map(Interface::name).collect())
 }
 
 /// The interfaces by which clients come, most likely: those that have the binds; where that is the loopback interface, or

@@ -307,7 +307,8 @@ fn interface(known: Interface<'_>, wanted: &str, not: bool) -> (Holds, Only) {
     match known {
         Interface::Named(name) => (Holds::of(is(name) != not), Only::INTERFACES),
         _ if wanted == "lo" => (Holds::of(not), Only::INTERFACES),
-        Interface::Front([]) => (Holds::FOR_SOME, Only::INTERFACES),
+        // Where nothing is known, a rule that names an interface is taken for a ban: better nobody gets in than one too many.
+        Interface::Front([]) => (Holds::FOR_SOME, Only::ELSEWHERE),
         Interface::Front(names) => {
             let (mut yes, mut no) = (false, false);
             for name in names {

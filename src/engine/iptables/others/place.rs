@@ -12,7 +12,7 @@ pub struct Traffic {
     pub binds: Vec<Endpoint>,
     /// Where their connections go.
     pub backends: Vec<Endpoint>,
-    /// The interfaces behind which the backends are; `None` if that of one is not known.
+    /// The interfaces behind which the backends are; `None` if none is known.
     pub interfaces: Option<Vec<String>>,
     /// The interfaces by which their clients come; empty if not known.
     pub front: Vec<String>,

@@ -51,7 +51,6 @@ pub fn opens(family: Family) -> String {
 /// An interface that will go on taking router advertisements.
 #[derive(Debug)]
 struct Keep {
-    interface: String,
     /// Of its sysctl, which is open for writing.
     name: String,
     switch: File,
@@ -75,7 +74,7 @@ impl Forwarding {
             for interface in advertised::endangered() {
                 let sysctl = advertised::accept_ra(&interface);
                 match open(&sysctl.path, libc::O_WRONLY) {
-                    Ok(switch) => keep.push(Keep { interface, name: sysctl.name, switch }),
+                    Ok(switch) => keep.push(Keep { name: sysctl.name, switch }),
                     Err(error) => return Err(cannot_keep(&sysctl.name, &error)),
                 }
             }
@@ -91,15 +90,19 @@ impl Forwarding {
     /// Switches forwarding on, and says so. Interfaces that live on router advertisements go on taking them.
     pub fn switch_on(&mut self) -> Result<(), Error> {
         // Before: the kernel drops their routes when forwarding is switched on. Without forwarding 2 means the same as 1.
+        let mut names = String::new();
         for one in &mut self.keep {
             let name = &one.name;
             if let Err(error) = one.switch.write_all(b"2") {
                 return Err(cannot_keep(name, &error));
             }
-            let what = if one.interface == "default" { "interfaces that come later" } else { &one.interface };
-            let what = Escaped(what);
+            names.push_str(if names.is_empty() { "" } else { ", " });
+            names.push_str(name);
+        }
+        if !names.is_empty() {
+            let names = Escaped(&names);
             log::info!(
-                "{what}: set {name}=2, so that router advertisements are heard although this host forwards from now on"
+                "set to 2, so that router advertisements are heard although this host forwards from now on: {names}"
             );
         }
         if let Err(error) = self.switch.write_all(b"1") {

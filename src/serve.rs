@@ -2,7 +2,7 @@
 
 use crate::config::{self, MOST_BYTES};
 use crate::engine::transaction::{self, Views};
-use crate::engine::{Engine, InForce, Plan};
+use crate::engine::{Engine, InForce, Level, Plan};
 use crate::error::{fail, plain, Error};
 use crate::host::conntrack;
 use crate::host::forwarding::{self, Forwarding};
@@ -162,7 +162,9 @@ pub fn say_who_is_balanced(engines: &[Box<dyn Engine>], services: &[Service]) {
 pub fn say_what_others_do(views: &Views<'_>, services: &[Service]) {
     for view in views {
         for finding in view.meets(&Plan::Serve(services), true) {
-            log::warning!("{}", finding.text);
+            if finding.level > Level::Ok {
+                log::warning!("{}", finding.text);
+            }
         }
     }
 }

@@ -192,10 +192,14 @@ impl Meets<'_> {
             }
             return;
         }
-        let mut unasked = 0;
+        let (mut unasked, mut bans) = (0, 0);
         for one in drops {
             if one.at < self.ours.forward {
-                if one.effect == Effect::Inspects {
+                if one.effect == Effect::Inspects || one.only.is_for_some_clients() && !one.only.rest {
+                    bans += 1;
+                    if bans <= MOST {
+                        self.add(Level::Ok, "filter", one, "stands before our rules and can drop balanced connections");
+                    }
                 } else if one.only.rest {
                     self.add(
                         Level::Warning,
@@ -211,7 +215,7 @@ impl Meets<'_> {
                         one,
                         "drops balanced connections, since it stands before our rules; `paraglider start` puts them before it",
                     );
-                } else if !one.only.is_for_some_clients() {
+                } else {
                     self.add(
                         Level::Error,
                         "filter",

@@ -112,12 +112,20 @@ pub fn namespace() -> Option<u64> {
     Some(file::stat(&namespace).ok()?.st_ino as u64)
 }
 
-/// The name of a network interface (if_indextoname(3)).
+/// The name of a network interface (SIOCGIFNAME, netdevice(7)). Not by if_indextoname(3): musl's opens a socket of AF_UNIX,
+/// which a service may be denied.
 pub fn interface_name(index: u32) -> Option<String> {
-    let mut name = [0_u8; libc::IF_NAMESIZE];
-    // SAFETY: at most IF_NAMESIZE bytes are written.
-    let written = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
-    let name = CStr::from_bytes_until_nul(&name).ok().filter(|_| !written.is_null())?;
+    const SIOCGIFNAME: libc::c_long = 0x8910;
+    let socket =
+        open(libc::AF_INET, libc::SOCK_DGRAM, 0).or_else(|_| open(libc::AF_INET6, libc::SOCK_DGRAM, 0)).ok()?;
+    // ifreq: 16 bytes for the name, then a union that begins with the number. It has at most 40 bytes.
+    let mut request = [0_u8; 40];
+    request.get_mut(16..20)?.copy_from_slice(&index.to_ne_bytes());
+    // SAFETY: the kernel reads and writes at most the 40 bytes of an ifreq. All arguments are as wide as a register.
+    let done = unsafe {
+        libc::syscall(libc::SYS_ioctl, libc::c_long::from(socket.as_raw_fd()), SIOCGIFNAME, request.as_mut_ptr())
+    };
+    let name = CStr::from_bytes_until_nul(&request).ok().filter(|_| done == 0)?;
     Some(name.to_string_lossy().into_owned())
 }
 

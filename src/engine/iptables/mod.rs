@@ -104,7 +104,9 @@ fn interfaces(routes: &mut Routes, backends: &[Endpoint]) -> Option<Vec<String>>
             _ => {}
         }
     }
-    (!found.is_empty()).then(|| found.into_iter().map(Interface::name).collect())
+    let mut names: Vec<String> = found.into_iter().map(Interface::name).collect();
+    names.retain(|name| !name.is_empty());
+    (!names.is_empty()).then_some(names)
 }
 
 /// The interfaces by which clients come, most likely: those that have the binds; where that is the loopback interface, or

@@ -89,7 +89,7 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// The same, cut after so many characters.
+/// The same, cut after this number of characters.
 pub struct Cut<'a>(pub &'a str, pub usize);
 
 impl fmt::Display for Cut<'_> {

@@ -23,7 +23,7 @@ pub struct Advertised {
 }
 
 impl Advertised {
-    /// Reads it. (Addresses by DHCPv6 cannot be told from them; on such an interface somebody advertises too.)
+    /// Reads it. (Addresses by DHCPv6 look the same; an interface that has one gets router advertisements, too.)
     pub fn read() -> Self {
         let mut found = Advertised::default();
         for path in ["/proc/net/ipv6_route", "/proc/net/if_inet6"] {

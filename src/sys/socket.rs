@@ -97,12 +97,16 @@ pub fn failure(socket: &File) -> io::Result<()> {
     }
 }
 
+/// A socket to ask about the network as a whole; a kernel may have one family only.
+fn of_any_family() -> Option<File> {
+    open(libc::AF_INET, libc::SOCK_DGRAM, 0).or_else(|_| open(libc::AF_INET6, libc::SOCK_DGRAM, 0)).ok()
+}
+
 /// The inode number of our network namespace without /proc (SIOCGSKNS, linux/sockios.h). `None` before Linux 4.9 or
 /// without CAP_NET_ADMIN.
 pub fn namespace() -> Option<u64> {
     const SIOCGSKNS: libc::c_long = 0x894C;
-    let socket =
-        open(libc::AF_INET, libc::SOCK_DGRAM, 0).or_else(|_| open(libc::AF_INET6, libc::SOCK_DGRAM, 0)).ok()?;
+    let socket = of_any_family()?;
     let none: libc::c_long = 0;
     // SAFETY: no memory is touched; the descriptor is new, checked, and owned by the File alone.
     let namespace = unsafe {
@@ -116,8 +120,7 @@ pub fn namespace() -> Option<u64> {
 /// which a service may be denied.
 pub fn interface_name(index: u32) -> Option<String> {
     const SIOCGIFNAME: libc::c_long = 0x8910;
-    let socket =
-        open(libc::AF_INET, libc::SOCK_DGRAM, 0).or_else(|_| open(libc::AF_INET6, libc::SOCK_DGRAM, 0)).ok()?;
+    let socket = of_any_family()?;
     // ifreq: 16 bytes for the name, then a union that begins with the number. It has at most 40 bytes.
     let mut request = [0_u8; 40];
     request.get_mut(16..20)?.copy_from_slice(&index.to_ne_bytes());
@@ -131,8 +134,7 @@ pub fn interface_name(index: u32) -> Option<String> {
 
 /// The number of our network namespace that no other one gets until the next boot (SO_NETNS_COOKIE, Linux 5.14).
 pub fn cookie() -> Option<u64> {
-    let socket =
-        open(libc::AF_INET, libc::SOCK_DGRAM, 0).or_else(|_| open(libc::AF_INET6, libc::SOCK_DGRAM, 0)).ok()?;
+    let socket = of_any_family()?;
     let mut cookie = [0; 8];
     option(&socket, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, &mut cookie)?;
     Some(u64::from_ne_bytes(cookie))

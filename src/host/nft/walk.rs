@@ -105,7 +105,7 @@ impl Value {
         }
     }
 
-    /// What is known of it, at most so many bytes.
+    /// What is known of it, at most this number of bytes.
     fn known(&self, most: usize) -> &[u8] {
         self.bytes.get(..self.length.min(most)).unwrap_or_default()
     }

@@ -45,7 +45,7 @@ pub fn run(path: &str, out: &mut String) -> Result<Exit, Error> {
     })
 }
 
-/// Whoever can write the config can send everybody's connections anywhere.
+/// A user who can write the config decides where all connections go.
 fn who_may_write(path: &str, findings: &mut Findings) {
     let directory = match path.rsplit_once('/') {
         Some((directory, _)) => format!("{directory}/"),

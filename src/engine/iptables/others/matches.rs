@@ -220,18 +220,6 @@ pub fn reach(rule: &str, packet: &Packet<'_>) -> Option<Only> {
     Some(reach)
 }
 
-/// The interfaces that a rule names, as in `-o eth0`, with `!` where it means the others.
-pub fn interfaces(rule: &str) -> Vec<String> {
-    let (mut words, mut found, mut not) = (Words(rule), Vec::new(), "");
-    while let Some(word) = words.next() {
-        if word == "-i" || word == "-o" {
-            found.push(format!("{not}{word} {}", words.next().unwrap_or_default()));
-        }
-        not = if word == "!" { "! " } else { "" };
-    }
-    found
-}
-
 /// Whether a rule names ports that its packets go to.
 pub fn names_ports(rule: &str) -> bool {
     Words(rule).any(|word| word == "--dport" || word == "--dports")

@@ -1,6 +1,6 @@
 //! Follows packets through chains of others, rule by rule.
 
-use super::matches::{interfaces, names_ports, reach, Only, Packet};
+use super::matches::{names_ports, reach, Only, Packet};
 use super::{target, Others};
 
 /// How deep chains may lead into each other, and how many rules a walk may visit: the rules of a large cluster must not
@@ -74,7 +74,7 @@ impl Others {
         packet: &Packet<'_>,
         meet: &mut dyn FnMut(Met<'a>),
     ) -> bool {
-        let mut walk = Walk { others: self, table, packet, past_drops, at: 0, visited: 0, accepted: Vec::new(), meet };
+        let mut walk = Walk { others: self, table, packet, past_drops, at: 0, visited: 0, meet };
         walk.chain(chain, 0, Only::ALL, false) == Way::On
     }
 }
@@ -97,8 +97,6 @@ struct Walk<'a, 'b> {
     past_drops: bool,
     at: usize,
     visited: usize,
-    /// All packets that pass these interfaces have been accepted.
-    accepted: Vec<String>,
     meet: &'b mut dyn FnMut(Met<'a>),
 }
 
@@ -117,10 +115,6 @@ impl<'a> Walk<'a, '_> {
                 return Way::Ended;
             }
             let Some(mut own) = reach(rule, self.packet) else { continue };
-            let passes = interfaces(rule);
-            if passes.iter().any(|interface| self.accepted.contains(interface)) {
-                continue;
-            }
             own = own.and(spared);
             own.by_hand |= by_hand;
             let way = self.rule(name, rule, depth, own.and(outer), named);
@@ -132,9 +126,6 @@ impl<'a> Walk<'a, '_> {
             }
             match way {
                 Way::On => {}
-                Way::Ended if own.interfaces && !own.clients && !own.servers && outer.is_all() && passes.len() == 1 => {
-                    self.accepted.extend(passes);
-                }
                 Way::Returned if own.clients && !own.elsewhere => spared = spared.and(Only::CLIENTS),
                 Way::Ended
                     if own.clients

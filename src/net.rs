@@ -220,6 +220,15 @@ impl Endpoint {
         Self::parse(&text).ok()
     }
 
+    /// From the bytes of an address, and a port; not the unspecified ones.
+    pub fn of_octets(address: &[u8], port: u16) -> Option<Self> {
+        let ip: IpAddr = match *address {
+            [a, b, c, d] => Ipv4Addr::new(a, b, c, d).into(),
+            _ => <[u8; 16]>::try_from(address).ok()?.into(),
+        };
+        (port != 0 && !ip.is_unspecified()).then_some(Endpoint { ip, port })
+    }
+
     /// The address.
     pub fn ip(self) -> IpAddr {
         self.ip

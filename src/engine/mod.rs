@@ -3,6 +3,7 @@
 
 pub mod choice;
 pub mod iptables;
+pub mod nftables;
 pub mod transaction;
 
 #[cfg(test)]

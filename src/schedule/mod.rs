@@ -26,7 +26,7 @@ pub fn chains(service: &Service, start: usize) -> Chains {
 }
 
 /// The same slots, beginning with the first one of backend `start`.
-fn beginning_with(start: usize, mut slots: Vec<usize>) -> Vec<usize> {
+pub fn beginning_with(start: usize, mut slots: Vec<usize>) -> Vec<usize> {
     let last = slots.iter().max().copied().unwrap_or(0);
     let at = (start..=last).find_map(|backend| slots.iter().position(|slot| *slot == backend));
     let mut turned = slots.split_off(at.unwrap_or(0));

@@ -83,6 +83,13 @@ pub struct Service {
 }
 
 impl Service {
+    /// The index of the next backend that takes connections, after the one of index `at`, going round.
+    pub fn next_alive(&self, at: usize) -> usize {
+        let backends = self.backends.len();
+        let alive = |index: &usize| self.backends.get(*index).is_some_and(|backend| backend.weight > 0);
+        (1..=backends).map(|step| (at + step) % backends).find(alive).unwrap_or(0)
+    }
+
     /// Sets the weights while some backends are `down`: all others take connections, or the backups if there are no others.
     /// If all are down, the weights stay as they are, or become 0 with `on_all_down: reject`.
     pub fn choose(&mut self, down: &[Endpoint]) {

@@ -13,15 +13,19 @@ const NFTABLES: u16 = 10 << 8;
 const CONNTRACK: u16 = 1 << 8;
 
 /// NFT_MSG_GETGEN: the generation number of nf_tables' rules, which each change raises.
-pub const GENERATION: u16 = NFTABLES | 16;
+const GENERATION: u16 = NFTABLES | 16;
 /// NFT_MSG_GETTABLE: tables of nf_tables.
 pub const TABLES: u16 = NFTABLES | 1;
 /// NFT_MSG_GETCHAIN: chains of nf_tables.
 pub const CHAINS: u16 = NFTABLES | 4;
 /// NFT_MSG_GETRULE: rules of nf_tables.
 pub const RULES: u16 = NFTABLES | 7;
+/// NFT_MSG_GETSET: sets and maps of nf_tables.
+pub const SETS: u16 = NFTABLES | 10;
 /// NFT_MSG_GETSETELEM: elements of a set or map of nf_tables.
 pub const ELEMENTS: u16 = NFTABLES | 13;
+/// NFT_MSG_GETOBJ: objects of nf_tables, such as counters.
+pub const OBJECTS: u16 = NFTABLES | 19;
 /// IPCTNL_MSG_CT_GET: what is known of a connection.
 pub const LOOK_UP: u16 = CONNTRACK | 1;
 /// IPCTNL_MSG_CT_DELETE: forget a connection.
@@ -121,13 +125,16 @@ impl Netlink {
         self.list_all(kind, &[family as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[], take)
     }
 
+    /// The same as [`list_of`](Self::list_of), all of it at once; [`part`] takes it apart.
+    pub fn collect(&mut self, kind: u16, family: libc::c_int, attributes: &[u8]) -> io::Result<Vec<u8>> {
+        self.repeat(kind, REQUEST | DUMP, &netfilter(family), attributes)
+    }
+
     fn list_all(&mut self, kind: u16, header: &[u8], attributes: &[u8], take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         let all = self.repeat(kind, REQUEST | DUMP, header, attributes)?;
         let mut rest = all.as_slice();
-        while let [a, b, c, d, ..] = rest {
-            let length = u32::from_ne_bytes([*a, *b, *c, *d]) as usize;
-            take(rest.get(4..length).unwrap_or_default());
-            rest = rest.get(length.max(4)..).unwrap_or_default();
+        while let Some(attributes) = part(&mut rest) {
+            take(attributes);
         }
         Ok(())
     }
@@ -191,12 +198,11 @@ impl Netlink {
                     }
                     _ => {
                         if flags & DUMP == DUMP {
-                            found.extend_from_slice(&(content.len() as u32 + 4).to_ne_bytes());
+                            append(&mut found, content);
+                            continue;
                         }
                         found.extend_from_slice(content);
-                        if flags & DUMP != DUMP {
-                            break Some(0);
-                        }
+                        break Some(0);
                     }
                 }
             };
@@ -211,9 +217,30 @@ impl Netlink {
     }
 }
 
+/// The generation of all rules of nf_tables, which each change of anybody raises (NFTA_GEN_ID, the first attribute of the
+/// answer).
+pub fn generation() -> Option<u64> {
+    let answer = Netlink::open().ok()?.ask(GENERATION, libc::AF_UNSPEC, &[]).ok()?;
+    Some(u32::from_be_bytes(answer.get(4..8)?.try_into().ok()?).into())
+}
+
 /// nfgenmsg: family, version, resource.
 fn netfilter(family: libc::c_int) -> [u8; NETFILTER] {
     [family as u8, 0, 0, 0]
+}
+
+/// Takes the attributes of the first thing from a list ([`Netlink::collect`]).
+pub fn part<'a>(list: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = word(list, 0)? as usize;
+    let attributes = list.get(4..length)?;
+    *list = list.get(length..).unwrap_or_default();
+    Some(attributes)
+}
+
+/// Appends the attributes of a thing to a list.
+pub fn append(list: &mut Vec<u8>, attributes: &[u8]) {
+    list.extend_from_slice(&(attributes.len() as u32 + 4).to_ne_bytes());
+    list.extend_from_slice(attributes);
 }
 
 /// A word of 32 bits in the machine's byte order.

@@ -87,6 +87,14 @@ pub fn option(socket: &File, level: libc::c_int, name: libc::c_int, answer: &mut
     (got == 0).then_some(())
 }
 
+/// Sets an option that is a number (setsockopt(2)), if the kernel lets us.
+pub fn set_option(socket: &File, level: libc::c_int, name: libc::c_int, value: libc::c_int) {
+    let [fd, level, name, size] =
+        [socket.as_raw_fd(), level, name, size_of::<libc::c_int>() as libc::c_int].map(libc::c_long::from);
+    // SAFETY: the kernel reads `size` bytes, those of `value`. All arguments are as wide as a register.
+    unsafe { libc::syscall(libc::SYS_setsockopt, fd, level, name, &raw const value, size) };
+}
+
 /// Why a connection has failed so far, if it has (SO_ERROR).
 pub fn failure(socket: &File) -> io::Result<()> {
     let mut number = [0; 4];

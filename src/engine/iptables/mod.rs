@@ -263,7 +263,7 @@ impl Engine for Iptables {
         let mut both = 0;
         for tools in &self.tools {
             let stamp = match tools.variant {
-                Variant::Nft => stamp::nft()?,
+                Variant::Nft => netlink::generation()?,
                 // Asking ip_tables for a table creates it.
                 Variant::Legacy if kernel_tables(tools).is_some_and(|known| !known.any) => 0,
                 Variant::Legacy => stamp::legacy(tools.family)?,

@@ -40,7 +40,7 @@ impl Ruleset {
                 false => now.of_frontend(name).ne(then.of_frontend(name)),
             };
             // A new frontend starts at its first backend.
-            *start = start.map(|at| if restarts { next_alive(service, at) } else { at });
+            *start = start.map(|at| if restarts { service.next_alive(at) } else { at });
         }
         if next == starts {
             return same;
@@ -165,14 +165,6 @@ impl Ruleset {
             }
         }
     }
-}
-
-/// The next backend that takes connections, after the one of index `at`, going round.
-fn next_alive(service: &Service, at: usize) -> usize {
-    let backends = service.backends.len();
-    let round = (1..=backends).map(|step| (at + step) % backends);
-    let alive = |index: &usize| service.backends.get(*index).is_some_and(|backend| backend.weight > 0);
-    round.into_iter().find(alive).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -3,15 +3,8 @@
 
 use super::names::Table;
 use crate::net::Family;
-use crate::sys::netlink::{Netlink, GENERATION};
 use crate::sys::socket;
 use crate::text::fnv1a;
-
-/// The generation of all rules of nf_tables (NFTA_GEN_ID, the first attribute of the answer).
-pub fn nft() -> Option<u64> {
-    let answer = Netlink::open().ok()?.ask(GENERATION, libc::AF_UNSPEC, &[]).ok()?;
-    Some(u32::from_be_bytes(answer.get(4..8)?.try_into().ok()?).into())
-}
 
 /// Combines two stamps.
 pub fn mix(one: u64, other: u64) -> u64 {

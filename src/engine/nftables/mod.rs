@@ -1,0 +1,162 @@
+//! The engine that writes one table of nf_tables by netlink. It needs no program of the host.
+
+mod change;
+mod encode;
+mod expression;
+mod probe;
+mod read;
+mod render;
+mod table;
+
+use std::io;
+
+use self::probe::refused;
+use self::read::{Index, Seen};
+use self::table::Table;
+use super::{Engine, Finding, Foreign, InForce, Plan, View};
+use crate::error::{fail, plain, Error};
+use crate::host;
+use crate::net::Family;
+use crate::sys::batch::{Batch, Verb};
+use crate::sys::log;
+use crate::sys::netlink;
+use crate::sys::nftables::INET;
+
+/// nf_tables of this kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Nftables;
+
+/// The rules of a plan, as `nft -f` reads them.
+pub fn text(plan: &Plan<'_>) -> String {
+    let nothing = Seen::default();
+    render::table(plan, &Index::of(&nothing), &[]).map_or_else(String::new, |table| table.to_string())
+}
+
+impl Engine for Nftables {
+    fn name(&self) -> &'static str {
+        "nftables"
+    }
+
+    fn read(&self) -> Result<Box<dyn View + '_>, Error> {
+        let seen = Seen::read().map_err(|error| {
+            Error::system(format_args!("cannot read the table inet {}: {}", table::TABLE, plain(&error)))
+        })?;
+        let frontends = Index::of(&seen).frontends();
+        Ok(Box::new(Look { seen, frontends, foreign: Foreign::default() }))
+    }
+
+    fn stamp(&self) -> Option<u64> {
+        netlink::generation()
+    }
+
+    fn any_change_restarts_turns(&self) -> bool {
+        false
+    }
+}
+
+/// The family of a table for a plan: that for both needs a kernel with IPv6.
+fn family(plan: &Plan<'_>) -> libc::c_int {
+    match plan.has(Family::V6) || host::knows(Family::V6) {
+        true => INET,
+        false => Family::V4.domain(),
+    }
+}
+
+/// What was read.
+struct Look {
+    seen: Seen,
+    frontends: Vec<InForce>,
+    foreign: Foreign,
+}
+
+impl Look {
+    fn wanted(&self, plan: &Plan<'_>) -> Option<Table> {
+        render::table(plan, &Index::of(&self.seen), &[])
+    }
+
+    /// Sends the change to the wanted table, of a family.
+    fn write(&self, wanted: &Table, family: libc::c_int) -> Result<(), Error> {
+        let mut batch = change::to(wanted, &self.seen, family, table::TABLE);
+        batch.send().map_err(|refusal| refused(&refusal, &batch, wanted))
+    }
+
+    /// Deletes the table.
+    fn delete(&self) -> Result<(), Error> {
+        let Some(family) = self.seen.family else { return Ok(()) };
+        let mut batch = Batch::of(family, table::TABLE);
+        batch.begin(Verb::DeleteTable);
+        match batch.send() {
+            // It is gone already.
+            Err(refusal) if refusal.number == libc::ENOENT => Ok(()),
+            Err(refusal) => fail!("cannot delete the table inet {}: {refusal}", table::TABLE),
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+impl View for Look {
+    fn frontends(&self) -> &[InForce] {
+        &self.frontends
+    }
+
+    fn is_empty(&self) -> bool {
+        self.seen.family.is_none()
+    }
+
+    fn foreign(&self) -> &Foreign {
+        &self.foreign
+    }
+
+    fn unread(&self) -> &[(Family, Error)] {
+        &[]
+    }
+
+    fn differs(&self, plan: &Plan<'_>) -> bool {
+        match self.wanted(plan) {
+            Some(wanted) => self.seen.family.is_none() || !change::is_same(&Index::of(&self.seen), &wanted),
+            None => !self.is_empty(),
+        }
+    }
+
+    fn replace(&self, plan: &Plan<'_>) -> Result<bool, Error> {
+        let Some(wanted) = self.wanted(plan) else {
+            self.delete()?;
+            return Ok(!self.is_empty());
+        };
+        if self.seen.family.is_some() && change::is_same(&Index::of(&self.seen), &wanted) {
+            return Ok(false);
+        }
+        log::detail!("nftables, by netlink:\n{wanted}");
+        self.write(&wanted, self.seen.family.unwrap_or_else(|| family(plan)))?;
+        Ok(true)
+    }
+
+    fn restore(&self) -> Result<(), Error> {
+        let read = || Seen::read().map_err(|error: io::Error| Error::system(format_args!("{}", plain(&error))));
+        let now = read()?;
+        if now == self.seen {
+            return Ok(());
+        }
+        for mut batch in change::back(&self.seen, &now) {
+            if let Err(refusal) = batch.send() {
+                return fail!("the table inet {} as it was is refused: {refusal}", table::TABLE);
+            }
+        }
+        Ok(())
+    }
+
+    fn clear(&self) -> Vec<Error> {
+        self.delete().err().into_iter().collect()
+    }
+
+    fn meets(&self, _plan: &Plan<'_>, _written: bool) -> Vec<Finding> {
+        Vec::new()
+    }
+
+    fn lacks(&self, plan: &Plan<'_>) -> Vec<Finding> {
+        match self.wanted(plan) {
+            Some(wanted) => probe::lacks(wanted, !self.differs(plan), family(plan)),
+            None => Vec::new(),
+        }
+    }
+}

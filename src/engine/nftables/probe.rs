@@ -1,0 +1,123 @@
+//! What the kernel lacks, told from what it refuses.
+
+use super::change;
+use super::encode;
+use super::read::Seen;
+use super::table::{Table, TABLE};
+use crate::engine::{Finding, Level};
+use crate::error::Error;
+use crate::host::remedy::{Need, System};
+use crate::sys::batch::{Batch, Refusal, Verb};
+use crate::sys::netlink::text_of;
+use crate::sys::nftables::{chain, object, rule};
+
+const fn need(what: &'static str, openwrt: &'static str, option: &'static str, module: &'static str) -> Need {
+    Need { what, openwrt, option, module }
+}
+
+/// The parts of the kernel that our rules need, by the names of their expressions.
+const EXPRESSIONS: [Need; 6] = [
+    need("numgen", "kmod-nft-core", "NFT_NUMGEN", "nft_numgen"),
+    need("ct", "kmod-nft-core", "NFT_CT", "nft_ct"),
+    need("nat", "kmod-nft-nat", "NFT_NAT", "nft_nat"),
+    need("masq", "kmod-nft-nat", "NFT_MASQ", "nft_masq"),
+    need("reject", "kmod-nft-core", "NFT_REJECT_INET", "nft_reject_inet"),
+    need("objref", "kmod-nft-core", "NFT_OBJREF", "nft_objref"),
+];
+
+/// What comes before any rule.
+const TABLES: Need = need("nf_tables", "kmod-nft-core", "NF_TABLES", "nf_tables");
+const INET_TABLES: Need = need("tables for both families (inet)", "kmod-nft-core", "NF_TABLES_INET", "nf_tables");
+const NAT_CHAINS: Need = need("chains for nat", "kmod-nft-nat", "NFT_NAT", "nft_chain_nat");
+const COUNTERS: Need = need("counters", "kmod-nft-core", "NFT_COUNTER", "nft_counter");
+
+/// The part that a message needs and the kernel lacks, if that is why it was refused.
+fn lacking(refusal: &Refusal, verb: Option<Verb>) -> Option<Need> {
+    let absent = matches!(refusal.number, libc::ENOENT | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT);
+    if !absent {
+        return None;
+    }
+    match verb {
+        None => Some(TABLES),
+        Some(Verb::NewTable) => Some(INET_TABLES),
+        Some(Verb::NewChain) => Some(NAT_CHAINS),
+        Some(Verb::NewObject) => Some(COUNTERS),
+        Some(_) => EXPRESSIONS.into_iter().find(|need| Some(need.what) == refusal.expression.as_deref()),
+    }
+}
+
+/// The error about a batch that was refused: which rule, why, and what to do.
+pub fn refused(refusal: &Refusal, batch: &Batch, table: &Table) -> Error {
+    let (what, verb) = place(refusal, batch, table);
+    let error = Error::system(format_args!("the kernel refuses {what}: {refusal}"));
+    match lacking(refusal, verb) {
+        Some(need) => error.and(&format!("it lacks {}: {}", need.what, need.remedy(System::here()))),
+        None => error,
+    }
+}
+
+/// What a refusal is about.
+fn place(refusal: &Refusal, batch: &Batch, table: &Table) -> (String, Option<Verb>) {
+    let Some((number, (verb, attributes))) = refusal.message.and_then(|number| Some((number, batch.get(number)?)))
+    else {
+        return (format!("the table {TABLE}"), None);
+    };
+    let name = |kind| text_of(attributes, kind).unwrap_or_default();
+    for (known, what) in [
+        (Verb::NewTable, format!("the table {TABLE}")),
+        (Verb::NewChain, format!("the chain {}", name(chain::NAME))),
+        (Verb::NewObject, format!("the counter {}", name(object::NAME))),
+    ] {
+        if known as u16 == verb {
+            return (what, Some(known));
+        }
+    }
+    // A map comes before its rule.
+    let (mut at, mut before) = (0, Vec::new());
+    while let Some((verb, attributes)) = batch.get(at) {
+        at += 1;
+        if verb != Verb::NewRule as u16 {
+            continue;
+        }
+        let chain = text_of(attributes, rule::CHAIN).unwrap_or_default();
+        if at <= number {
+            before.push(chain);
+            continue;
+        }
+        let nth = before.iter().filter(|other| **other == chain).count();
+        if let Some(rule) = table.rule(chain, nth) {
+            return (format!("the rule `{rule}` of chain {chain}"), Some(Verb::NewRule));
+        }
+    }
+    ("the change".to_owned(), Some(Verb::NewRule))
+}
+
+/// Whether the kernel would take a table of a family that is not in force: it is tried under another name, and removed in the
+/// same transaction. Rules that it cannot take are left out, until all that it lacks is known.
+pub fn lacks(mut wanted: Table, in_force: bool, family: libc::c_int) -> Vec<Finding> {
+    if in_force {
+        return vec![Finding::new(Level::Ok, format_args!("nftables: all kinds of rules are in force already"))];
+    }
+    let mut found = Vec::new();
+    loop {
+        let mut batch = change::to(&wanted, &Seen::default(), family, TRIED);
+        batch.begin(Verb::DeleteTable);
+        let Err(refusal) = batch.send() else {
+            if found.is_empty() {
+                found.push(Finding::new(
+                    Level::Ok,
+                    format_args!("nftables: the kernel takes the rules (removed again)"),
+                ));
+            }
+            return found;
+        };
+        found.push(Finding::new(Level::Error, format_args!("nftables: {}", refused(&refusal, &batch, &wanted))));
+        let Some(missing) = refusal.expression.filter(|_| found.len() <= EXPRESSIONS.len()) else { return found };
+        for chain in &mut wanted.chains {
+            chain.rules.retain(|rule| !encode::has_expression(rule, &missing));
+        }
+    }
+}
+
+/// The name of the table for trying.
+const TRIED: &str = "paraglider-probe";

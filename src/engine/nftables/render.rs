@@ -1,0 +1,126 @@
+//! A plan → our table. Pure.
+
+use super::read::Index;
+use super::table::{
+    backend, counter, frontend, key, source, By, Choice, Rule, Table, DRAINING, INPUT, OUTPUT, POSTROUTING, PREROUTING,
+    STRAYS,
+};
+use crate::engine::Plan;
+use crate::net::{Endpoint, Family};
+use crate::schedule;
+use crate::service::{Schedule, Service};
+
+/// The table of a plan; none if nothing is to be in force. `shut`: the families in which others' rules drop what comes to
+/// this host, so that the kernel cannot answer packets of unknown connections itself.
+pub fn table(plan: &Plan<'_>, in_force: &Index<'_>, shut: &[Family]) -> Option<Table> {
+    let mut table = Table::default();
+    let mut binds = Binds::default();
+    match plan {
+        Plan::Nothing => return None,
+        Plan::Drain(draining) => {
+            // Established connections live on while there is a chain for nat, and a rule that uses their tracking.
+            table.push(DRAINING.to_owned(), None, vec![Rule::Refuse]);
+            for bind in *draining {
+                binds.dispatch.push((*bind, DRAINING.to_owned()));
+            }
+        }
+        Plan::Serve(services) => {
+            for service in *services {
+                serve(service, in_force, shut, &mut table, &mut binds);
+            }
+        }
+    }
+    if !binds.strays.is_empty() {
+        table.push(STRAYS.to_owned(), None, vec![Rule::Reset]);
+    }
+    let dispatch = |binds: &[(Endpoint, String)]| each_family(binds, Rule::Dispatch);
+    table.push(PREROUTING.name.to_owned(), Some(&PREROUTING), dispatch(&binds.dispatch));
+    table.push(OUTPUT.name.to_owned(), Some(&OUTPUT), dispatch(&binds.dispatch));
+    table.push(POSTROUTING.name.to_owned(), Some(&POSTROUTING), each_family(&binds.leave, Rule::Leave));
+    table.push(INPUT.name.to_owned(), Some(&INPUT), dispatch(&binds.strays));
+    Some(table)
+}
+
+/// The chain of each bind, in the chains that all packets pass.
+#[derive(Default)]
+struct Binds {
+    dispatch: Vec<(Endpoint, String)>,
+    leave: Vec<(Endpoint, String)>,
+    strays: Vec<(Endpoint, String)>,
+}
+
+fn each_family(binds: &[(Endpoint, String)], rule: fn(Family, Vec<(Endpoint, String)>) -> Rule) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for family in Family::ALL {
+        let mut own = binds.to_vec();
+        own.retain(|(bind, _)| bind.family() == family);
+        if !own.is_empty() {
+            rules.push(rule(family, own));
+        }
+    }
+    rules
+}
+
+fn serve(service: &Service, in_force: &Index<'_>, shut: &[Family], table: &mut Table, binds: &mut Binds) {
+    let Service { name, bind, source: from, backends, schedule, .. } = service;
+    let (family, own) = (bind.family(), key(name.as_str()));
+    for (index, one) in (0..).zip(backends) {
+        let counter = counter(&own, &one.address);
+        table.push(backend(&own, index), None, vec![Rule::Deliver(counter.clone(), one.address)]);
+        table.counters.push(counter);
+    }
+    let first = *schedule != Schedule::Source;
+    let rule = match by(service, &own, in_force) {
+        Some(by) => Rule::Choose(Choice { frontend: own.clone(), first, by }),
+        None => Rule::Refuse,
+    };
+    table.push(frontend(&own), None, vec![rule]);
+    table.push(source(&own), None, vec![Rule::From(family, *from)]);
+    binds.dispatch.push((*bind, frontend(&own)));
+    binds.leave.push((*bind, source(&own)));
+    if first && shut.contains(&family) {
+        binds.strays.push((*bind, STRAYS.to_owned()));
+    }
+}
+
+/// By what a service chooses; none if no backend takes connections.
+fn by(service: &Service, own: &str, in_force: &Index<'_>) -> Option<By> {
+    let Service { backends, schedule, bind, .. } = service;
+    let mut weights = Vec::new();
+    let mut alive = Vec::new();
+    for (index, backend) in (0_u16..).zip(backends) {
+        weights.push(backend.weight);
+        if backend.weight > 0 {
+            alive.push((index, u32::from(backend.weight)));
+        }
+    }
+    Some(match (alive.as_slice(), schedule) {
+        ([], _) => return None,
+        ([(only, _)], _) => By::Only(*only),
+        (_, Schedule::RoundRobin) => By::Turns(turns(service, own, &schedule::slots(&weights), in_force)),
+        (_, Schedule::Random) => By::Random(alive),
+        (_, Schedule::Source) => {
+            By::Source(bind.family(), schedule::owners(backends).into_iter().map(|owner| owner as u16).collect())
+        }
+    })
+}
+
+/// The slots, from the right one on. If those in force are the same ones, they stay, and the turns go on, whatever has become of
+/// the backends behind them. Else the kernel begins anew, and so with another backend than the last time: where rules
+/// are written again and again, no backend gets more than the others.
+fn turns(service: &Service, own: &str, slots: &[usize], in_force: &Index<'_>) -> Vec<u16> {
+    let turns = in_force.turns(own);
+    let beginning_with = |start: usize| -> Vec<u16> {
+        schedule::beginning_with(start, slots.to_vec()).into_iter().map(|index| index as u16).collect()
+    };
+    if let Some(there) = turns.indices(own) {
+        let same = beginning_with(there.first().copied().unwrap_or(0).into());
+        if same == there {
+            return same;
+        }
+    }
+    // A new frontend begins with its first backend.
+    let first = turns.chains.first().and_then(|chain| in_force.backend(chain));
+    let start = first.and_then(|first| service.backends.iter().position(|backend| backend.address == first));
+    beginning_with(start.map_or(0, |at| service.next_alive(at)))
+}

@@ -1,0 +1,291 @@
+//! Our table as a model that prints itself as `nft` reads it.
+
+use std::fmt::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::net::{Endpoint, Family};
+use crate::service::Source;
+
+/// The name of our table.
+pub const TABLE: &str = "paraglider";
+
+/// The chain of frontends that drain.
+pub const DRAINING: &str = "draining";
+/// The chain that answers packets of unknown connections.
+pub const STRAYS: &str = "strays";
+
+/// What comes before the name of a frontend in the name of its chain; of its chain for the source address; of the counters of
+/// its backends.
+pub const FRONTEND: &str = "frontend/";
+const SOURCE: &str = "source/";
+/// The same of its backends' chains, with a slash and their index behind it.
+pub const BACKEND: &str = "backend/";
+const TAKEN: &str = "taken/";
+
+/// A chain of the kernel's that packets come through.
+#[derive(Debug)]
+pub struct Base {
+    /// Its name.
+    pub name: &'static str,
+    /// `nat` or `filter`.
+    pub kind: &'static str,
+    /// Where: enum nf_inet_hooks.
+    pub hook: u32,
+    /// Lower ones come first.
+    pub priority: i32,
+}
+
+/// Of two chains for nat at one priority the one that was made last is asked first, and the first that decides wins. So ours
+/// are one step away from where others have theirs, −100 and 100.
+pub static PREROUTING: Base = Base { name: "prerouting", kind: "nat", hook: 0, priority: -101 };
+/// For connections from this host.
+pub static OUTPUT: Base = Base { name: "output", kind: "nat", hook: 3, priority: -101 };
+/// Where connections get their source address.
+pub static POSTROUTING: Base = Base { name: "postrouting", kind: "nat", hook: 4, priority: 99 };
+/// For packets to this host.
+pub static INPUT: Base = Base { name: "input", kind: "filter", hook: 1, priority: -1 };
+
+/// All that is ours.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// Named counters.
+    pub counters: Vec<String>,
+    /// Chains; each before those that lead to it.
+    pub chains: Vec<Chain>,
+}
+
+/// A chain with its rules.
+#[derive(Debug)]
+pub struct Chain {
+    /// Its name.
+    pub name: String,
+    /// Where packets come to it; none if only others lead there.
+    pub base: Option<&'static Base>,
+    /// Its rules.
+    pub rules: Vec<Rule>,
+}
+
+/// A rule.
+#[derive(Debug)]
+pub enum Rule {
+    /// Sends new connections to a bind to its chain.
+    Dispatch(Family, Vec<(Endpoint, String)>),
+    /// Sends balanced connections to the chain of their bind for the source address.
+    Leave(Family, Vec<(Endpoint, String)>),
+    /// Chooses a backend.
+    Choose(Choice),
+    /// Counts a connection and sends it to a backend.
+    Deliver(String, Endpoint),
+    /// Sets the source address.
+    From(Family, Source),
+    /// Refuses new connections, as a closed port does.
+    Refuse,
+    /// Answers packets of unknown connections, as a host does that knows nothing of them.
+    Reset,
+}
+
+/// How a backend is chosen: that of an index has a chain of its own.
+#[derive(Debug)]
+pub struct Choice {
+    /// The frontend, as names of chains have it ([`key`]).
+    pub frontend: String,
+    /// Only a connection's first packet counts. Else the client's address alone chooses, and packets of a connection that is
+    /// not known are most likely of one of ours whose entry was lost: they get the old backend.
+    pub first: bool,
+    /// By what.
+    pub by: By,
+}
+
+/// By what a backend is chosen.
+#[derive(Debug)]
+pub enum By {
+    /// There is only one.
+    Only(u16),
+    /// In turn: the backend of each slot.
+    Turns(Vec<u16>),
+    /// At random: each backend with its weight.
+    Random(Vec<(u16, u32)>),
+    /// By the lowest byte of the client's address: the backend of each of its values.
+    Source(Family, Vec<u16>),
+}
+
+/// A name of a frontend, or an address and port, in the names of chains and counters. `nft` knows no `:` or `[` there, and a
+/// name from the config has no `/`.
+pub fn key(name: &str) -> String {
+    let mut key = String::with_capacity(name.len());
+    for c in name.chars() {
+        match c {
+            '[' | ']' => {}
+            ':' => key.push('/'),
+            c => key.push(c),
+        }
+    }
+    key
+}
+
+/// The chain of a frontend.
+pub fn frontend(key: &str) -> String {
+    format!("{FRONTEND}{key}")
+}
+
+/// Its chain for the source address.
+pub fn source(key: &str) -> String {
+    format!("{SOURCE}{key}")
+}
+
+/// The chain of its backend with this index.
+pub fn backend(key: &str, index: u16) -> String {
+    format!("{BACKEND}{key}/{index}")
+}
+
+/// The counter of a backend.
+pub fn counter(frontend: &str, address: &Endpoint) -> String {
+    format!("{TAKEN}{frontend}/{}", key(&address.to_string()))
+}
+
+/// The lowest byte of an address.
+pub fn lowest_byte(family: Family, byte: u8) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(0, 0, 0, byte).into(),
+        Family::V6 => Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, byte.into()).into(),
+    }
+}
+
+impl Table {
+    /// Adds a chain, unless it has no rule.
+    pub fn push(&mut self, name: String, base: Option<&'static Base>, rules: Vec<Rule>) {
+        if !rules.is_empty() {
+            self.chains.push(Chain { name, base, rules });
+        }
+    }
+
+    /// The rule with this number, from 0, of a chain.
+    pub fn rule(&self, chain: &str, number: usize) -> Option<&Rule> {
+        self.chains.iter().find(|known| known.name == chain)?.rules.get(number)
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "table inet {TABLE} {{")?;
+        for counter in &self.counters {
+            writeln!(f, "\tcounter {counter} {{\n\t}}")?;
+        }
+        for Chain { name, base, rules } in &self.chains {
+            writeln!(f, "\tchain {name} {{")?;
+            if let Some(Base { name, kind, priority, .. }) = base {
+                writeln!(f, "\t\ttype {kind} hook {name} priority {priority}; policy accept;")?;
+            }
+            for rule in rules {
+                writeln!(f, "\t\t{rule}")?;
+            }
+            f.write_str("\t}\n")?;
+        }
+        f.write_str("}\n")
+    }
+}
+
+/// `ip` or `ip6`.
+fn word(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
+/// Prints a map of verdicts; a long one has a line for each element.
+struct Elements<'a>(&'a [(String, String)]);
+
+impl fmt::Display for Elements<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let long = self.0.len() > 3;
+        f.write_str("vmap {")?;
+        for (at, (key, chain)) in self.0.iter().enumerate() {
+            if at > 0 {
+                f.write_char(',')?;
+            }
+            f.write_str(if long { "\n\t\t\t" } else { " " })?;
+            write!(f, "{key} : goto {chain}")?;
+        }
+        f.write_str(if long { "\n\t\t}" } else { " }" })
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rule::Dispatch(family, binds) => {
+                let keyed = |(bind, chain): &(Endpoint, String)| {
+                    (format!("tcp . {} . {}", bind.ip(), bind.port()), chain.clone())
+                };
+                let elements: Vec<_> = binds.iter().map(keyed).collect();
+                write!(f, "meta l4proto . {} daddr . th dport {}", word(*family), Elements(&elements))
+            }
+            Rule::Leave(family, binds) => {
+                let keyed =
+                    |(bind, chain): &(Endpoint, String)| (format!("{} . {}", bind.ip(), bind.port()), chain.clone());
+                let elements: Vec<_> = binds.iter().map(keyed).collect();
+                let family = word(*family);
+                write!(
+                    f,
+                    "meta l4proto tcp ct status dnat ct original {family} daddr . ct original proto-dst {}",
+                    Elements(&elements)
+                )
+            }
+            Rule::Choose(choice) => choice.fmt(f),
+            Rule::Deliver(counter, to) => {
+                write!(f, "meta l4proto tcp counter name {counter} dnat {} to {to}", word(to.family()))
+            }
+            Rule::From(_, Source::Addresses(first, last)) => {
+                write!(f, "snat {} to {first}", word(Family::of(*first)))?;
+                if first != last {
+                    write!(f, "-{last}")?;
+                }
+                Ok(())
+            }
+            Rule::From(_, Source::Masquerade) => f.write_str("masquerade"),
+            Rule::From(family, Source::Client) => {
+                let family = word(*family);
+                write!(f, "snat {family} to {family} saddr")
+            }
+            Rule::Refuse => f.write_str(
+                "meta l4proto tcp tcp flags & (fin | syn | rst | ack) == syn ct state new reject with tcp reset",
+            ),
+            Rule::Reset => f.write_str(
+                "meta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn ct state new reject with tcp reset",
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first {
+            f.write_str("meta l4proto tcp tcp flags & (fin | syn | rst | ack) == syn ")?;
+        }
+        let to = |index: &u16| backend(&self.frontend, *index);
+        match &self.by {
+            By::Only(index) => write!(f, "goto {}", to(index)),
+            By::Turns(slots) => {
+                let elements: Vec<_> =
+                    (0..).zip(slots).map(|(n, index): (u32, _)| (n.to_string(), to(index))).collect();
+                write!(f, "numgen inc mod {} {}", slots.len(), Elements(&elements))
+            }
+            By::Random(weights) => {
+                let (mut elements, mut from) = (Vec::new(), 0);
+                for (index, weight) in weights {
+                    let last = from + weight - 1;
+                    let range = if *weight == 1 { from.to_string() } else { format!("{from}-{last}") };
+                    elements.push((range, to(index)));
+                    from = last + 1;
+                }
+                write!(f, "numgen random mod {from} {}", Elements(&elements))
+            }
+            By::Source(family, owners) => {
+                let keyed = |(byte, index): (u8, _)| (lowest_byte(*family, byte).to_string(), to(index));
+                let elements: Vec<_> = (0..=255).zip(owners).map(keyed).collect();
+                write!(f, "{} saddr & {} {}", word(*family), lowest_byte(*family, 255), Elements(&elements))
+            }
+        }
+    }
+}

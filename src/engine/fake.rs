@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::{Engine, Finding, Foreign, InForce, Plan, View};
+use super::{Engine, Finding, Foreign, InForce, Kind, Plan, View};
 use crate::error::{fail, Error};
 use crate::net::Family;
 
@@ -120,6 +120,10 @@ impl Fake {
 }
 
 impl Engine for Rc<Fake> {
+    fn kind(&self) -> Kind {
+        Kind::Iptables
+    }
+
     fn name(&self) -> &'static str {
         self.name
     }

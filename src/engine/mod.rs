@@ -97,8 +97,20 @@ impl Finding {
     }
 }
 
+/// What can write rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Its own rules let balanced connections through FORWARD; and its empty tables, which stay, go on translating.
+    Iptables,
+    /// A table of our own: what another one drops it cannot let through; and it leaves nothing.
+    Nftables,
+}
+
 /// One place in the kernel where rules of ours can be.
 pub trait Engine {
+    /// What writes them.
+    fn kind(&self) -> Kind;
+
     /// How people call it: `iptables-nft`.
     fn name(&self) -> &'static str;
 

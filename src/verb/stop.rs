@@ -1,7 +1,7 @@
 //! `stop`: removes all our rules. They are found by name in the kernel; no config is needed.
 
 use crate::engine::transaction;
-use crate::engine::{choice, Engine, View};
+use crate::engine::{choice, Engine, Kind, View};
 use crate::error::{Error, Exit};
 use crate::host::before;
 use crate::host::conntrack;
@@ -136,8 +136,10 @@ fn wait(binds: &[Endpoint], seconds: u32) {
 fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, Error> {
     let looked: Looked<'_> = engines.iter().map(|engine| transaction::look(engine.as_ref())).collect();
     let (mut nothing, mut binds, mut balanced, mut tracking) = (true, Vec::new(), 0, Vec::new());
-    let mut policies = Vec::new();
-    for view in looked.iter().flatten() {
+    let (mut policies, mut leaves_nat) = (Vec::new(), true);
+    for (engine, view) in engines.iter().zip(&looked) {
+        let Ok(view) = view else { continue };
+        leaves_nat &= engine.kind() == Kind::Iptables || view.is_empty();
         nothing &= view.is_empty();
         tracking.extend_from_slice(&view.foreign().tracking);
         policies.extend_from_slice(&view.foreign().forward_policies);
@@ -160,8 +162,10 @@ fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, 
         false if all_is_left => log::warning!("nothing was removed"),
         false => log::warning!("removed all other rules of Paraglider"),
     }
-    // Established connections survive only if other rules keep the kernel tracking that family.
-    let tracked = |family| tracking.contains(&family) || nft::uses_conntrack(family);
+    // Established connections survive only if other rules keep the kernel tracking that family, and translating: iptables
+    // leaves its chains for nat behind.
+    let tracked =
+        |family| (tracking.contains(&family) || nft::uses_conntrack(family)) && (leaves_nat || nft::translates(family));
     let gone = failed.is_empty();
     let mut cut = Vec::new();
     for family in Family::ALL {

@@ -23,7 +23,7 @@ use self::others::Others;
 use self::ruleset::Ruleset;
 use self::save::Listing;
 use self::tool::{main_variant, missing, Tools, Variant};
-use super::{Engine, Finding, Foreign, InForce, Plan, View};
+use super::{Engine, Finding, Foreign, InForce, Kind, Plan, View};
 use crate::error::{fail, Error};
 use crate::host;
 use crate::host::route::{self, Interface, Packet, Routes};
@@ -251,6 +251,10 @@ fn kernel_tables(tools: &Tools) -> Option<KernelTables> {
 }
 
 impl Engine for Iptables {
+    fn kind(&self) -> Kind {
+        Kind::Iptables
+    }
+
     fn name(&self) -> &'static str {
         self.tools(Family::V4).variant.name()
     }

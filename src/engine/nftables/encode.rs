@@ -1,7 +1,7 @@
 //! The model as messages to the kernel (linux/netfilter/nf_tables.h). What is in the order of the network and what in that of
 //! the machine differs from value to value; each place says which.
 
-use super::expression;
+use super::expression::{self, verdict, MAP, TCP};
 use super::table::{backend, lowest_byte, Base, By, Choice, Rule};
 use crate::net::{Endpoint, Family, Octets};
 use crate::sys::batch::{Batch, Verb};
@@ -16,9 +16,6 @@ const IPV6: u32 = 8;
 const L4PROTO: u32 = 12;
 const SERVICE: u32 = 13;
 const BITS: u32 = 6;
-
-/// IPPROTO_TCP.
-pub const TCP: u8 = 6;
 
 /// In the user data of a set: the order of the bytes of its keys (enum nft_set_udata of libnftnl), that of the machine or of the
 /// network.
@@ -166,9 +163,6 @@ struct Map<'a> {
     list: usize,
 }
 
-/// The name of every map of ours.
-pub const MAP: &str = "__map%d";
-
 impl<'a> Map<'a> {
     fn new(batch: &'a mut Batch, maps: &mut u32, kind: u32, length: u32, flags: u32, order: Option<u32>) -> Self {
         *maps += 1;
@@ -217,14 +211,4 @@ impl<'a> Map<'a> {
     fn end(self) {
         self.batch.close(self.list);
     }
-}
-
-/// The verdict to go to a chain.
-pub fn verdict(batch: &mut Batch, kind: u16, chain: &str) {
-    let outer = batch.open(kind);
-    let inner = batch.open(data::VERDICT);
-    batch.number(data::CODE, data::GOTO as u32);
-    batch.text(data::CHAIN, chain);
-    batch.close(inner);
-    batch.close(outer);
 }

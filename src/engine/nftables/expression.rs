@@ -1,6 +1,5 @@
 //! The expressions of a rule, as the kernel evaluates them.
 
-use super::encode::{verdict, MAP, TCP};
 use super::table::{backend, lowest_byte, By, Choice, Rule};
 use crate::net::{Family, Octets};
 use crate::service::Source;
@@ -55,6 +54,22 @@ const DNAT: u32 = 1;
 
 /// NFT_REJECT_TCP_RST.
 const RST: u32 = 1;
+
+/// IPPROTO_TCP.
+pub const TCP: u8 = 6;
+
+/// The name of every map of ours: the kernel puts a number there, and the map goes with its rule.
+pub const MAP: &str = "__map%d";
+
+/// The verdict to go to a chain.
+pub fn verdict(batch: &mut Batch, kind: u16, chain: &str) {
+    let outer = batch.open(kind);
+    let inner = batch.open(data::VERDICT);
+    batch.number(data::CODE, data::GOTO as u32);
+    batch.text(data::CHAIN, chain);
+    batch.close(inner);
+    batch.close(outer);
+}
 
 /// Appends the expressions of a rule whose map has this number.
 pub fn write(batch: &mut Batch, rule: &Rule, map: u32) {

@@ -3,20 +3,23 @@
 mod change;
 mod encode;
 mod expression;
+mod meets;
 mod probe;
 mod read;
 mod render;
 mod table;
 
+use std::cell::OnceCell;
 use std::io;
 
 use self::probe::refused;
 use self::read::{Index, Seen};
 use self::table::Table;
-use super::{Engine, Finding, Foreign, InForce, Plan, View};
+use super::{Engine, Finding, Foreign, InForce, Kind, Plan, View};
 use crate::error::{fail, plain, Error};
 use crate::host;
-use crate::net::Family;
+use crate::host::nft::{self, Chain};
+use crate::net::{Endpoint, Family};
 use crate::sys::batch::{Batch, Verb};
 use crate::sys::log;
 use crate::sys::netlink;
@@ -24,15 +27,22 @@ use crate::sys::nftables::INET;
 
 /// nf_tables of this kernel.
 #[derive(Debug, Clone, Copy)]
-pub struct Nftables;
+pub struct Nftables {
+    /// It is the engine that is to be written; else its table is only looked for.
+    pub written: bool,
+}
 
 /// The rules of a plan, as `nft -f` reads them.
 pub fn text(plan: &Plan<'_>) -> String {
     let nothing = Seen::default();
-    render::table(plan, &Index::of(&nothing), &[]).map_or_else(String::new, |table| table.to_string())
+    render::table(plan, &Index::of(&nothing), &|_| false).map_or_else(String::new, |table| table.to_string())
 }
 
 impl Engine for Nftables {
+    fn kind(&self) -> Kind {
+        Kind::Nftables
+    }
+
     fn name(&self) -> &'static str {
         "nftables"
     }
@@ -42,7 +52,13 @@ impl Engine for Nftables {
             Error::system(format_args!("cannot read the table inet {}: {}", table::TABLE, plain(&error)))
         })?;
         let frontends = Index::of(&seen).frontends();
-        Ok(Box::new(Look { seen, frontends, foreign: Foreign::default() }))
+        Ok(Box::new(Look {
+            written: self.written,
+            seen,
+            frontends,
+            foreign: Foreign::default(),
+            chains: OnceCell::new(),
+        }))
     }
 
     fn stamp(&self) -> Option<u64> {
@@ -64,14 +80,24 @@ fn family(plan: &Plan<'_>) -> libc::c_int {
 
 /// What was read.
 struct Look {
+    written: bool,
     seen: Seen,
     frontends: Vec<InForce>,
     foreign: Foreign,
+    /// The chains of others, of both families, once they are asked for.
+    chains: OnceCell<[Vec<Chain>; 2]>,
 }
 
 impl Look {
     fn wanted(&self, plan: &Plan<'_>) -> Option<Table> {
-        render::table(plan, &Index::of(&self.seen), &[])
+        render::table(plan, &Index::of(&self.seen), &|bind| self.is_shut(bind))
+    }
+
+    /// Whether others drop what comes to a bind on this host.
+    fn is_shut(&self, bind: Endpoint) -> bool {
+        let of = |family| nft::chains(family, true).unwrap_or_default();
+        let [v4, v6] = self.chains.get_or_init(|| Family::ALL.map(of));
+        meets::is_shut(bind, if bind.family() == Family::V4 { v4 } else { v6 })
     }
 
     /// Sends the change to the wanted table, of a family.
@@ -149,8 +175,14 @@ impl View for Look {
         self.delete().err().into_iter().collect()
     }
 
-    fn meets(&self, _plan: &Plan<'_>, _written: bool) -> Vec<Finding> {
-        Vec::new()
+    fn meets(&self, plan: &Plan<'_>, _written: bool) -> Vec<Finding> {
+        let mut found = Vec::new();
+        if let Plan::Serve(services) = plan {
+            for family in Family::ALL.into_iter().filter(|family| plan.has(*family)) {
+                meets::meets(family, services, self.written, &mut found);
+            }
+        }
+        found
     }
 
     fn lacks(&self, plan: &Plan<'_>) -> Vec<Finding> {

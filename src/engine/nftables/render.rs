@@ -10,9 +10,12 @@ use crate::net::{Endpoint, Family};
 use crate::schedule;
 use crate::service::{Schedule, Service};
 
-/// The table of a plan; none if nothing is to be in force. `shut`: the families in which others' rules drop what comes to
-/// this host, so that the kernel cannot answer packets of unknown connections itself.
-pub fn table(plan: &Plan<'_>, in_force: &Index<'_>, shut: &[Family]) -> Option<Table> {
+/// Whether the rules of others drop what comes to a bind, so that the kernel itself cannot answer packets of unknown
+/// connections.
+pub type IsShut<'a> = &'a dyn Fn(Endpoint) -> bool;
+
+/// The table of a plan; none if nothing is to be in force.
+pub fn table(plan: &Plan<'_>, in_force: &Index<'_>, is_shut: IsShut<'_>) -> Option<Table> {
     let mut table = Table::default();
     let mut binds = Binds::default();
     match plan {
@@ -26,7 +29,7 @@ pub fn table(plan: &Plan<'_>, in_force: &Index<'_>, shut: &[Family]) -> Option<T
         }
         Plan::Serve(services) => {
             for service in *services {
-                serve(service, in_force, shut, &mut table, &mut binds);
+                serve(service, in_force, is_shut, &mut table, &mut binds);
             }
         }
     }
@@ -61,7 +64,7 @@ fn each_family(binds: &[(Endpoint, String)], rule: fn(Family, Vec<(Endpoint, Str
     rules
 }
 
-fn serve(service: &Service, in_force: &Index<'_>, shut: &[Family], table: &mut Table, binds: &mut Binds) {
+fn serve(service: &Service, in_force: &Index<'_>, is_shut: IsShut<'_>, table: &mut Table, binds: &mut Binds) {
     let Service { name, bind, source: from, backends, schedule, .. } = service;
     let (family, own) = (bind.family(), key(name.as_str()));
     for (index, one) in (0..).zip(backends) {
@@ -78,7 +81,7 @@ fn serve(service: &Service, in_force: &Index<'_>, shut: &[Family], table: &mut T
     table.push(source(&own), None, vec![Rule::From(family, *from)]);
     binds.dispatch.push((*bind, frontend(&own)));
     binds.leave.push((*bind, source(&own)));
-    if first && shut.contains(&family) {
+    if first && is_shut(*bind) {
         binds.strays.push((*bind, STRAYS.to_owned()));
     }
 }

@@ -7,7 +7,7 @@ use crate::net::{Endpoint, Family};
 use crate::service::Source;
 
 /// The name of our table.
-pub const TABLE: &str = "paraglider";
+pub use crate::host::nft::OURS as TABLE;
 
 /// The chain of frontends that drain.
 pub const DRAINING: &str = "draining";

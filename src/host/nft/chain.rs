@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::net::Family;
+use crate::sys::file;
 use crate::sys::netlink::{self, find, next, text_of, Netlink};
 use crate::text::Shown;
 
@@ -29,6 +30,8 @@ const EXPRESSION_DATA: u16 = 2;
 pub enum Hook {
     /// As they come in.
     Prerouting,
+    /// When it is clear that they are for this host.
+    Input,
     /// When it is clear that they are not for this host.
     Forward,
     /// As they leave.
@@ -124,14 +127,12 @@ pub(super) fn big(attributes: &[u8], kind: u16) -> Option<u32> {
     Some(u32::from_be_bytes(find(attributes, kind)?.try_into().ok()?))
 }
 
-/// The chains that packets of a family pass, but for those of iptables. An error means that this kernel has no nf_tables, or
-/// does not tell.
-pub fn chains(family: Family) -> io::Result<Vec<Chain>> {
-    listed(family, false)
-}
+/// The name of our own table, which others cannot have.
+pub const OURS: &str = "paraglider";
 
-/// With `all`, those of iptables too.
-fn listed(family: Family, all: bool) -> io::Result<Vec<Chain>> {
+/// The chains of others that packets of a family pass; those that iptables has made only with `all`. An error means that this
+/// kernel has no nf_tables, or does not tell.
+pub fn chains(family: Family, all: bool) -> io::Result<Vec<Chain>> {
     let mut netlink = Netlink::open()?;
     let mut found: Vec<Chain> = Vec::new();
     for (number, of) in [(INET, None), (family.domain(), Some(family))] {
@@ -141,7 +142,7 @@ fn listed(family: Family, all: bool) -> io::Result<Vec<Chain>> {
         let before = found.len();
         netlink.list(netlink::CHAINS, number, &mut |chain| {
             let (Some(table), Some(name)) = (text_of(chain, CHAIN_TABLE), text_of(chain, CHAIN_NAME)) else { return };
-            if !is_iptables(table) {
+            if table != OURS && !is_iptables(table) {
                 let (table, name) = (table.to_owned(), name.to_owned());
                 found.push(Chain { family: of, table, name, base: base(chain), rules: Vec::new() });
             }
@@ -169,6 +170,7 @@ fn base(chain: &[u8]) -> Option<Base> {
     let hook = find(chain, CHAIN_HOOK)?;
     let at = match big(hook, HOOK_NUMBER)? {
         0 => Hook::Prerouting,
+        1 => Hook::Input,
         2 => Hook::Forward,
         4 => Hook::Postrouting,
         _ => return None,
@@ -181,8 +183,17 @@ fn base(chain: &[u8]) -> Option<Base> {
 
 /// Whether a rule uses connection tracking, also one in iptables' tables that only `nft` can show.
 pub fn uses_conntrack(family: Family) -> bool {
-    let chains = listed(family, true).unwrap_or_default();
+    let chains = chains(family, true).unwrap_or_default();
     with(&chains, &["ct", "nat", "masq", "redir", "connlimit", "flow_offload"]).is_some()
+}
+
+/// Whether another chain for nat is there, or the nat table of iptables-legacy, so that the kernel goes on translating
+/// connections without ours.
+pub fn translates(family: Family) -> bool {
+    let chains = chains(family, true).unwrap_or_default();
+    let names = if family == Family::V4 { "/proc/net/ip_tables_names" } else { "/proc/net/ip6_tables_names" };
+    chains.iter().any(|chain| chain.base.is_some_and(|base| base.nat))
+        || file::read(names).lines().any(|name| name == "nat")
 }
 
 /// A chain by which established connections pass all others, if there is one: it hands them to a flow table.

@@ -1,10 +1,10 @@
-//! Rules of nf_tables outside of iptables' own tables: firewall4, firewalld, an administrator's own. The kernel tells them by
+//! Rules of others in nf_tables: firewall4, firewalld, an administrator's own. The kernel tells them by
 //! netlink (linux/netfilter/nf_tables.h); no program is needed.
 
 mod chain;
 mod set;
 mod walk;
 
-pub use self::chain::{chains, offloads, uses_conntrack, Base, Chain, Hook};
+pub use self::chain::{chains, offloads, translates, uses_conntrack, Base, Chain, Hook, OURS};
 pub use self::set::Sets;
 pub use self::walk::{closes, Fate, Path};

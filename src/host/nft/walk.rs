@@ -40,6 +40,8 @@ pub enum Fate {
     Sometimes,
     /// It is dropped.
     Dropped,
+    /// The same, and the client is told.
+    Refused,
     /// The same, unless a rule that was not understood lets it through before.
     DroppedPerhaps,
     /// A rule gives it another destination or source.
@@ -136,7 +138,7 @@ impl Chain {
         let mut walk = Walk { chains, start: self, base, path, sets, unsure, left, sometimes, handle };
         let fate = walk.chain(self, DEEPEST).unwrap_or(if base.drops { Fate::Dropped } else { Fate::Through });
         match (fate, walk.sometimes) {
-            (Fate::Dropped, _) if walk.unsure => (Fate::DroppedPerhaps, walk.handle),
+            (Fate::Dropped | Fate::Refused, _) if walk.unsure => (Fate::DroppedPerhaps, walk.handle),
             (Fate::Through, Some(handle)) => (Fate::Sometimes, handle),
             _ => (fate, walk.handle),
         }
@@ -145,7 +147,7 @@ impl Chain {
 
 /// Whether one of them drops what is forwarded unless it has a reason not to.
 pub fn closes(family: Family) -> bool {
-    let chains = chains(family).unwrap_or_default();
+    let chains = chains(family, false).unwrap_or_default();
     // No host of a network for documentation is meant by any rule (RFC 5737, RFC 3849).
     let nobody = if family == Family::V4 { "192.0.2.1:9" } else { "[2001:db8::1]:9" };
     let Ok(nobody) = Endpoint::parse(nobody) else { return false };
@@ -153,7 +155,7 @@ pub fn closes(family: Family) -> bool {
     let mut sets = Sets::default();
     for chain in &chains {
         let Some(base) = chain.base.filter(|base| base.hook == Hook::Forward) else { continue };
-        if let (Fate::Dropped | Fate::DroppedPerhaps, _) = chain.fate(base, &chains, &path, &mut sets) {
+        if let (Fate::Dropped | Fate::Refused | Fate::DroppedPerhaps, _) = chain.fate(base, &chains, &path, &mut sets) {
             return true;
         }
     }
@@ -200,7 +202,7 @@ impl<'a> Walk<'a, '_> {
                 None if !matches!(verdict, Verdict::Return) => {}
                 None | Some(Fate::Through) => self.unsure = true,
                 // What is dropped for reasons of its own, such as a ban, is the administrator's business.
-                Some(Fate::Dropped) => self.sometimes = self.sometimes.or(Some(self.handle)),
+                Some(Fate::Dropped | Fate::Refused) => self.sometimes = self.sometimes.or(Some(self.handle)),
                 _ => {}
             }
             self.handle = 0;
@@ -233,7 +235,7 @@ impl<'a> Walk<'a, '_> {
                         verdict = decide(self.chains, self.start, decided);
                     }
                 }
-                "reject" => verdict = Verdict::End(Fate::Dropped),
+                "reject" => verdict = Verdict::End(Fate::Refused),
                 "notrack" => verdict = Verdict::End(Fate::Untracked),
                 _ if is_one_of(name, &["nat", "redir", "masq", "tproxy"]) => verdict = Verdict::End(Fate::Taken),
                 _ if is_one_of(name, &["counter", "log", "last", "objref", "flow_offload"]) => {}
@@ -282,9 +284,9 @@ impl<'a> Walk<'a, '_> {
         Match::Yes
     }
 
-    /// Its destination here: our own rules change it at −100.
+    /// Its destination here: our own rules change it at −101 or −100. What comes to this host itself was not changed.
     fn destination(&self) -> &Endpoint {
-        match self.base.hook == Hook::Prerouting && self.base.priority <= -100 {
+        match self.base.hook == Hook::Input || self.base.hook == Hook::Prerouting && self.base.priority <= -100 {
             true => &self.path.bind,
             false => &self.path.backend,
         }

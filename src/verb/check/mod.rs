@@ -5,7 +5,6 @@ mod connections;
 mod findings;
 mod forwarding;
 mod network;
-mod nftables;
 mod routes;
 mod rules;
 

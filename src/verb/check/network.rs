@@ -1,7 +1,7 @@
 //! Do packets find their way: forwarding, addresses, routes, and room for the connections?
 
 use super::findings::Findings;
-use super::{addresses, connections, forwarding, nftables, routes};
+use super::{addresses, connections, forwarding, routes};
 use crate::error::plain;
 use crate::host::ssh;
 use crate::net::Family;
@@ -26,7 +26,6 @@ pub fn check(services: &[Service], findings: &mut Findings<'_>) {
                 let why = plain(&error);
                 findings.warning(format_args!("routes: the kernel does not tell the {family} ones ({why})"));
             }
-            nftables::check(family, services, findings);
         }
     }
     connections::check(services, findings);

@@ -9,7 +9,7 @@ use std::fmt;
 use argh::FromArgs;
 
 pub use self::help::help;
-use self::table::{seconds, EXCLUSIVE, SECONDS};
+use self::table::{seconds, ENGINE, EXCLUSIVE, SECONDS};
 pub use self::table::{Arguments, Opt, Verb, DEFAULT_CONFIG, OPTIONS, VERBS};
 use crate::error::Error;
 use crate::text::{nearest, one_of, Shown};
@@ -62,6 +62,9 @@ pub fn parse(words: Vec<OsString>) -> Result<Command, Error> {
             }
             if *value == SECONDS && seconds(text).is_none() {
                 return Err(usage(format_args!("{word} `{}` is not a number of seconds", Shown(text))));
+            }
+            if *value == ENGINE {
+                one_of("unknown engine", &["iptables", "nftables"], text)?;
             }
             if options.iter().any(|before| before.word == *word) {
                 return Err(usage(format_args!("{word} is given twice")));
@@ -166,6 +169,12 @@ mod tests {
             ("watch --again --stop-on-exit", "watch", Arguments { again: true, stop_on_exit: true, ..nothing() }),
             ("watch --needed", "watch", Arguments { needed: true, ..nothing() }),
             ("print --ipv6", "print", Arguments { ipv6: true, ..nothing() }),
+            ("print --engine nftables", "print", Arguments { engine: Some("nftables".into()), ..nothing() }),
+            (
+                "print -engine=iptables --ipv6",
+                "print",
+                Arguments { engine: Some("iptables".into()), ipv6: true, ..nothing() },
+            ),
         ] {
             assert_eq!(parsed(line), Ok((verb, arguments)), "{line}");
         }
@@ -199,6 +208,12 @@ mod tests {
             ("start stop", "unexpected argument `stop`"),
             ("start --json", "--json belongs to status"),
             ("start --ipv6", "--ipv6 belongs to print"),
+            ("start --engine nftables", "--engine belongs to print"),
+            ("print --engine", "--engine needs a value: --engine ENGINE"),
+            ("print --engine nft", "unknown engine `nft`; did you mean `nftables`?"),
+            ("print --engine auto", "unknown engine `auto`; allowed: iptables, nftables"),
+            ("print --engine iptables-nft", "unknown engine `iptables-nft`; allowed: iptables, nftables"),
+            ("print --engine iptables --engine nftables", "--engine is given twice"),
             ("start --drop-removed", "--drop-removed belongs to reload"),
             ("start --stop-on-exit", "--stop-on-exit belongs to watch"),
             ("start --needed", "--needed belongs to watch"),

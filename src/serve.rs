@@ -1,6 +1,7 @@
 //! Puts services in force on this host: their rules, and forwarding.
 
 use crate::config::{self, MOST_BYTES};
+use crate::engine::choice;
 use crate::engine::transaction::{self, Views};
 use crate::engine::{Engine, InForce, Level, Plan};
 use crate::error::{fail, plain, Error};
@@ -9,13 +10,21 @@ use crate::host::forwarding::{self, Forwarding};
 use crate::host::ssh;
 use crate::host::state::Folder;
 use crate::net::{Endpoint, Family};
-use crate::service::Service;
+use crate::service::{Preference, Service};
 use crate::sys::file;
 use crate::sys::log;
 use crate::text::Escaped;
 
 /// A config as text and as what it means.
-pub type Config = (Vec<u8>, Vec<Service>);
+#[derive(Debug)]
+pub struct Config {
+    /// As it was written.
+    pub text: Vec<u8>,
+    /// What is to write the rules.
+    pub engine: Preference,
+    /// What is balanced.
+    pub services: Vec<Service>,
+}
 
 /// Reads the config file and judges its content.
 pub fn load(path: &str) -> Result<Config, Error> {
@@ -37,8 +46,9 @@ pub fn load(path: &str) -> Result<Config, Error> {
 /// Judges the text of a config; `place` begins the sentence about a mistake.
 pub fn judged(place: &str, text: Vec<u8>) -> Result<Config, Error> {
     let shown = Escaped(place);
-    let services = config::parse(&text).map_err(|mistake| Error::usage(format_args!("{shown}:{mistake}")))?;
-    Ok((text, services))
+    let config::Config { engine, services } =
+        config::parse(&text).map_err(|mistake| Error::usage(format_args!("{shown}:{mistake}")))?;
+    Ok(Config { text, engine, services })
 }
 
 /// Puts `services` in force, given what was read; `note` then writes down that they are. Tells whether rules had to change.
@@ -150,7 +160,7 @@ pub fn heal(folder: &Folder, engines: &[Box<dyn Engine>]) -> Result<(), Error> {
 
 /// Says what was put in force.
 pub fn say_who_is_balanced(engines: &[Box<dyn Engine>], services: &[Service]) {
-    let engine = engines.first().map_or("", |engine| engine.name());
+    let engine = choice::name(engines);
     for Service { bind, backends, .. } in services {
         let chosen = backends.iter().filter(|backend| backend.weight > 0).count();
         let backends = log::count(chosen, "backend");

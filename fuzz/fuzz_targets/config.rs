@@ -10,7 +10,7 @@ use paraglider::net::Family;
 
 fuzz_target!(|bytes: &[u8]| {
     let services = match config::parse(bytes) {
-        Ok(services) => services,
+        Ok(config) => config.services,
         Err(mistake) => {
             let sentence = mistake.to_string();
             assert!(mistake.line >= 1 && mistake.column >= 1);

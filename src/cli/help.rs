@@ -5,7 +5,7 @@ use super::table::{OPTIONS, VERBS};
 /// What `--help` prints.
 pub fn help() -> String {
     let mut out = "Usage: paraglider [--config FILE] [-v] VERB\n\n\
-                   Balances TCP connections over backends with iptables rules; only `watch` stays as a process.\n\n\
+                   Balances TCP connections with rules of iptables or nftables; only `watch` stays as a process.\n\n\
                    Verbs:\n"
         .to_owned();
     for verb in VERBS.iter().filter(|verb| !verb.help.is_empty()) {
@@ -15,7 +15,7 @@ pub fn help() -> String {
         }
     }
     out.push_str("\nOptions:\n");
-    for option in OPTIONS.iter().filter(|option| option.verbs.is_empty()) {
+    for option in OPTIONS.iter().filter(|option| option.verbs.is_empty() && !option.help.is_empty()) {
         let comma = if option.short.is_empty() { "" } else { ", " };
         row(&mut out, &["  ", option.short, comma, option.word, " ", option.value], 21, option.help);
     }

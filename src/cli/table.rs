@@ -64,8 +64,8 @@ pub static VERBS: [Verb; 8] = [
     },
     Verb {
         word: "print",
-        help: "the rules that start would put in force, for iptables-restore --noflush",
-        run: |given, out| print::run(&given.config, given.ipv6, out),
+        help: "the rules that start would put in force, for iptables-restore --noflush or for nft",
+        run: |given, out| print::run(&given.config, given.engine.as_deref(), given.ipv6, out),
     },
 ];
 
@@ -83,12 +83,12 @@ pub struct Opt {
     pub value: &'static str,
     /// The verbs that have it, the one whose help lists it first; empty: all verbs.
     pub verbs: &'static [&'static str],
-    /// Its line of `--help`.
+    /// Its line of `--help`; empty where the line of another option names it.
     pub help: &'static str,
 }
 
 /// All options, in the order of `--help`.
-pub static OPTIONS: [Opt; 12] = [
+pub static OPTIONS: [Opt; 13] = [
     Opt {
         word: "--again",
         short: "",
@@ -120,6 +120,13 @@ pub static OPTIONS: [Opt; 12] = [
     },
     Opt { word: "--json", short: "", value: "", verbs: &["status"], help: "as JSON" },
     Opt { word: "--prometheus", short: "", value: "", verbs: &["status"], help: "as Prometheus reads it" },
+    Opt {
+        word: "--engine",
+        short: "",
+        value: ENGINE,
+        verbs: &["print"],
+        help: "of iptables or nftables, instead of the engine that start would use",
+    },
     Opt { word: "--ipv6", short: "", value: "", verbs: &["print"], help: "the rules for ip6tables-restore" },
     Opt { word: "--config", short: "-c", value: "FILE", verbs: &[], help: "default: /etc/paraglider/glider.yaml" },
     Opt {
@@ -129,12 +136,15 @@ pub static OPTIONS: [Opt; 12] = [
         verbs: &[],
         help: "show every command that is run, and its input",
     },
-    Opt { word: "--version", short: "", value: "", verbs: &[], help: "print the version" },
-    Opt { word: "--help", short: "-h", value: "", verbs: &[], help: "print this" },
+    Opt { word: "--version", short: "", value: "", verbs: &[], help: "" },
+    Opt { word: "--help", short: "-h", value: "", verbs: &[], help: "print this; --version the version" },
 ];
 
 /// The value of an option that is a number of seconds.
 pub const SECONDS: &str = "SECONDS";
+
+/// The value of an option that is the name of an engine.
+pub const ENGINE: &str = "ENGINE";
 
 /// Options of which only one may be given.
 pub const EXCLUSIVE: [(&str, &str); 3] =
@@ -171,6 +181,9 @@ pub struct Arguments {
     /// the text format of Prometheus
     #[argh(switch)]
     pub prometheus: bool,
+    /// the engine whose rules are printed
+    #[argh(option)]
+    pub engine: Option<String>,
     /// the IPv6 rules
     #[argh(switch)]
     pub ipv6: bool,

@@ -9,7 +9,7 @@ use crate::error::{refuse, Error};
 use crate::net::{Endpoint, Family};
 use crate::schedule::{self, BUCKETS, MOST_SLOTS};
 use crate::service::health::Health;
-use crate::service::{weight, Backend, Name, Schedule, Service, Source, MOST_BACKENDS};
+use crate::service::{weight, Backend, Name, Preference, Schedule, Service, Source, MOST_BACKENDS};
 use crate::text::{one_of, Shown};
 
 /// The message about a config without any frontend.
@@ -21,6 +21,8 @@ pub(super) type Take = fn(&mut Draft, &str) -> Result<(), Error>;
 /// What has been read so far. It contains no contradiction; something may be missing.
 #[derive(Default)]
 pub(super) struct Draft {
+    /// What `engine:` says.
+    pub engine: Preference,
     /// The frontends that are complete.
     pub services: Vec<Service>,
     /// The frontend that is being read.
@@ -93,6 +95,18 @@ impl Draft {
     pub fn too_late(&mut self, at: usize, error: Error) -> Result<(), Error> {
         self.late = Some((at, error.again()));
         Err(error)
+    }
+
+    /// `engine:`.
+    pub fn engine(&mut self, text: &str) -> Result<(), Error> {
+        self.engine = match Preference::parse(text) {
+            Ok(engine) => engine,
+            Err(error) => {
+                words::refuse_any(&words::ENGINES, "unknown engine", text)?;
+                return Err(error);
+            }
+        };
+        Ok(())
     }
 
     /// `name:` of a frontend.

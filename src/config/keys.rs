@@ -18,11 +18,12 @@ pub(super) static DOCUMENT: Node = Node::mapping(
                 Draft::end_of_frontends,
             ),
         ),
+        Key("engine", Node::text("`auto`, `iptables` or `nftables`", Draft::engine)),
     ],
     Draft::end,
 )
 .at("at the beginning of a line, and is not indented", &words::DOCUMENT)
-.of_one_key("`frontend` and `frontends` exclude each other; list all of them under `frontends:`");
+.with_one_of(2, "`frontend` and `frontends` exclude each other; list all of them under `frontends:`");
 
 const FRONTEND: Node = Node::mapping(
     "one frontend with `bind:`, `privateip:` and `backends:` (several are a list under `frontends:`)",

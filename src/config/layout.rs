@@ -308,7 +308,7 @@ impl Look<'_> {
     /// A line that begins in a column in which nothing above begins that it could belong to.
     fn unaligned(&self, better: &mut Mistake) -> bool {
         let mut missing = !self.ours;
-        for what in &["`bind` is missing", "`backends` is missing", "this backend has no"] {
+        for what in &["`bind` is missing", "`backends` is missing", "this backend has no", "there is no frontend"] {
             missing |= self.found.what.starts_with(*what);
         }
         if !missing {

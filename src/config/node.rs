@@ -32,8 +32,8 @@ pub(super) struct Node {
     place: &'static str,
     /// Keys that do not exist here, but are tried.
     strangers: &'static [Stranger],
-    /// The message about a second key, if only one is allowed.
-    only_one: Option<&'static str>,
+    /// Of so many keys, the first ones, only one is allowed; and the message about a second one.
+    only_one: (usize, &'static str),
     /// For a list or a mapping.
     end: End,
 }
@@ -58,7 +58,7 @@ impl Node {
     }
 
     const fn nothing(expected: &'static str, end: End) -> Self {
-        Node { expected, take: None, element: None, keys: &[], place: "", strangers: &[], only_one: None, end }
+        Node { expected, take: None, element: None, keys: &[], place: "", strangers: &[], only_one: (0, ""), end }
     }
 
     /// The same, with the place of its keys, and what is said about keys that it does not have.
@@ -71,9 +71,9 @@ impl Node {
         Node { take: Some(take), ..self }
     }
 
-    /// The same, with one key only.
-    pub const fn of_one_key(self, only_one: &'static str) -> Self {
-        Node { only_one: Some(only_one), ..self }
+    /// The same, with only one of its first `keys`; and the message about a second one.
+    pub const fn with_one_of(self, keys: usize, second: &'static str) -> Self {
+        Node { only_one: (keys, second), ..self }
     }
 
     /// Reads such a node.
@@ -123,14 +123,16 @@ impl Keys {
         }
         let at = one_of("unknown key", &names, text)?;
         let bit = 1 << at;
+        let (first, second) = self.node.only_one;
+        let alone = if at < first { (1 << first) - 1 } else { 0 };
         if self.seen & bit != 0 {
-            return match self.node.only_one {
-                Some(_) => refuse!("`{text}` is there twice; list all frontends under one `frontends:`"),
-                None => refuse!("`{text}` is there twice"),
+            return match alone {
+                0 => refuse!("`{text}` is there twice"),
+                _ => refuse!("`{text}` is there twice; list all frontends under one `frontends:`"),
             };
         }
-        if let Some(why) = self.node.only_one.filter(|_| self.seen != 0) {
-            return refuse!("{why}");
+        if self.seen & alone != 0 {
+            return refuse!("{second}");
         }
         self.seen |= bit;
         self.found = self.node.keys.get(at);

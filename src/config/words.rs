@@ -86,7 +86,11 @@ pub(super) static EVERYWHERE: [Stranger; 9] = [
 ];
 
 /// Beside `frontend:`.
-pub(super) static DOCUMENT: [Stranger; 2] = [
+pub(super) static DOCUMENT: [Stranger; 3] = [
+    Stranger(
+        "driver netfilter iptables nftables nft firewallbackend firewallengine",
+        "what writes the rules is `engine: iptables`, `nftables` or `auto`",
+    ),
     Stranger(
         "service* server* virtual* listen* entrypoint* stream http tcp events app* config paraglider proxy proxies vhost \
          routers site",
@@ -193,6 +197,20 @@ pub(super) static SCHEDULES: [Stranger; 3] = [
     ),
 ];
 
+/// Values of `engine:` that people guess.
+pub(super) static ENGINES: [Stranger; 4] = [
+    Stranger(
+        "iptablesnft iptableslegacy iptablesrestore ip6tables* xtables* legacy",
+        "write `iptables`: its variant is that of the `iptables` which this host runs",
+    ),
+    Stranger("nft* netlink inet fw4 firewall4", "write `nftables`"),
+    Stranger("netfilter kernel linux default any", "write `auto`: iptables where it is installed, else nftables"),
+    Stranger(
+        "ipvs lvs ebpf xdp bpf tc pf ipfw ipset ufw firewalld ferm shorewall haproxy nginx proxy userspace",
+        "Paraglider writes rules of `iptables` or `nftables`; `auto` is for the one that this host has",
+    ),
+];
+
 /// Values of `type:` of a check elsewhere.
 pub(super) static CHECKS: [Stranger; 2] = [
     Stranger("https ssl* tls", "checks speak no TLS; write `tcp`, or `http` and a `port:` that answers without TLS"),
@@ -214,7 +232,8 @@ mod tests {
         }
         assert!(refuse_any(&FRONTEND, "unknown key", "bnid").is_ok());
         assert!(refuse_any(&FRONTEND, "unknown key", "").is_ok());
-        let tables: [&[Stranger]; 7] = [&EVERYWHERE, &DOCUMENT, &FRONTEND, &BACKEND, &HEALTH_KEYS, &SCHEDULES, &CHECKS];
+        let tables: [&[Stranger]; 8] =
+            [&EVERYWHERE, &DOCUMENT, &FRONTEND, &BACKEND, &HEALTH_KEYS, &SCHEDULES, &CHECKS, &ENGINES];
         for table in tables {
             let words: Vec<&str> = table.iter().flat_map(|Stranger(words, _)| words.split(' ')).collect();
             for (at, word) in words.iter().enumerate() {

@@ -220,7 +220,7 @@ mod tests {
     use std::rc::Rc;
 
     fn services(yaml: &str) -> Vec<Service> {
-        crate::config::parse(yaml.as_bytes()).unwrap()
+        crate::config::parse(yaml.as_bytes()).unwrap().services
     }
 
     fn one() -> Vec<Service> {

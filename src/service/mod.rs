@@ -64,6 +64,31 @@ impl Schedule {
     }
 }
 
+/// What is to write the rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Preference {
+    /// iptables where it is installed, since its FORWARD chain may drop and only its own rules can let through there; else
+    /// nftables.
+    #[default]
+    Auto,
+    /// iptables, in the variant that is installed.
+    Iptables,
+    /// nftables, without any program.
+    Nftables,
+}
+
+impl Preference {
+    /// All of them with their names in the config.
+    pub const ALL: [(&'static str, Preference); 3] =
+        [("auto", Preference::Auto), ("iptables", Preference::Iptables), ("nftables", Preference::Nftables)];
+
+    /// Reads the name of an engine, or `auto`.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let at = one_of("unknown engine", &Self::ALL.map(|(name, _)| name), text)?;
+        Ok(Self::ALL.get(at).map_or(Preference::Auto, |(_, preference)| *preference))
+    }
+}
+
 /// A frontend with its backends. Only the config's reader makes one, and it checks what is said here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {

@@ -5,8 +5,8 @@ use crate::error::{Error, Exit};
 use crate::host::before;
 use crate::host::conntrack::{self, Connection};
 use crate::host::state::{Folder, MEANT};
-use crate::serve;
-use crate::service::Service;
+use crate::serve::{self, Config};
+use crate::service::{Preference, Service};
 use crate::sys::log;
 use crate::watch::checker;
 use crate::watch::claim::Known;
@@ -19,14 +19,14 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
     if again && folder.stamp()?.is_none() && !folder.was_left_by_stop() {
         return Ok(Exit::Done);
     }
-    let engines = choice::find()?;
+    // The config of the last start is read under the lock; which of the engines it asks for does not matter before.
+    let engines = choice::find(given.as_ref().map_or(Preference::Auto, |config| config.engine))?;
     let _lock = folder.lock()?;
     let known = Known::of(&folder);
     serve::heal(&folder, &engines)?;
-    let views = transaction::read(&engines)?;
     // What is in the place of the file is replaced, unless its content is needed.
     let meant = if again { folder.meant()? } else { folder.meant().unwrap_or_default() };
-    let (text, mut services) = match (given, &meant) {
+    let Config { text, engine, mut services } = match (given, &meant) {
         (Some(given), _) => given,
         (None, None) => return Ok(Exit::Done),
         // There was no space to write it down. A running `watch` has it in memory, and puts it back.
@@ -34,6 +34,8 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
         (None, Some(text)) if text.is_empty() => serve::load(path)?,
         (None, Some(text)) => serve::judged(MEANT, text.clone())?,
     };
+    let engines = if again { choice::find(engine)? } else { engines };
+    let views = transaction::read(&engines)?;
     checker::recall(&known.believed(&services, &serve::chosen(&views)), &mut services);
     // Writing the same config again could only fail for want of space.
     let noted = again || meant.as_ref() == Some(&text);

@@ -25,7 +25,7 @@ type Looked<'a> = Vec<Result<Box<dyn View + 'a>, Error>>;
 
 /// Removes all; with `drain` only after connections had that many seconds to end.
 pub fn run(drain: Option<u32>) -> Result<Exit, Error> {
-    let engines = choice::find()?;
+    let engines = choice::all()?;
     let (folder, lock) = begin()?;
     let Some(seconds) = drain else {
         return remove(&engines, folder.as_ref());

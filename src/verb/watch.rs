@@ -22,9 +22,9 @@ pub fn needed(path: &str) -> Result<Exit, Error> {
     let meant = Folder::as_it_is().and_then(|folder| folder.meant().ok()?).filter(|text| !text.is_empty());
     // One of another version may no longer be read.
     let meant = meant.and_then(|text| serve::judged(MEANT, text).ok());
-    let (_, services) = match meant {
+    let config = match meant {
         Some(meant) => meant,
         None => serve::load(path)?,
     };
-    Ok(if services.iter().any(|service| service.health.is_some()) { Exit::Done } else { Exit::Failed })
+    Ok(if config.services.iter().any(|service| service.health.is_some()) { Exit::Done } else { Exit::Failed })
 }

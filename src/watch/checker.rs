@@ -297,7 +297,7 @@ mod tests {
     use super::*;
 
     fn services(yaml: &str) -> Vec<Service> {
-        crate::config::parse(yaml.as_bytes()).unwrap()
+        crate::config::parse(yaml.as_bytes()).unwrap().services
     }
 
     const YAML: &str = "frontend: {bind: '10.0.0.1:80', health: {interval: 2s, timeout: 1s, fall: 3, rise: 2}, \

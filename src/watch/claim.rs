@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn what_was_reserved_is_enough_for_the_longest_lines() {
         let yaml = b"frontend: {bind: '10.0.0.1:80', health: {}, backends: ['10.0.1.1:80', '10.0.1.2:80']}";
-        let services = crate::config::parse(yaml).unwrap();
+        let services = crate::config::parse(yaml).unwrap().services;
         let dir = tempfile::tempdir().unwrap();
         let mut claim = claim(&dir);
         claim.reserve(&services).unwrap();
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn only_what_is_fresh_and_agrees_with_the_rules_is_believed() {
         let yaml = b"frontend: {bind: '10.0.0.1:80', health: {}, backends: ['10.0.1.1:80', '10.0.1.2:80']}";
-        let services = crate::config::parse(yaml).unwrap();
+        let services = crate::config::parse(yaml).unwrap().services;
         let [bind, one, two] = ["10.0.0.1:80", "10.0.1.1:80", "10.0.1.2:80"].map(endpoint);
         // 1 is down and left out.
         let believed = |watch: Option<u32>, age: u64, before: bool, rules: &[Endpoint]| {

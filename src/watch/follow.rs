@@ -1,11 +1,13 @@
 //! What is meant to be in force, followed by a running `watch`: the config of the last `start`, its own at SIGHUP, or
 //! nothing after a `stop`.
 
+use std::rc::Rc;
+
 use super::run::Watch;
-use crate::engine::transaction;
+use crate::engine::{choice, transaction};
 use crate::error::Error;
 use crate::host::state::MEANT;
-use crate::serve;
+use crate::serve::{self, Config};
 use crate::sys::log;
 use crate::sys::poll::clock;
 use crate::watch::checker::{self, Seen};
@@ -23,7 +25,7 @@ impl Watch<'_> {
     /// Reads what is meant and follows it. Only under the lock: a `stop` or `start` that is at work is waited for this way.
     /// Tells whether anything is meant.
     pub(super) fn heed(&mut self) -> Result<bool, Error> {
-        serve::heal(&self.folder, self.engines)?;
+        serve::heal(&self.folder, &self.engines)?;
         let (stamp, meant) = (self.folder.stamp()?, self.folder.meant()?);
         let reread = std::mem::take(&mut self.reread);
         let news = stamp != self.stamp;
@@ -31,7 +33,8 @@ impl Watch<'_> {
         match meant {
             Some(text) if text.is_empty() || text == self.text => self.wake_up(),
             Some(text) => {
-                let (text, services) = serve::judged(MEANT, text)?;
+                let Config { text, engine, services } = serve::judged(MEANT, text)?;
+                self.write_by(engine)?;
                 self.wake_up();
                 log::info!("took the config of the last start");
                 self.text = text;
@@ -56,17 +59,18 @@ impl Watch<'_> {
 
     /// SIGHUP: a start of our own config. If it is broken or refused, all stays as it is.
     fn read_anew(&mut self) {
-        let read = serve::load(self.path).and_then(|(text, mut services)| {
+        let read = serve::load(self.path).and_then(|Config { text, engine, mut services }| {
             log::info!("read the config anew");
             if text == self.text && self.resting.is_none() {
                 return Ok(());
             }
+            let engines = choice::find(engine)?;
             let old = std::mem::replace(&mut self.text, text);
             let seen = self.seen();
             checker::recall(&seen, &mut services);
             let done = self.draft().and_then(|()| {
-                let views = transaction::read(self.engines)?;
-                serve::put_in_force(self.engines, &views, &services, &|| self.folder.mean()).map(drop)
+                let views = transaction::read(&engines)?;
+                serve::put_in_force(&engines, &views, &services, &|| self.folder.mean()).map(drop)
             });
             if done.is_err() {
                 self.text = old;
@@ -74,6 +78,7 @@ impl Watch<'_> {
                 return done;
             }
             self.stamp = self.folder.stamp()?;
+            (self.engine, self.engines) = (engine, Rc::new(engines));
             self.wake_up();
             let seen = self.seen();
             self.take(services, &seen);

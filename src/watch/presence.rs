@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn it_is_said_what_does_not_work() {
         let yaml = b"frontend: {bind: '10.0.0.1:80', privateip: 10.0.1.8-10.0.1.9, backends: ['10.0.1.1:80']}";
-        let services = crate::config::parse(yaml).unwrap();
+        let services = crate::config::parse(yaml).unwrap().services;
         let loses = |ip: &str| loses(&services, ip.parse().unwrap());
         assert_eq!(loses("10.0.0.1"), "connections to 10.0.0.1:80 arrive only if they are routed here");
         assert_eq!(loses("10.0.1.9"), "backends of 10.0.0.1:80 cannot answer it");

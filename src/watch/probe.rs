@@ -170,7 +170,7 @@ mod tests {
     fn judged(answer: &str, all: bool, expect: &str) -> Verdict {
         let yaml =
             format!("{{bind: '10.0.0.1:1', backends: ['10.0.0.2:1'], health: {{type: http, expect: '{expect}'}}}}");
-        let services = crate::config::parse(format!("frontend: {yaml}").as_bytes()).unwrap();
+        let services = crate::config::parse(format!("frontend: {yaml}").as_bytes()).unwrap().services;
         judge(answer.as_bytes(), all, services[0].health.as_ref().unwrap())
     }
 

@@ -1,13 +1,16 @@
 //! `watch`: the config that is meant is in force, backends that are down are taken out, and the rules are put back if
 //! others change them. One thread and one poll(2); the rules stay whatever becomes of it.
 
-use crate::engine::{choice, transaction, Engine};
+use std::rc::Rc;
+
+use crate::engine::choice::{self, Engines};
+use crate::engine::transaction;
 use crate::error::{Error, Exit};
 use crate::host::before;
 use crate::host::forwarding;
 use crate::host::state::{Folder, MEANT};
-use crate::serve;
-use crate::service::Service;
+use crate::serve::{self, Config};
+use crate::service::{Preference, Service};
 use crate::sys::log;
 use crate::sys::poll;
 use crate::sys::poll::clock;
@@ -29,7 +32,12 @@ const SPARE: usize = 32;
 pub(super) struct Watch<'a> {
     /// Its own config, for SIGHUP.
     pub(super) path: &'a str,
-    pub(super) engines: &'a [Box<dyn Engine>],
+    /// What writes the rules, as the config in force has it; and all places where rules can be. Shared with what is read
+    /// of them, so that a config can be taken meanwhile.
+    pub(super) engine: Preference,
+    pub(super) engines: Rc<Engines>,
+    /// A verb has run, which may have found another iptables than we did, or none.
+    pub(super) find: bool,
     pub(super) signals: Signals,
     pub(super) folder: Folder,
     pub(super) claim: Claim,
@@ -63,7 +71,7 @@ pub(super) struct Watch<'a> {
 /// with a rest if none is.
 pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
     let given = if again { None } else { Some(serve::load(path)?) };
-    let engines = choice::find()?;
+    let engines = choice::find(given.as_ref().map_or(Preference::Auto, |config| config.engine))?;
     // Before the file is claimed: from then on `start` and `stop` send us signals.
     let signals = Signals::catch().map_err(|error| Error::system(format_args!("cannot wait for signals: {error}")))?;
     let folder = Folder::open()?;
@@ -88,7 +96,9 @@ pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
     };
     let mut watch = Watch {
         path,
-        engines: &engines,
+        engine: Preference::Auto,
+        engines: Rc::new(engines),
+        find: false,
         signals,
         folder,
         claim,
@@ -107,7 +117,7 @@ pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
         most: poll::descriptors().saturating_sub(SPARE).max(1),
     };
     match config {
-        Some((text, services)) => watch.begin(text, services, known)?,
+        Some(config) => watch.begin(config, known)?,
         None => watch.rest(),
     }
     drop(lock);
@@ -118,15 +128,17 @@ pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
 
 impl Watch<'_> {
     /// The start that a watch begins with, under the lock.
-    fn begin(&mut self, text: Vec<u8>, services: Vec<Service>, known: Known) -> Result<(), Error> {
+    fn begin(&mut self, config: Config, known: Known) -> Result<(), Error> {
+        let Config { text, engine, services } = config;
         self.text = text;
-        let engines = self.engines;
+        self.write_by(engine)?;
+        let engines = self.engines.clone();
         let rules = engines.first().and_then(|engine| engine.stamp());
-        let views = transaction::read(engines)?;
+        let views = transaction::read(&engines)?;
         let seen = known.believed(&services, &serve::chosen(&views));
         self.draft()?;
         self.take(services, &seen);
-        let changed = serve::put_in_force(engines, &views, &self.services, &|| self.folder.mean());
+        let changed = serve::put_in_force(&engines, &views, &self.services, &|| self.folder.mean());
         if changed.is_err() {
             self.folder.discard();
         }
@@ -135,9 +147,16 @@ impl Watch<'_> {
         (self.pending, self.look) = (false, clock() + LOOK);
         self.tell();
         before::clean(self.folder.base());
-        serve::say_who_is_balanced(engines, &self.services);
+        serve::say_who_is_balanced(&engines, &self.services);
         self.presence.look(&self.services);
         serve::say_what_others_do(&views, &self.services);
+        Ok(())
+    }
+
+    /// Finds the engines for a config. If that fails, all stays as it is.
+    pub(super) fn write_by(&mut self, engine: Preference) -> Result<(), Error> {
+        self.engines = Rc::new(choice::find(engine)?);
+        (self.engine, self.find) = (engine, false);
         Ok(())
     }
 
@@ -178,7 +197,7 @@ impl Watch<'_> {
                     libc::SIGUSR1 => self.reread = false,
                     _ => return,
                 }
-                self.look = 0;
+                (self.look, self.find) = (0, true);
             }
             if self.resting.is_none() {
                 self.check(&events, clock());
@@ -228,11 +247,17 @@ impl Watch<'_> {
             }
         }
         let Some(_lock) = self.folder.try_lock()? else { return Ok(false) };
+        if self.find {
+            self.write_by(self.engine)?;
+        }
         if !self.heed()? {
             return Ok(true);
         }
-        let views = transaction::read(self.engines)?;
-        let changed = serve::put_in_force(self.engines, &views, &self.services, &|| Ok(()))?;
+        // The engine may be another one by now.
+        let engines = self.engines.clone();
+        let rules = engines.first().and_then(|engine| engine.stamp());
+        let views = transaction::read(&engines)?;
+        let changed = serve::put_in_force(&engines, &views, &self.services, &|| Ok(()))?;
         if changed && !self.pending {
             log::warning!("another program changed the rules; put them right");
         }

@@ -6,7 +6,7 @@ use super::checker::{recall, take, All, Event, News, Seen, Step};
 use crate::service::{Backend, Service};
 
 fn services(yaml: &str) -> Vec<Service> {
-    crate::config::parse(yaml.as_bytes()).unwrap()
+    crate::config::parse(yaml.as_bytes()).unwrap().services
 }
 
 /// What a backend does with a check that begins at this time.

@@ -26,7 +26,7 @@ fn paraglider(arguments: &[&str]) -> (i32, String, String) {
 }
 
 fn print(config: &Path) -> (i32, String, String) {
-    paraglider(&["-config", config.to_str().unwrap(), "print"])
+    paraglider(&["-config", config.to_str().unwrap(), "print", "--engine", "iptables"])
 }
 
 #[test]
@@ -192,15 +192,41 @@ fn print_shows_one_family_at_a_time() {
     let v4 = "  - {bind: '1.2.3.4:1', backends: ['1.2.3.5:1']}\n";
     let v6 = "  - {bind: '[fd00::1]:1', backends: ['[fd00::2]:1']}\n";
     fs::write(&path, format!("frontends:\n{v4}{v6}")).unwrap();
-    let (code, out, err) = paraglider(&["-c", &config, "print"]);
-    assert!(
-        code == 0 && out.contains("1.2.3.5") && !out.contains("fd00") && err.contains("print --ipv6"),
-        "{out}{err}"
-    );
-    let (code, out, err) = paraglider(&["-c", &config, "print", "--ipv6"]);
+    let (code, out, err) = print(&path);
+    assert!(code == 0 && out.contains("1.2.3.5") && !out.contains("fd00") && err.contains("with --ipv6"), "{out}{err}");
+    let six = ["-c", &config, "print", "--engine", "iptables", "--ipv6"];
+    let (code, out, err) = paraglider(&six);
     assert!(code == 0 && out.contains("[fd00::2]:1") && !out.contains("1.2.3.5") && err.is_empty(), "{out}{err}");
     fs::write(&path, format!("frontends:\n{v6}")).unwrap();
-    assert!(paraglider(&["-c", &config, "print"]).1.contains("[fd00::2]:1"));
+    assert!(print(&path).1.contains("[fd00::2]:1"));
     fs::write(&path, format!("frontends:\n{v4}")).unwrap();
-    assert_eq!(paraglider(&["-c", &config, "print", "--ipv6"]).0, 2);
+    assert_eq!(paraglider(&six).0, 2);
+}
+
+/// With `PATH` and the usual places, `iptables` may be anywhere; so only what does not depend on it is looked at here. The
+/// rest is told in `tests/netns`.
+#[test]
+fn print_shows_the_rules_of_the_engine_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("glider.yaml");
+    let run = |engine: &str, words: &[&str]| {
+        fs::write(&path, format!("{engine}{}", corpus::GOOD)).unwrap();
+        paraglider(&[&["-c", path.to_str().unwrap(), "print"], words].concat())
+    };
+    let (_, iptables, _) = run("", &["--engine", "iptables"]);
+    let (_, nftables, _) = run("", &["--engine", "nftables"]);
+    assert!(iptables.contains("*nat\n") && !nftables.contains("*nat\n"), "{nftables}");
+    for (engine, words, printed) in [
+        ("engine: iptables\n", &[][..], &iptables),
+        ("engine: nftables\n", &[], &nftables),
+        ("engine: nftables\n", &["-engine=iptables"], &iptables),
+        ("engine: iptables\n", &["--engine", "nftables"], &nftables),
+    ] {
+        assert_eq!(run(engine, words), (0, printed.clone(), String::new()), "{engine}{words:?}");
+    }
+    for (engine, words) in [("", &["--engine", "nftables", "--ipv6"][..]), ("engine: nftables\n", &["--ipv6"])] {
+        let (code, out, err) = run(engine, words);
+        assert!(code == 2 && out.is_empty() && err.lines().count() == 1, "{err}");
+        assert!(err.contains("--ipv6 and nftables exclude each other, since one table has both families"), "{err}");
+    }
 }

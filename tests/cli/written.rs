@@ -54,6 +54,7 @@ fn config(section: &str, input: &str) -> String {
         "[backend]" => GOOD.replace("172.19.0.3:5555", input),
         "[key]" => GOOD.replace("privateip: 172.19.0.4", input),
         "[health]" => GOOD.replace("privateip: 172.19.0.4", &format!("health: {{{input}}}")),
+        "[engine]" => format!("{GOOD}engine: {input}\n"),
         "[whole]" => input.to_owned(),
         other => panic!("{other}"),
     }

@@ -41,7 +41,7 @@ fn text(services: &[Service], family: Family) -> String {
 #[test]
 fn each_config_makes_the_rules_beside_it() {
     for path in configs() {
-        let (_, services) = serve::load(path.to_str().unwrap()).unwrap();
+        let services = serve::load(path.to_str().unwrap()).unwrap().services;
         let made: String = Family::ALL
             .iter()
             .map(|family| (family, text(&services, *family)))
@@ -76,7 +76,7 @@ fn seen_by_backends(source: Source, client: IpAddr, own: IpAddr) -> IpAddr {
 #[test]
 fn each_frontend_serves_each_kind_of_client_and_leaves_other_connections_alone() {
     for path in configs() {
-        let (_, services) = serve::load(path.to_str().unwrap()).unwrap();
+        let services = serve::load(path.to_str().unwrap()).unwrap().services;
         for service in &services {
             let family = service.bind.family();
             // With a policy of DROP, only what our own rules accept gets through.
@@ -127,7 +127,7 @@ fn each_frontend_serves_each_kind_of_client_and_leaves_other_connections_alone()
 
 fn many(n: usize) -> Vec<Service> {
     let list: String = (0..n).map(|i| format!("    - 10.2.{}.{}:80\n", i / 250, i % 250 + 1)).collect();
-    config::parse(format!("frontend:\n  bind: 10.9.0.1:4444\n  backends:\n{list}").as_bytes()).unwrap()
+    config::parse(format!("frontend:\n  bind: 10.9.0.1:4444\n  backends:\n{list}").as_bytes()).unwrap().services
 }
 
 /// Shares of the next `n` connections.
@@ -176,6 +176,7 @@ fn weighted(weights: &[u16], schedule: &str) -> Vec<Service> {
     let list: String = weights.iter().enumerate().map(backend).collect();
     config::parse(format!("frontend:\n  bind: 10.9.0.1:4444\n  schedule: {schedule}\n  backends:\n{list}").as_bytes())
         .unwrap()
+        .services
 }
 
 /// Of each round of connections, each backend gets exactly its weight.
@@ -235,7 +236,7 @@ fn source_gives_the_same_client_the_same_backend() {
         let list: String = (1..=5).map(|n| format!("    - {{address: '{}', weight: {n}}}\n", address(n))).collect();
         let bind = if six { "[fd09::1]:80" } else { "10.9.0.1:80" };
         let yaml = format!("frontend:\n  bind: '{bind}'\n  schedule: source\n  backends:\n{list}");
-        let services = config::parse(yaml.as_bytes()).unwrap();
+        let services = config::parse(yaml.as_bytes()).unwrap().services;
         let family = services[0].bind.family();
         let owners = paraglider::schedule::owners(&services[0].backends);
         let mut tracer = Tracer::new(&text(&services, family), balancer(&services));
@@ -274,7 +275,7 @@ fn the_readme_shows_the_rules_of_its_sample() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = fs::read_to_string(root.join("README.md")).unwrap();
     let sample = readme.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
-    let rules = text(&config::parse(sample.as_bytes()).unwrap(), Family::V4);
+    let rules = text(&config::parse(sample.as_bytes()).unwrap().services, Family::V4);
     let (before, after) = readme.split_once("<!-- print -->\n```\n").unwrap();
     let (_, after) = after.split_once("```\n<!-- /print -->").unwrap();
     let right = format!("{before}<!-- print -->\n```\n{rules}```\n<!-- /print -->{after}");

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::engine::without_iptables;
 use crate::lab::{run, serve, sh, Lab, Variant};
 use crate::on_both;
 use crate::watching::{shares, Watch};
@@ -16,7 +17,7 @@ on_both!(a_good_host_passes_the_check_and_is_not_changed, |lab| {
     let out = lab.ok("check");
     for word in [
         "has 1 frontend and 3 backends",
-        &format!("iptables: it is iptables-{}", lab.variant.infix()),
+        &format!("engine: iptables-{}, since iptables is installed", lab.variant.infix()),
         "IPv4 filter rules: accepted one rule of each kind",
         "IPv4 nat rules: accepted one rule of each kind",
         "net.ipv4.ip_forward",
@@ -155,28 +156,6 @@ on_both!(a_missing_match_is_named_with_its_remedy, |lab| {
         "{err}"
     );
     assert_eq!(lab.ours(), [""; 0]);
-});
-
-on_both!(without_iptables_there_is_a_sentence, |lab| {
-    lab.balance(&[1]);
-    // Out of sight everywhere where it is looked for.
-    sh("mkdir /run/empty && mount --bind /run/empty /usr/sbin");
-    for (verb, code, words) in [
-        ("start", 1, "there is no iptables on PATH"),
-        ("stop", 1, "there is no iptables"),
-        ("status", 4, "there is no iptables"),
-    ] {
-        let output = lab.command(verb).env("PATH", "/run/empty").output().unwrap();
-        assert_eq!(output.status.code(), Some(code), "{verb}");
-        assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{verb}");
-    }
-    let output = lab.command("check").env("PATH", "/run/empty").output().unwrap();
-    let out = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.code() == Some(1) && out.contains("error    iptables: there is none") && out.contains("install"),
-        "{out}"
-    );
-    sh("umount /usr/sbin");
 });
 
 on_both!(iptables_is_found_without_a_path, |lab| {
@@ -438,12 +417,9 @@ on_both!(check_without_a_config_looks_at_the_host_all_the_same, |lab| {
     let (code, out, err) = lab.paraglider("check");
     assert!(code == 2 && err.is_empty(), "{err}");
     assert!(out.starts_with("error    config: ") && out.contains("write one (paraglider(8) has an example)"), "{out}");
-    assert!(out.contains(&format!("iptables: it is iptables-{}", lab.variant.infix())), "{out}");
-    sh("mkdir /run/empty && mount --bind /run/empty /usr/sbin");
-    let output = lab.command("check").env("PATH", "/run/empty").output().unwrap();
-    let out = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.code() == Some(2) && out.contains("error    iptables: there is none"), "{out}");
-    sh("umount /usr/sbin");
+    assert!(out.contains(&format!("engine: iptables-{}, since", lab.variant.infix())), "{out}");
+    let (code, out, _) = without_iptables(lab, "check");
+    assert!(code == 2 && out.contains("engine: nftables, since no iptables is installed"), "{out}");
 });
 
 on_both!(a_config_that_others_can_change_is_found, |lab| {

@@ -231,6 +231,16 @@ impl Lab {
         self.config(&format!("frontend:\n  bind: 10.9.0.1:4444\n  privateip: 10.2.0.1\n  backends:\n{list}"));
     }
 
+    /// Puts an engine into the config, in the place of the one that is there.
+    pub fn engine(&self, engine: &str) {
+        let yaml = fs::read_to_string(self.path("glider.yaml")).unwrap();
+        let rest = yaml
+            .strip_prefix("engine: ")
+            .and_then(|rest| rest.split_once('\n'))
+            .map_or(yaml.as_str(), |(_, rest)| rest);
+        self.config(&format!("engine: {engine}\n{rest}"));
+    }
+
     /// A command with Paraglider and this laboratory's config.
     pub fn command(&self, words: &str) -> Command {
         let mut command = Command::new(program());

@@ -22,6 +22,7 @@ mod balancing;
 mod change;
 mod conntrack;
 mod dark;
+mod engine;
 mod failure;
 mod forwarding;
 mod guard;

@@ -131,7 +131,7 @@ on_both!(source_keeps_clients_where_they_are, |lab| {
         assert!((8..=40).contains(&n), "{name} has {n} of 64 clients");
     }
     // The same as the pure model says.
-    let (_, services) = paraglider::serve::load(lab.path("glider.yaml").to_str().unwrap()).unwrap();
+    let services = paraglider::serve::load(lab.path("glider.yaml").to_str().unwrap()).unwrap().services;
     let owners = paraglider::schedule::owners(&services[0].backends);
     for (client, backend) in &before {
         let IpAddr::V4(v4) = client else { panic!() };

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 
 use self::change::Change;
 use self::names::{hook_of, is_ours, Table, HOOKS};
-use self::others::meets::{Meets, Ours};
+use self::others::meets::{Home, Meets, Ours};
 use self::others::place::{Places, Traffic};
 use self::others::Others;
 use self::ruleset::Ruleset;
@@ -39,19 +39,28 @@ pub struct Iptables {
     /// In the order of [`Family::ALL`]. Debian's alternatives of `iptables` and `ip6tables` are set one by one, so the
     /// variants of the families may differ.
     tools: [Tools; 2],
+    /// Where our rules are to be.
+    home: Home,
 }
 
-/// The plain iptables of this host, and the variant that it is not, where rules may be left over. Fails where there is no
-/// iptables, or where this process may not change rules.
-pub fn find() -> Result<[Iptables; 2], Error> {
-    let v4 = main_variant(Family::V4)?.ok_or_else(|| missing("iptables"))?;
+/// The plain iptables of this host, which is to be written or not, and the variant that it is not, where rules may be left
+/// over. Fails where there is no iptables, or where this process may not change rules.
+pub fn find(is_written: bool) -> Result<[Iptables; 2], Error> {
+    let v4 = main_variant(Family::V4)?.ok_or_else(none)?;
     let v6 = main_variant(Family::V6)?.unwrap_or(v4);
     log::detail!("iptables is {}, ip6tables is {}", v4.name(), v6.name());
     host::may_change_rules(v4 == Variant::Legacy || v6 == Variant::Legacy)?;
-    let engine = |main, v4, v6| Iptables {
+    let engine = |main, home, v4, v6| Iptables {
         tools: [Tools { family: Family::V4, variant: v4, main }, Tools { family: Family::V6, variant: v6, main }],
+        home,
     };
-    Ok([engine(true, v4, v6), engine(false, v4.other(), v6.other())])
+    let (here, there) = if is_written { (Home::Here, Home::Variant) } else { (Home::Nftables, Home::Nftables) };
+    Ok([engine(true, here, v4, v6), engine(false, there, v4.other(), v6.other())])
+}
+
+/// There is no iptables, though the config asks for it.
+pub fn none() -> Error {
+    missing("iptables").and("`engine: nftables` needs none")
 }
 
 /// Whether there is an iptables at all.
@@ -206,8 +215,11 @@ impl Iptables {
             });
             match read {
                 Ok(()) => {}
-                // A kernel without the family or the interface has no rules there.
-                Err(why) if expected.is_empty() && (!main || !host::knows(*family)) => log::detail!("not read: {why}"),
+                // A kernel without the family or the interface has no rules there. Nor are any of ours where there are none
+                // of the tables that we use, and none are to be.
+                Err(why) if expected.is_empty() && (!main || self.home != Home::Here || !host::knows(*family)) => {
+                    log::detail!("not read: {why}");
+                }
                 Err(why) => look.unread.push((*family, why)),
             }
         }
@@ -275,6 +287,10 @@ impl Engine for Iptables {
             both = stamp::mix(both, stamp);
         }
         Some(both)
+    }
+
+    fn overrules_drops(&self) -> bool {
+        true
     }
 
     fn any_change_restarts_turns(&self) -> bool {
@@ -444,7 +460,9 @@ impl View for Look<'_> {
                 family,
                 traffic: &traffic(services, family),
                 shows_clients: services.iter().filter(mine).any(|service| service.source == Source::Client),
-                apart: (!tools.main).then(|| tools.variant.name()),
+                variant: tools.variant.name(),
+                plain: tools.main,
+                home: self.engine.home,
                 ours: Ours {
                     forward: before(Table::Filter, "FORWARD"),
                     dispatch: before(Table::Nat, "PREROUTING"),

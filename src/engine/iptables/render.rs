@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     fn service(yaml: &str) -> Vec<Service> {
-        crate::config::parse(yaml.as_bytes()).unwrap()
+        crate::config::parse(yaml.as_bytes()).unwrap().services
     }
 
     fn three() -> Vec<Service> {

@@ -65,6 +65,10 @@ impl Engine for Nftables {
         netlink::generation()
     }
 
+    fn overrules_drops(&self) -> bool {
+        false
+    }
+
     fn any_change_restarts_turns(&self) -> bool {
         false
     }

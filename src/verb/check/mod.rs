@@ -12,7 +12,8 @@ use self::findings::Findings;
 use crate::engine::Level;
 use crate::error::{Error, Exit};
 use crate::host::remedy::System;
-use crate::serve;
+use crate::serve::{self, Config};
+use crate::service::Preference;
 use crate::sys::file;
 use crate::sys::log;
 use crate::text::Escaped;
@@ -21,12 +22,12 @@ use crate::text::Escaped;
 pub fn run(path: &str, out: &mut String) -> Result<Exit, Error> {
     let loaded = serve::load(path);
     let mut findings = Findings { out, worst: Level::Ok, system: System::here(), forward_policies: Vec::new() };
-    let services = match loaded {
-        Ok((_, services)) => services,
+    let (engine, services) = match loaded {
+        Ok(Config { engine, services, .. }) => (engine, services),
         Err(error) if file::exists(path) => return Err(error),
         Err(error) => {
             findings.error(format_args!("config: {error}"));
-            Vec::new()
+            (Preference::Auto, Vec::new())
         }
     };
     if !services.is_empty() {
@@ -35,7 +36,7 @@ pub fn run(path: &str, out: &mut String) -> Result<Exit, Error> {
         findings.ok(format_args!("config: {} has {frontends} and {backends}", Escaped(path)));
         who_may_write(path, &mut findings);
     }
-    rules::check(&services, &mut findings);
+    rules::check(engine, &services, &mut findings);
     network::check(&services, &mut findings);
     Ok(match findings.worst {
         _ if services.is_empty() => Exit::Usage,

@@ -5,22 +5,25 @@ use crate::engine::transaction::{self, Views};
 use crate::engine::{choice, iptables, Engine, InForce, Level, Plan, Share};
 use crate::host::remedy;
 use crate::host::state::Lock;
-use crate::service::Service;
+use crate::service::{Preference, Service};
 
 /// Adds what is found.
-pub fn check(services: &[Service], findings: &mut Findings<'_>) {
-    if !iptables::is_installed() {
+pub fn check(preference: Preference, services: &[Service], findings: &mut Findings<'_>) {
+    if preference == Preference::Iptables && !iptables::is_installed() {
         let remedy = remedy::iptables(findings.system);
-        findings.error(format_args!("iptables: there is none on PATH or in /usr/sbin and /sbin; {remedy}"));
+        findings.error(format_args!(
+            "engine: the config asks for iptables, and there is none on PATH or in /usr/sbin and /sbin; {remedy}, or write \
+             `engine: nftables`, which needs none"
+        ));
         return;
     }
     let plan = Plan::Serve(services);
-    let looked = choice::find().and_then(|engines| {
+    let looked = choice::find(preference).and_then(|engines| {
+        findings.ok(format_args!("engine: {}, {}", choice::name(&engines), choice::reason(preference)));
         // The lock keeps another `start` from changing rules between reading and trying.
         let _lock = Lock::take()?;
         let views = transaction::read(&engines)?;
-        if let (Some(engine), Some(view)) = (engines.first(), views.first()) {
-            findings.ok(format_args!("iptables: it is {}", engine.name()));
+        if let Some(view) = views.first() {
             findings.all(&view.lacks(&plan));
         }
         others(&plan, &engines, &views, findings);
@@ -50,7 +53,7 @@ fn others(plan: &Plan<'_>, engines: &[Box<dyn Engine>], views: &Views<'_>, findi
     }
     let (Some(ours), Some(engine)) = (views.first(), engines.first()) else { return };
     for (family, policy) in &ours.foreign().forward_policies {
-        if plan.has(*family) && policy == "DROP" {
+        if plan.has(*family) && policy == "DROP" && engine.overrules_drops() {
             findings.ok(format_args!("{family} FORWARD policy: DROP, and our own rules let through what is balanced"));
         }
     }

@@ -16,7 +16,7 @@ use crate::host::route;
 use crate::host::state::Folder;
 use crate::net::Family;
 use crate::serve;
-use crate::service::Service;
+use crate::service::{Preference, Service};
 use crate::sys::log;
 use crate::sys::poll::clock;
 use crate::text::Escaped;
@@ -32,11 +32,17 @@ pub fn run(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> 
 }
 
 fn tell(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> {
-    let engines = choice::find()?;
     // The lock keeps rules and the states of `watch` consistent. Without it the status is reported all the same.
     let folder = Folder::open();
     let lock = folder.as_ref().map(Folder::lock);
     let known = folder.as_ref().map(Known::of).unwrap_or_default();
+    let (loaded, other) = match serve::load(path) {
+        // Rules of a config elsewhere: `start` keeps a copy of it.
+        Err(error) if !Path::new(path).exists() => (last_start(folder.as_ref().ok()).ok_or(error), true),
+        loaded => (loaded, false),
+    };
+    let preference = loaded.as_ref().map_or(Preference::Auto, |config| config.engine);
+    let engines = choice::find(preference)?;
     let views = transaction::read(&engines)?;
     drop(lock);
     let binds = serve::binds(&views);
@@ -47,19 +53,14 @@ fn tell(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> {
 
     let nothing = views.iter().all(|view| view.is_empty());
     let unread = views.iter().flat_map(|view| view.unread()).next();
-    let (loaded, other) = match serve::load(path) {
-        // Rules of a config elsewhere: `start` keeps a copy of it.
-        Err(error) if !Path::new(path).exists() => (last_start(folder.as_ref().ok()).ok_or(error), true),
-        loaded => (loaded, false),
-    };
-    let services = loaded.as_ref().map_or(&[][..], |(_, services)| services);
+    let services = loaded.as_ref().map_or(&[][..], |config| config.services.as_slice());
     report::missing(&mut frontends, services, &route::has_address);
     let (exit, why) = match loaded {
         _ if nothing && unread.is_some() => (Exit::Unknown, unread.map(cannot_read)),
         Err(error) if nothing => (Exit::NotInForce, Some(error.to_string())),
         Err(error) => (Exit::Failed, Some(format!("the config cannot be compared: {error}"))),
         Ok(_) if nothing => (Exit::NotInForce, None),
-        Ok((_, mut services)) => {
+        Ok(serve::Config { mut services, .. }) => {
             checker::recall(&known.believed(&services, &serve::chosen(&views)), &mut services);
             let shown = Escaped(path);
             match drift(path, &services, &engines, &views) {
@@ -75,8 +76,8 @@ fn tell(path: &str, format: Format, out: &mut String) -> Result<Exit, Error> {
             }
         }
     };
-    let engine = engines.first().map_or("", |engine| engine.name());
-    format.write(out, &Report { exit, why: why.as_deref(), engine, frontends: &frontends });
+    let (engine, chosen) = (choice::name(&engines), choice::reason(preference));
+    format.write(out, &Report { exit, why: why.as_deref(), engine, chosen, frontends: &frontends });
     Ok(exit)
 }
 
@@ -114,7 +115,11 @@ fn drift(path: &str, services: &[Service], engines: &[Box<dyn Engine>], views: &
     if let Some(unread) = views.iter().flat_map(|view| view.unread()).next() {
         Some(cannot_read(unread))
     } else if let Some((_, engine)) = left {
-        Some(format!("rules of ours are left in {} too; `paraglider start` removes them", engine.name()))
+        let name = engine.name();
+        Some(match first.is_empty() {
+            true => format!("the rules are in {name}; `paraglider start` moves them to {}", choice::name(engines)),
+            false => format!("rules of ours are left in {name} too; `paraglider start` removes them"),
+        })
     } else if first.frontends().iter().all(|frontend| frontend.draining) {
         Some(
             "`stop --drain` lets connections end, or was broken off; `paraglider start` or `stop` puts it right".into(),

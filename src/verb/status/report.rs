@@ -47,6 +47,8 @@ pub struct Report<'a> {
     /// Why it is not as it should be.
     pub why: Option<&'a str>,
     pub engine: &'static str,
+    /// Why it is that engine: the end of a sentence.
+    pub chosen: &'static str,
     pub frontends: &'a [FrontendStatus],
 }
 

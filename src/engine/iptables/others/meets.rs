@@ -11,6 +11,15 @@ use crate::text::{value, Line, Shown};
 /// Most rules that are named of one chain: the list of a ban can be long.
 const MOST: usize = 3;
 
+/// A rule that drops what an allow-list before it leaves.
+const ALLOW_LIST: &str =
+    "drops balanced connections of all clients but those that are accepted before it; remove it if that \
+                          is not meant";
+
+/// Why a policy of FORWARD counts where our rules are in nftables, and what is to be done.
+const OVER_NFTABLES: &str = "no rule of nftables can overrule it";
+const BY_IPTABLES: &str = "write `engine: iptables`, whose rules let through what is balanced";
+
 /// Where our jumps stand, or will, in one family: how many rules of others are before each.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ours {
@@ -20,6 +29,17 @@ pub struct Ours {
     pub dispatch: usize,
     /// In POSTROUTING of the nat table.
     pub snat: usize,
+}
+
+/// Where our rules are, seen from a variant of iptables. Packets pass the rules of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// In this variant.
+    Here,
+    /// In the other one.
+    Variant,
+    /// In nftables: they translate before those of iptables, and let nothing through that iptables drops.
+    Nftables,
 }
 
 /// What is found of one family.
@@ -32,8 +52,12 @@ pub struct Meets<'a> {
     pub traffic: &'a Traffic,
     /// The backends are to see the addresses of the clients, at least of one frontend.
     pub shows_clients: bool,
-    /// The variant of iptables, where it is not the one that has our rules: what it accepts or not is decided for itself.
-    pub apart: Option<&'static str>,
+    /// The variant of iptables that has the rules.
+    pub variant: &'static str,
+    /// It is that of the plain `iptables`.
+    pub plain: bool,
+    /// Where ours are. Elsewhere, what this variant accepts or not is decided for itself.
+    pub home: Home,
     /// Where we are.
     pub ours: Ours,
     /// The sentences.
@@ -61,36 +85,49 @@ impl Meets<'_> {
         ] {
             self.dropped(table, chain, hook);
         }
-        self.forward();
-        self.translated("PREROUTING", self.ours.dispatch);
-        self.translated("POSTROUTING", self.ours.snat);
-        if self.apart.is_none() {
+        match self.home {
+            Home::Here => self.forward(),
+            _ => self.forward_apart(),
+        }
+        // The first chain that translates a connection is the last one that is asked.
+        if self.home != Home::Nftables {
+            self.translated("PREROUTING", self.ours.dispatch);
+        }
+        if self.home != Home::Nftables || self.shows_clients {
+            self.translated("POSTROUTING", self.ours.snat);
+        }
+        if self.home != Home::Variant && self.plain {
             self.input();
         }
     }
 
     fn add(&mut self, level: Level, table: &str, met: &Met<'_>, said: &str) {
         let (family, chain, rule) = (self.family, Shown(met.chain), Line(met.rule));
-        let variant = self.apart.map(|name| format!(" of {name}")).unwrap_or_default();
+        let variant = self.of_variant();
         let finding = Finding::new(level, format_args!("{family} {table} table{variant}: `-A {chain} {rule}` {said}"));
         if !self.found.iter().any(|known| known.text == finding.text) {
             self.found.push(finding);
         }
     }
 
+    /// Which variant a sentence is about, where ours are elsewhere.
+    fn of_variant(&self) -> String {
+        match self.home {
+            Home::Here => String::new(),
+            _ => [" of ", self.variant].concat(),
+        }
+    }
+
     /// A policy that drops.
     fn policy(&mut self, table: &str, chain: &str, why: &str) {
         let (family, six) = (self.family, if self.family == Family::V4 { "" } else { "6" });
-        let (of, tool) = match self.apart {
-            Some(variant) => (format!(" of {variant}"), variant.strip_prefix("ip").unwrap_or_default()),
-            None => (String::new(), "tables"),
-        };
+        let tool = if self.plain { "tables" } else { self.variant.strip_prefix("ip").unwrap_or_default() };
+        let (of, open) = (self.of_variant(), format!("`ip{six}{tool} -t {table} -P {chain} ACCEPT` mends it"));
+        // Where iptables would let through what is balanced, the host need not be opened.
+        let remedy = if why == OVER_NFTABLES && self.plain { BY_IPTABLES } else { &open };
         self.found.push(Finding::new(
             Level::Error,
-            format_args!(
-                "{family} {table} table{of}: the policy of {chain} is DROP, and {why}; `ip{six}{tool} -t {table} -P {chain} \
-                 ACCEPT` mends it"
-            ),
+            format_args!("{family} {table} table{of}: the policy of {chain} is DROP, and {why}; {remedy}"),
         ));
     }
 
@@ -171,27 +208,11 @@ impl Meets<'_> {
     /// FORWARD of the filter table: what stands before our jump and can drop, and what stands behind it and is no longer asked.
     fn forward(&mut self) {
         let mut met = Vec::new();
-        let (others, mut reached) = (self.others, false);
+        let others = self.others;
         self.packets(Hook::Forwarded, &mut |packet| {
-            let all = self.apart.is_none();
-            reached |= others.walk_on(all, "filter", "FORWARD", packet, &mut |one| met.push(one));
+            others.walk_on(true, "filter", "FORWARD", packet, &mut |one| met.push(one));
         });
         let drops = met.iter().filter(|one| matches!(one.effect, Effect::Drops | Effect::Inspects));
-        if self.apart.is_some() {
-            for one in drops.filter(|one| !one.only.is_for_some_clients() && one.effect == Effect::Drops) {
-                self.add(
-                    Level::Error,
-                    "filter",
-                    one,
-                    "drops balanced connections: packets must pass both variants of iptables; remove it there",
-                );
-            }
-            let policy = others.chain(self.family, "filter", "FORWARD").map_or("", |chain| chain.policy.as_str());
-            if reached && policy == "DROP" {
-                self.policy("filter", "FORWARD", "packets must pass both variants of iptables");
-            }
-            return;
-        }
         let (mut unasked, mut bans) = (0, 0);
         for one in drops {
             if one.at < self.ours.forward {
@@ -201,13 +222,7 @@ impl Meets<'_> {
                         self.add(Level::Ok, "filter", one, "stands before our rules and can drop balanced connections");
                     }
                 } else if one.only.rest {
-                    self.add(
-                        Level::Warning,
-                        "filter",
-                        one,
-                        "drops balanced connections of all clients but those that are accepted before it; remove it if that is \
-                         not meant",
-                    );
+                    self.add(Level::Warning, "filter", one, ALLOW_LIST);
                 } else if one.only.is_general() {
                     self.add(
                         Level::Error,
@@ -236,6 +251,35 @@ impl Meets<'_> {
         }
     }
 
+    /// The same chain where our rules are elsewhere: nothing there is accepted for it.
+    fn forward_apart(&mut self) {
+        let mut met = Vec::new();
+        let (others, mut reached) = (self.others, false);
+        self.packets(Hook::Forwarded, &mut |packet| {
+            reached |= others.walk("filter", "FORWARD", packet, &mut |one| met.push(one));
+        });
+        let by_nftables = self.home == Home::Nftables;
+        for one in met.iter().filter(|one| one.effect == Effect::Drops) {
+            let said = match by_nftables {
+                true if one.only.rest => ALLOW_LIST,
+                _ if one.only.is_for_some_clients() => continue,
+                true if self.plain && one.only.is_general() => {
+                    "drops balanced connections, and no rule of nftables can overrule it; write `engine: iptables`, whose \
+                     rules stand before it, or remove it"
+                }
+                true => "drops balanced connections, and no rule of nftables can overrule it; remove or narrow it",
+                false => "drops balanced connections: packets must pass both variants of iptables; remove it there",
+            };
+            let level = if one.only.rest { Level::Warning } else { Level::Error };
+            self.add(level, "filter", one, said);
+        }
+        let policy = others.chain(self.family, "filter", "FORWARD").map_or("", |chain| chain.policy.as_str());
+        if reached && policy == "DROP" {
+            let why = if by_nftables { OVER_NFTABLES } else { "packets must pass both variants of iptables" };
+            self.policy("filter", "FORWARD", why);
+        }
+    }
+
     /// Rules of the nat table before ours.
     fn translated(&mut self, chain: &'static str, ours: usize) {
         let mut met = Vec::new();
@@ -243,7 +287,7 @@ impl Meets<'_> {
         if chain == "PREROUTING" {
             others.walk("nat", chain, &first, &mut |one| met.push(one));
             for one in &met {
-                if one.only.is_for_some_clients() || one.at >= ours && self.apart.is_none() {
+                if one.only.is_for_some_clients() || one.at >= ours && self.home == Home::Here {
                     continue;
                 }
                 let said = match one.effect {
@@ -261,10 +305,10 @@ impl Meets<'_> {
             }
         });
         for one in &met {
-            if one.only.is_for_some_clients() || one.at >= ours && self.apart.is_none() {
+            if one.only.is_for_some_clients() || one.at >= ours && self.home == Home::Here {
                 continue;
             }
-            if one.effect == Effect::Accepts && self.apart.is_none() && !self.shows_clients {
+            if one.effect == Effect::Accepts && self.home == Home::Here && !self.shows_clients {
                 self.add(
                     Level::Error,
                     "nat",
@@ -274,11 +318,12 @@ impl Meets<'_> {
             }
             if one.effect == Effect::Translates {
                 let seen = if self.shows_clients { "not of the client" } else { "not privateip" };
+                let comes = if self.home == Home::Nftables { "is asked too" } else { "comes before our rules" };
                 self.add(
                     Level::Warning,
                     "nat",
                     one,
-                    &format!("comes before our rules: the backends see the address that it gives, {seen}; remove or narrow it"),
+                    &format!("{comes}: the backends see the address that it gives, {seen}; remove or narrow it"),
                 );
             }
         }

@@ -93,7 +93,7 @@ mod tests {
         ];
         let mut all = report::frontends(in_force.iter(), counted.then_some(&connections[..]), &seen, 101_000);
         let yaml = b"frontend: {bind: '166.1.101.2:80', privateip: 172.19.0.4-172.19.0.5, backends: ['172.19.0.2:80']}";
-        let services = crate::config::parse(yaml).unwrap();
+        let services = crate::config::parse(yaml).unwrap().services;
         let here = ["166.1.101.2", "172.19.0.5"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap());
         report::missing(&mut all, &services, &|ip| counted && here.contains(&ip));
         all
@@ -119,7 +119,8 @@ mod tests {
     fn each_report_is_written_as_in_its_file() {
         let mut compared = 0;
         for (name, exit, why, frontends) in reports() {
-            let report = Report { exit, why, engine: "iptables-nft", frontends: &frontends };
+            let chosen = "since iptables is installed";
+            let report = Report { exit, why, engine: "iptables-nft", chosen, frontends: &frontends };
             for (format, extension) in [(Format::Text, "txt"), (Format::Json, "json"), (Format::Prometheus, "prom")] {
                 let mut out = String::new();
                 format.write(&mut out, &report);

@@ -8,7 +8,7 @@ use crate::verb::status::report::{number, state, BackendStatus, FrontendStatus, 
 /// One line of the state, then one for each frontend and backend.
 pub fn write(out: &mut String, report: &Report<'_>) {
     let (colon, why) = report.why.map_or(("", ""), |why| (": ", why));
-    let _ = writeln!(out, "{} ({}){colon}{why}", state(report), report.engine);
+    let _ = writeln!(out, "{} ({}, {}){colon}{why}", state(report), report.engine, report.chosen);
     let mut width = 0;
     for BackendStatus { address, .. } in report.frontends.iter().flat_map(|frontend| &frontend.backends) {
         width = width.max(address.to_string().len());

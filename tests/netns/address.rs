@@ -7,7 +7,7 @@ use crate::backend::Backend;
 use crate::health::{checked, QUICK};
 use crate::lab::{sh, Lab, Variant};
 use crate::watching::{shares, until, Watch};
-use crate::{on_both, BIND};
+use crate::{on_all, BIND};
 
 /// Two looks.
 const LOOKS: Duration = Duration::from_millis(4500);
@@ -18,7 +18,7 @@ fn said(watch: &Watch) -> Vec<String> {
     all.into_iter().map(|(_, line)| line.replace(" [paraglider]", "")).collect()
 }
 
-on_both!(an_address_that_goes_and_comes_back_is_told_of_once_each, |lab| {
+on_all!(an_address_that_goes_and_comes_back_is_told_of_once_each, |lab| {
     let _three = Backend::three();
     // The provider gives another address; keepalived takes privateip away; binding to any address is allowed, as for many a
     // proxy.
@@ -48,7 +48,7 @@ on_both!(an_address_that_goes_and_comes_back_is_told_of_once_each, |lab| {
     assert_eq!(said(&watch).iter().filter(|line| line.starts_with("WARN")).count(), 2, "{:?}", said(&watch));
 });
 
-on_both!(an_interface_that_goes_takes_its_addresses_along, |lab| {
+on_all!(an_interface_that_goes_takes_its_addresses_along, |lab| {
     let _three = Backend::three();
     sh("ip link add dsl type bridge && ip link set dsl up && ip addr add 10.9.0.7/32 dev dsl");
     sh("ip -6 addr add fd01::7/64 dev wan nodad");
@@ -80,7 +80,7 @@ on_both!(an_interface_that_goes_takes_its_addresses_along, |lab| {
     watch.hears(since, "fd01::7 is an address of this host now");
 });
 
-on_both!(an_address_that_was_never_here_or_moves_is_not_told_of, |lab| {
+on_all!(an_address_that_was_never_here_or_moves_is_not_told_of, |lab| {
     let _three = Backend::three();
     sh("ip addr del 10.9.0.1/32 dev lo && ip addr add 10.2.0.7/32 dev lo");
     lab.config(&checked(QUICK, &[1, 2, 3]).replace("privateip: 10.2.0.1", "privateip: 10.2.0.7"));
@@ -103,7 +103,7 @@ on_both!(an_address_that_was_never_here_or_moves_is_not_told_of, |lab| {
     assert_eq!(said(&watch).len(), 2, "{:?}", said(&watch));
 });
 
-on_both!(an_interface_that_no_longer_forwards_is_told_of, |lab| {
+on_all!(an_interface_that_no_longer_forwards_is_told_of, |lab| {
     let _three = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let watch = Watch::begin(lab);

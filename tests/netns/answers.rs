@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crate::backend::{silence, Backend, Mood};
-use crate::failure::{wrap, wrap_restore};
+use crate::failure::wrap;
 use crate::health::{of_backends, QUICK};
 use crate::lab::{inside, sh, Lab, Variant};
-use crate::watching::{shares, told, until, Watch};
-use crate::{on_both, BIND};
+use crate::watching::{shares, told, until, Watch, Writes};
+use crate::{on_all, on_both, BIND};
 
 /// A text that comes a letter at a time, quickly enough.
 fn in_pieces(text: &str) -> Mood {
@@ -64,7 +64,7 @@ fn frontends() -> Vec<Frontend> {
 }
 
 // Two sites of a web server: without the name there is only a 404, in both families.
-on_both!(sites_are_told_apart_by_the_host_of_the_config, |lab| {
+on_all!(sites_are_told_apart_by_the_host_of_the_config, |lab| {
     const HOST: &str = "www.example.com";
     let site = || Mood::Virtual(HOST.into(), Box::new(Mood::status("200 OK", "all is well")));
     let backends = [1, 2].map(|n| Backend::at(n, 80).in_mood(site()));
@@ -100,7 +100,7 @@ on_both!(sites_are_told_apart_by_the_host_of_the_config, |lab| {
     assert!(told(&json, "10.2.0.11:80").contains("answered 203, but the body lacks `all is well`"), "{json}");
 });
 
-on_both!(only_the_right_answer_counts, |lab| {
+on_all!(only_the_right_answer_counts, |lab| {
     for n in 4..=9 {
         lab.add_backend(n);
     }
@@ -149,7 +149,7 @@ on_both!(only_the_right_answer_counts, |lab| {
     watch.turns(lab, begin, "10.2.0.13:80 of 10.9.0.1:4444 is up");
 });
 
-on_both!(the_port_that_is_checked_may_be_another_than_the_one_that_serves, |lab| {
+on_all!(the_port_that_is_checked_may_be_another_than_the_one_that_serves, |lab| {
     let [mut service, _two] = [1, 2].map(|n| Backend::at(n, 80));
     let mut doctor = Backend::stopped(1, 8080);
     let _doctor_of_b2 = Backend::at(2, 8080);
@@ -168,13 +168,13 @@ on_both!(the_port_that_is_checked_may_be_another_than_the_one_that_serves, |lab|
     assert!(watch.lines(since, "is down").is_empty(), "{}", watch.text());
 });
 
-on_both!(a_backend_that_cannot_make_up_its_mind_changes_the_rules_seldom, |lab| {
+on_all!(a_backend_that_cannot_make_up_its_mind_changes_the_rules_seldom, |lab| {
     const INTERVAL: Duration = Duration::from_millis(200);
     let by_turns = Mood::Alternates(vec![Mood::status("200 OK", ""), Mood::status("503 Busy", "")]);
     let flapping = Backend::at(1, 80).in_mood(by_turns);
     let _two = [2, 3].map(|n| Backend::at(n, 80));
-    wrap_restore(lab, "echo >>$DIR/called\nexec $REAL \"$@\"");
-    let writes = || std::fs::read_to_string(lab.path("called")).unwrap_or_default().lines().count();
+    let written = Writes::begin(lab);
+    let writes = || written.number();
     let backends = "'10.2.0.11:80', '10.2.0.12:80', '10.2.0.13:80'";
 
     lab.config(&of_backends("type: http, interval: 400ms, fall: 2, rise: 2", backends));
@@ -198,12 +198,13 @@ on_both!(a_backend_that_cannot_make_up_its_mind_changes_the_rules_seldom, |lab| 
     // In the log, which is read a little later.
     let stays = out.iter().zip(&back).map(|((out, _), (back, _))| *back - *out).min().unwrap();
     assert!(stays > INTERVAL * 3 / 4, "back after {stays:?}\n{}", watch.text());
-    // Both tables are written in one run. On a busy machine one of the others may be late once.
+    // All tables are written in one run. On a busy machine one of the others may be late once.
     let (writes, turns) = (writes() - before, watch.lines(since, " of 10.9.0.1:4444 is ").len());
     assert!(writes <= turns + 1, "{writes} transactions\n{}", watch.text());
 });
 
 // While the rules are read or written nobody goes on with the checks. One that began right before must not pay for it.
+// A program reads them, which may be slow; the nftables engine asks the kernel.
 on_both!(a_look_that_takes_long_takes_no_healthy_backend_out, |lab| {
     let slow = || Mood::Dribbles("HTTP/1.1 200 OK\r\n\r\n".into(), Duration::from_millis(3));
     let _three = [1, 2, 3].map(|n| Backend::at(n, 80).in_mood(slow()));
@@ -244,7 +245,7 @@ fn few_descriptors_are_no_reason_to_take_out_the_living() {
 }
 
 // The error comes while the check still connects: a veth has no delay.
-on_both!(a_rejection_by_icmp_is_no_answer, |lab| {
+on_all!(a_rejection_by_icmp_is_no_answer, |lab| {
     let _backends = Backend::three();
     // Else most errors are not sent.
     inside("b2", || sh("sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv4.icmp_msgs_per_sec=100000 || :")).join().unwrap();

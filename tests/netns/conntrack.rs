@@ -12,7 +12,7 @@ use crate::backend::{silence, Backend};
 use crate::health::{checked, hold_three, QUICK};
 use crate::lab::{connect_from, inside, program, run, sh, Held, Lab, Variant};
 use crate::watching::{until, Watch};
-use crate::{in_lab, on_both, BIND};
+use crate::{in_lab, on_all, BIND};
 
 /// A connection of the client from this port, and the backend that serves it.
 fn from_port(port: u16) -> (TcpStream, String) {
@@ -33,7 +33,7 @@ fn asked(mut stream: &TcpStream) -> String {
     line.split(' ').next().unwrap().to_owned()
 }
 
-on_both!(a_client_that_came_back_with_the_same_port_keeps_its_new_connection, |lab| {
+on_all!(a_client_that_came_back_with_the_same_port_keeps_its_new_connection, |lab| {
     let _three = Backend::three();
     lab.balance(&[1]);
     lab.ok("start");
@@ -83,7 +83,7 @@ fn entries(bind: &str) -> usize {
     table.lines().filter(|line| line.contains(&ip) && line.contains(&port)).count()
 }
 
-on_both!(what_stop_has_cut_does_not_catch_new_connections, |lab| {
+on_all!(what_stop_has_cut_does_not_catch_new_connections, |lab| {
     let _three = Backend::three();
     for stop in ["stop", "stop --drain 1"] {
         lab.balance(&[1]);
@@ -106,7 +106,7 @@ on_both!(what_stop_has_cut_does_not_catch_new_connections, |lab| {
     }
 });
 
-on_both!(stop_forgets_connections_of_ipv6_too, |lab| {
+on_all!(stop_forgets_connections_of_ipv6_too, |lab| {
     let _three = Backend::three();
     lab.config("frontend: {bind: '[fd09::1]:4444', privateip: 'fd02::1', backends: ['[fd02::11]:80']}");
     lab.ok("start");
@@ -119,7 +119,7 @@ on_both!(stop_forgets_connections_of_ipv6_too, |lab| {
     assert_eq!(to_bind(&table()), 0, "{}", table());
 });
 
-on_both!(stop_forgets_only_what_it_cuts, |lab| {
+on_all!(stop_forgets_only_what_it_cuts, |lab| {
     let _three = Backend::three();
     lab.balance(&[1, 2, 3]);
     lab.ok("start");
@@ -138,7 +138,7 @@ on_both!(stop_forgets_only_what_it_cuts, |lab| {
     assert_eq!(entries("10.2.0.12:80"), 1, "the direct one");
 });
 
-on_both!(stop_succeeds_where_connections_cannot_be_forgotten, |lab| {
+on_all!(stop_succeeds_where_connections_cannot_be_forgotten, |lab| {
     let _three = Backend::three();
     lab.config(
         "frontends: [{bind: '10.9.0.1:4444', backends: ['10.2.0.11:80']}, {bind: '[fd09::1]:4444', backends: ['[fd02::11]:80']}]",
@@ -161,7 +161,7 @@ on_both!(stop_succeeds_where_connections_cannot_be_forgotten, |lab| {
     assert_eq!(lab.ours(), [""; 0]);
 });
 
-on_both!(checks_do_not_fill_the_table, |lab| {
+on_all!(checks_do_not_fill_the_table, |lab| {
     let mut backends = Backend::three();
     // One that refuses, one that says nothing, and the same in IPv6.
     backends[1].stop();

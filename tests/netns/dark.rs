@@ -9,7 +9,7 @@ use crate::backend::{silence, speak, Backend};
 use crate::health::{checked, hold_three, of_backends, QUICK, WINDOW};
 use crate::lab::{ask_often, connect_from, inside, sh, Held, Lab, Variant};
 use crate::watching::{shares, until, Watch};
-use crate::{answers, on_both, BIND};
+use crate::{answers, on_all, BIND};
 
 const SIX: &str = "[fd09::1]:4444";
 
@@ -73,7 +73,7 @@ fn cut_off(lab: &Lab, to: &str, cuts: &[(&str, &str, &str)]) {
     assert_eq!(watch.lines(begin, "WARN").len(), cuts.len(), "{}", watch.text());
 }
 
-on_both!(checks_that_are_cut_off_take_nothing_out, |lab| {
+on_all!(checks_that_are_cut_off_take_nothing_out, |lab| {
     let _three = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     // As on any host with a firewall.
@@ -107,7 +107,7 @@ on_both!(checks_that_are_cut_off_take_nothing_out, |lab| {
     );
 });
 
-on_both!(checks_of_ipv6_that_are_cut_off_take_nothing_out, |lab| {
+on_all!(checks_of_ipv6_that_are_cut_off_take_nothing_out, |lab| {
     let _three = Backend::three();
     lab.config(&format!(
         "frontend: {{bind: '{SIX}', privateip: 'fd02::1', health: {{{QUICK}}}, backends: ['[fd02::11]:80', '[fd02::12]:80', '[fd02::13]:80']}}"
@@ -201,7 +201,7 @@ fn patient(from: &'static str, to: SocketAddr) -> (TcpStream, std::thread::JoinH
     (other, talk)
 }
 
-on_both!(a_switch_that_restarts_ends_none_of_fifty_connections, |lab| {
+on_all!(a_switch_that_restarts_ends_none_of_fifty_connections, |lab| {
     let _three = Backend::three();
     lab.config(&checked("interval: 1s", &[1, 2, 3]));
     let watch = Watch::begin(lab);
@@ -226,7 +226,7 @@ on_both!(a_switch_that_restarts_ends_none_of_fifty_connections, |lab| {
     assert_eq!(shares(BIND, 30).into_values().collect::<Vec<_>>(), [10, 10, 10]);
 });
 
-on_both!(a_link_that_is_down_for_a_while_ends_nothing, |lab| {
+on_all!(a_link_that_is_down_for_a_while_ends_nothing, |lab| {
     let _three = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let watch = Watch::begin(lab);
@@ -255,7 +255,7 @@ fn doctors() -> [Backend; 3] {
 
 const DOCTORS: &str = "interval: 300ms, timeout: 150ms, fall: 4, rise: 2, port: 8080";
 
-on_both!(of_those_that_return_one_after_another_only_the_late_one_ends, |lab| {
+on_all!(of_those_that_return_one_after_another_only_the_late_one_ends, |lab| {
     let _three = Backend::three();
     let mut doctors = doctors();
     lab.config(&checked(DOCTORS, &[1, 2, 3]));
@@ -280,7 +280,7 @@ on_both!(of_those_that_return_one_after_another_only_the_late_one_ends, |lab| {
     assert_eq!(turns(&watch, since), 2, "{}", watch.text());
 });
 
-on_both!(a_single_backend_stays_in_force_and_with_reject_new_ones_are_refused, |lab| {
+on_all!(a_single_backend_stays_in_force_and_with_reject_new_ones_are_refused, |lab| {
     let _one = Backend::at(1, 80);
     let mut doctor = Backend::at(1, 8080);
     for reject in [false, true] {
@@ -301,7 +301,7 @@ on_both!(a_single_backend_stays_in_force_and_with_reject_new_ones_are_refused, |
     }
 });
 
-on_both!(with_reject_checks_that_are_cut_off_end_nothing, |lab| {
+on_all!(with_reject_checks_that_are_cut_off_end_nothing, |lab| {
     let _three = Backend::three();
     lab.config(&checked(&format!("{QUICK}, on_all_down: reject"), &[1, 2, 3]));
     let watch = Watch::begin(lab);
@@ -323,7 +323,7 @@ on_both!(with_reject_checks_that_are_cut_off_end_nothing, |lab| {
     assert_eq!((living(&held), shares(BIND, 6).into_values().collect()), (6, vec![2, 2, 2]), "{}", watch.text());
 });
 
-on_both!(each_frontend_judges_a_shared_backend_by_its_own_others, |lab| {
+on_all!(each_frontend_judges_a_shared_backend_by_its_own_others, |lab| {
     let _three = Backend::three();
     let health = format!("health: {{{QUICK}}}");
     lab.config(&format!(
@@ -347,7 +347,7 @@ on_both!(each_frontend_judges_a_shared_backend_by_its_own_others, |lab| {
     assert_eq!(living(&single), 2, "{}", watch.text());
 });
 
-on_both!(a_backup_that_fails_with_all_others_changes_nothing, |lab| {
+on_all!(a_backup_that_fails_with_all_others_changes_nothing, |lab| {
     let _three = Backend::three();
     let mut doctors = doctors();
     lab.config(&of_backends(DOCTORS, "'10.2.0.11:80', '10.2.0.12:80', {address: '10.2.0.13:80', backup: true}"));
@@ -367,7 +367,7 @@ on_both!(a_backup_that_fails_with_all_others_changes_nothing, |lab| {
 });
 
 // As conntrackd does, which brings the connections of another box into the kernel.
-on_both!(connections_that_come_in_while_a_backend_is_down_are_ended_too, |lab| {
+on_all!(connections_that_come_in_while_a_backend_is_down_are_ended_too, |lab| {
     let _three = Backend::three();
     let mut doctors = doctors();
     lab.config(&checked(DOCTORS, &[1, 2, 3]));

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use crate::lab::{run, serve, sh, Lab, Variant};
 use crate::watching::{kept, shares};
-use crate::{on_both, BIND};
+use crate::{on_all, on_both, BIND};
 
 /// Puts a script in the place of `iptables-restore`; `$REAL` is the true one.
 pub fn wrap_restore(lab: &Lab, script: &str) {
@@ -18,6 +18,7 @@ pub fn wrap_restore(lab: &Lab, script: &str) {
 
 /// The same for `iptables-save` too.
 pub fn wrap(lab: &Lab, verb: &str, script: &str) {
+    assert_ne!(lab.variant, Variant::Netlink, "no program is called there");
     let path = lab.path(&format!("bin/iptables-{verb}"));
     fs::remove_file(&path).unwrap();
     let real = format!("/usr/sbin/iptables-{}-{verb}", lab.variant.infix());
@@ -47,6 +48,7 @@ fn break_once(lab: &Lab, table: &str) {
     );
 }
 
+// Of two tables that are written one after the other; those of nftables are one transaction.
 on_both!(a_bad_filter_section_leaves_nat_untouched, |lab| {
     lab.balance(&[1, 2, 3]);
     break_once(lab, "filter");
@@ -84,6 +86,7 @@ on_both!(a_failed_reload_leaves_the_old_rules, |lab| {
     assert_eq!(shares(BIND, 2), [("b1".to_owned(), 2)].into());
 });
 
+// Each family has a program of its own; a table of nftables has both.
 on_both!(a_failing_ipv6_part_takes_the_ipv4_part_back, |lab| {
     lab.config(
         "frontends:\n  - {bind: '10.9.0.1:4444', backends: ['10.2.0.11:80']}\n  \
@@ -113,7 +116,7 @@ fn jam_forwarding() -> bool {
     mounted
 }
 
-on_both!(forwarding_that_cannot_be_switched_on_takes_the_rules_back, |lab| {
+on_all!(forwarding_that_cannot_be_switched_on_takes_the_rules_back, |lab| {
     lab.balance(&[1, 2]);
     lab.ok("start");
     let before = lab.saved(false);
@@ -136,7 +139,7 @@ on_both!(forwarding_that_cannot_be_switched_on_takes_the_rules_back, |lab| {
     assert_eq!(lab.ours(), [""; 0]);
 });
 
-on_both!(a_broken_config_leaves_the_rules_in_force, |lab| {
+on_all!(a_broken_config_leaves_the_rules_in_force, |lab| {
     lab.balance(&[1, 2, 3]);
     lab.ok("start");
     let before = lab.saved(false);
@@ -151,7 +154,7 @@ on_both!(a_broken_config_leaves_the_rules_in_force, |lab| {
     assert_eq!(lab.saved(false), before);
 });
 
-on_both!(killed_at_any_point_the_next_start_is_right, |lab| {
+on_all!(killed_at_any_point_the_next_start_is_right, |lab| {
     for host in ["b1", "b2", "b3"] {
         serve(host, 80);
     }
@@ -178,6 +181,7 @@ on_both!(killed_at_any_point_the_next_start_is_right, |lab| {
     assert_eq!(shares(BIND, 30).into_values().collect::<Vec<_>>(), [10, 10, 10]);
 });
 
+// A program outlives the one that called it; the nftables engine calls none.
 on_both!(killed_while_iptables_writes_the_next_start_waits_for_it, |lab| {
     lab.balance(&[1, 2, 3]);
     // Slow, and it outlives the one who called it.
@@ -197,7 +201,7 @@ on_both!(killed_while_iptables_writes_the_next_start_waits_for_it, |lab| {
     lab.ok("status");
 });
 
-on_both!(four_starts_at_once_are_one, |lab| {
+on_all!(four_starts_at_once_are_one, |lab| {
     lab.balance(&[1, 2, 3]);
     lab.ok("start");
     let right = lab.ours();
@@ -211,7 +215,7 @@ on_both!(four_starts_at_once_are_one, |lab| {
     }
 });
 
-on_both!(another_paraglider_is_waited_for_ten_seconds, |lab| {
+on_all!(another_paraglider_is_waited_for_ten_seconds, |lab| {
     lab.balance(&[1, 2, 3]);
     // The folder is there after any run.
     assert_eq!(lab.paraglider("status").0, 3);
@@ -277,7 +281,7 @@ fn no_bad_config_touches_a_rule() {
     });
 }
 
-on_both!(a_reader_of_stderr_that_goes_away_does_not_stop_a_change_midway, |lab| {
+on_all!(a_reader_of_stderr_that_goes_away_does_not_stop_a_change_midway, |lab| {
     lab.balance(&[1, 2, 3]);
     let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     assert_eq!(lab.command("start").stderr(full()).status().unwrap().code(), Some(0));
@@ -330,6 +334,7 @@ fn stop_removes_ours_from_a_table_that_iptables_cannot_show() {
     });
 }
 
+// There is one nftables.
 on_both!(iptables_and_ip6tables_may_be_of_different_variants, |lab| {
     for verb in ["", "-save", "-restore"] {
         let path = lab.path(&format!("bin/ip6tables{verb}"));
@@ -349,6 +354,7 @@ on_both!(iptables_and_ip6tables_may_be_of_different_variants, |lab| {
     assert_eq!(lab.ours(), [""; 0]);
 });
 
+// Of iptables-save, which the nftables engine does not call.
 on_both!(what_cannot_be_read_is_not_taken_for_nothing, |lab| {
     lab.config(
         "frontends:\n  - {bind: '10.9.0.1:4444', backends: ['10.2.0.11:80']}\n  \
@@ -378,6 +384,7 @@ on_both!(what_cannot_be_read_is_not_taken_for_nothing, |lab| {
     assert!(lab.ours().iter().all(|line| line.starts_with("ip6tables")) && !lab.ours().is_empty(), "{:?}", lab.ours());
 });
 
+// What iptables-restore refuses.
 on_both!(left_over_rules_that_cannot_be_removed_undo_the_start, |lab| {
     lab.balance(&[1, 2, 3]);
     let text = lab.ok("print");
@@ -391,6 +398,7 @@ on_both!(left_over_rules_that_cannot_be_removed_undo_the_start, |lab| {
     assert_eq!(lab.ours(), before);
 });
 
+// Of two programs, one of which fails; the table of nftables goes as a whole.
 on_both!(stop_goes_on_after_an_error_and_tells_all, |lab| {
     lab.config(
         "frontends:\n  - {bind: '10.9.0.1:4444', backends: ['10.2.0.11:80']}\n  \
@@ -434,6 +442,7 @@ on_both!(stop_goes_on_after_an_error_and_tells_all, |lab| {
     assert_eq!(lab.ours(), [""; 0]);
 });
 
+// The same of two tables.
 on_both!(stop_removes_one_table_where_the_other_is_stuck, |lab| {
     lab.balance(&[1, 2, 3]);
     for (stuck, left, gone) in [("nat", "PG-", "PARAGLIDER-FWD"), ("filter", "PARAGLIDER-FWD", "PG-")] {
@@ -456,6 +465,7 @@ on_both!(stop_removes_one_table_where_the_other_is_stuck, |lab| {
     }
 });
 
+// Of iptables-save, which the nftables engine does not call.
 on_both!(a_list_that_is_not_whole_is_not_believed, |lab| {
     lab.balance(&[1, 2, 3]);
     lab.ok("start");
@@ -484,7 +494,7 @@ on_both!(a_list_that_is_not_whole_is_not_believed, |lab| {
     let (code, _, err) = lab.paraglider("stop");
     match lab.variant {
         Variant::Nft => assert!(code == 0 && lab.ours().is_empty(), "{err}{:?}", lab.ours()),
-        Variant::Legacy => assert!(code == 1 && err.contains("may be left there"), "{err}"),
+        _ => assert!(code == 1 && err.contains("may be left there"), "{err}"),
     }
 });
 
@@ -511,6 +521,7 @@ fn a_list_that_hides_ours_is_not_believed() {
     });
 }
 
+// The same.
 on_both!(rules_that_cannot_be_read_back_are_taken_back, |lab| {
     lab.balance(&[1, 2]);
     lab.ok("start");

@@ -13,7 +13,7 @@ use nix::sys::socket::{
 
 use crate::lab::{ask_often, inside, needs_ipv6, serve, sh, Held, Lab, Variant};
 use crate::watching::{until, Watch};
-use crate::{answers, on_both, BIND};
+use crate::{answers, on_all, BIND};
 
 const SIX: &str = "frontend: {bind: '[fd09::1]:4444', backends: ['[fd02::11]:80']}";
 
@@ -57,7 +57,7 @@ fn accept_ra(interface: &str) -> String {
     fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{interface}/accept_ra")).unwrap().trim().to_owned()
 }
 
-on_both!(a_default_route_by_router_advertisement_stays, |lab| {
+on_all!(a_default_route_by_router_advertisement_stays, |lab| {
     by_advertisement();
     lab.config(SIX);
     let out = lab.ok("check");
@@ -88,7 +88,7 @@ fn by_hand_until_it_is_back() {
     });
 }
 
-on_both!(a_default_route_that_has_not_come_yet_can_come_after_start, |lab| {
+on_all!(a_default_route_that_has_not_come_yet_can_come_after_start, |lab| {
     needs_ipv6();
     lab.config(SIX);
     lab.ok("start");
@@ -109,7 +109,7 @@ on_both!(a_default_route_that_has_not_come_yet_can_come_after_start, |lab| {
     assert_eq!((accept_ra("wan"), accept_ra("default")), ("1".to_owned(), "1".to_owned()));
 });
 
-on_both!(a_route_that_cannot_be_kept_is_a_refusal, |lab| {
+on_all!(a_route_that_cannot_be_kept_is_a_refusal, |lab| {
     by_advertisement();
     lab.config(SIX);
     sh("mount --bind /proc/sys/net/ipv6/conf/wan/accept_ra /proc/sys/net/ipv6/conf/wan/accept_ra && \
@@ -122,7 +122,7 @@ on_both!(a_route_that_cannot_be_kept_is_a_refusal, |lab| {
     assert_eq!(fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding").unwrap(), "0\n");
 });
 
-on_both!(check_finds_that_advertisements_are_ignored, |lab| {
+on_all!(check_finds_that_advertisements_are_ignored, |lab| {
     by_advertisement();
     lab.config(SIX);
     // As others do it, and what was there is gone but for the address.
@@ -145,7 +145,7 @@ on_both!(check_finds_that_advertisements_are_ignored, |lab| {
     assert!(!out.contains("accept_ra"), "{out}");
 });
 
-on_both!(what_forwarding_opens_is_said, |lab| {
+on_all!(what_forwarding_opens_is_said, |lab| {
     serve("b2", 22);
     lab.balance(&[1]);
     fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
@@ -172,7 +172,7 @@ on_both!(what_forwarding_opens_is_said, |lab| {
     assert!(!err.contains("stays on"), "{err}");
 });
 
-on_both!(what_others_close_is_not_called_open, |lab| {
+on_all!(what_others_close_is_not_called_open, |lab| {
     // firewalld and firewall4 close it in a table of their own; an accept of what is balanced opens nothing.
     lab.balance(&[1]);
     for closed in [
@@ -197,7 +197,7 @@ on_both!(what_others_close_is_not_called_open, |lab| {
     assert!(err.contains("forwards between all"), "{err}");
 });
 
-on_both!(what_forwarding_opens_is_said_of_ipv6_too, |lab| {
+on_all!(what_forwarding_opens_is_said_of_ipv6_too, |lab| {
     lab.config(SIX);
     let (_, _, err) = lab.paraglider("start");
     assert!(err.contains("IPv6: this host forwards") && err.contains("ip6tables -P FORWARD DROP"), "{err}");
@@ -210,7 +210,7 @@ on_both!(what_forwarding_opens_is_said_of_ipv6_too, |lab| {
     assert!(err.contains("already in force") && err.contains("IPv6: this host forwards"), "{err}");
 });
 
-on_both!(a_frontend_that_is_dropped_is_named, |lab| {
+on_all!(a_frontend_that_is_dropped_is_named, |lab| {
     let list = |binds: &[&str]| {
         let one = |bind: &&str| format!("  - {{{bind}, backends: ['10.2.0.11:80', '10.2.0.12:80']}}\n");
         lab.config(&format!("frontends:\n{}", binds.iter().map(one).collect::<String>()));
@@ -238,7 +238,7 @@ on_both!(a_frontend_that_is_dropped_is_named, |lab| {
     watch.hears(since, "10.9.0.1:7777 is no longer balanced");
 });
 
-on_both!(connections_to_a_backend_that_is_dropped_are_counted, |lab| {
+on_all!(connections_to_a_backend_that_is_dropped_are_counted, |lab| {
     serve("b1", 80);
     serve("b2", 80);
     lab.balance(&[1, 2]);

@@ -4,10 +4,10 @@ use std::fs;
 
 use crate::engine::without_iptables;
 use crate::lab::{run, serve, sh, Lab, Variant};
-use crate::on_both;
 use crate::watching::{shares, Watch};
+use crate::{on_all, on_both};
 
-on_both!(a_good_host_passes_the_check_and_is_not_changed, |lab| {
+on_all!(a_good_host_passes_the_check_and_is_not_changed, |lab| {
     serve("b1", 80);
     lab.balance(&[1, 2, 3]);
     lab.with_rules_of_others();
@@ -41,7 +41,7 @@ on_both!(a_good_host_passes_the_check_and_is_not_changed, |lab| {
     assert_eq!(lab.saved(true), before);
 });
 
-on_both!(check_finds_what_would_not_work, |lab| {
+on_all!(check_finds_what_would_not_work, |lab| {
     lab.config(
         "frontend: {bind: '10.77.0.1:4444', privateip: 10.77.0.2, backends: ['10.88.0.1:80', '10.2.0.1:80', '10.2.0.11:80']}",
     );
@@ -70,7 +70,7 @@ on_both!(check_finds_what_would_not_work, |lab| {
     assert_eq!(lab.ours(), [""; 0]);
 });
 
-on_both!(check_knows_which_addresses_keepalived_moves, |lab| {
+on_all!(check_knows_which_addresses_keepalived_moves, |lab| {
     let config = |privateip: &str| {
         lab.config(&format!("frontend: {{bind: '10.77.0.1:4444', {privateip} backends: ['10.2.0.11:80']}}"));
         lab.ok("check")
@@ -101,7 +101,7 @@ on_both!(check_knows_which_addresses_keepalived_moves, |lab| {
     assert!(!config("").contains("keepalived"));
 });
 
-on_both!(the_ssh_port_that_one_came_by_is_not_taken, |lab| {
+on_all!(the_ssh_port_that_one_came_by_is_not_taken, |lab| {
     lab.balance(&[1]);
     let with_ssh =
         |words: &str| lab.command(words).env("SSH_CONNECTION", "10.1.0.2 50000 10.9.0.1 4444").output().unwrap();
@@ -128,7 +128,7 @@ on_both!(the_ssh_port_that_one_came_by_is_not_taken, |lab| {
     assert_eq!(with_ssh("start").status.code(), Some(0));
 });
 
-on_both!(a_listener_behind_the_bind_is_seen, |lab| {
+on_all!(a_listener_behind_the_bind_is_seen, |lab| {
     lab.balance(&[1]);
     let _listener = std::net::TcpListener::bind("10.9.0.1:4444").unwrap();
     assert!(lab.ok("check").contains("warning  bind 10.9.0.1:4444: a program on this host listens there"));
@@ -136,6 +136,7 @@ on_both!(a_listener_behind_the_bind_is_seen, |lab| {
     assert!(!lab.ok("check").contains("listens there"));
 });
 
+// Of iptables' plug-ins.
 on_both!(a_missing_match_is_named_with_its_remedy, |lab| {
     lab.balance(&[1, 2, 3]);
     // An empty folder in the place of iptables' own plug-ins: it knows no match by itself.
@@ -166,7 +167,7 @@ on_both!(iptables_is_found_without_a_path, |lab| {
     assert_eq!(lab.ours(), [""; 0]);
 });
 
-on_both!(a_read_only_proc_is_a_sentence_and_nothing_is_changed, |lab| {
+on_all!(a_read_only_proc_is_a_sentence_and_nothing_is_changed, |lab| {
     lab.balance(&[1]);
     fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
     sh("mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys");
@@ -184,7 +185,7 @@ on_both!(a_read_only_proc_is_a_sentence_and_nothing_is_changed, |lab| {
     );
 });
 
-on_both!(without_the_capability_there_is_a_sentence_with_its_name, |lab| {
+on_all!(without_the_capability_there_is_a_sentence_with_its_name, |lab| {
     lab.balance(&[1, 2, 3]);
     let config = lab.path("glider.yaml").display().to_string();
     let program = crate::lab::program().display().to_string();
@@ -209,7 +210,7 @@ on_both!(without_the_capability_there_is_a_sentence_with_its_name, |lab| {
     assert_eq!(bare("start").0, Some(2));
 });
 
-on_both!(nothing_runs_after_start, |lab| {
+on_all!(nothing_runs_after_start, |lab| {
     // Other laboratories have processes of their own; none may be added in this network.
     let own = fs::read_link("/proc/self/ns/net").unwrap();
     let running = || -> std::collections::BTreeSet<_> {
@@ -228,7 +229,7 @@ on_both!(nothing_runs_after_start, |lab| {
 });
 
 // Without `-config` here: /etc has no config, and nothing has drifted because of that.
-on_both!(status_of_rules_from_a_config_elsewhere, |lab| {
+on_all!(status_of_rules_from_a_config_elsewhere, |lab| {
     lab.balance(&[1, 2, 3]);
     lab.ok("start");
     fs::rename(lab.path("glider.yaml"), lab.path("elsewhere.yaml")).unwrap();
@@ -236,7 +237,7 @@ on_both!(status_of_rules_from_a_config_elsewhere, |lab| {
     let (code, out, _) = lab.paraglider("status");
     let said = format!("as the last start wrote them; there is no {missing} to compare with");
     assert!(code == 0 && out.starts_with("in force") && out.contains(&said) && out.contains("10.2.0.13:80"), "{out}");
-    sh("iptables -t nat -D OUTPUT -p tcp -j PARAGLIDER");
+    sh(lab.loses_local_clients());
     let (code, out, _) = lab.paraglider("status --json");
     assert!(code == 1 && out.contains("drifted") && out.contains("this is the config of the last start"), "{out}");
     // A config that is there and broken is another matter.
@@ -249,7 +250,7 @@ on_both!(status_of_rules_from_a_config_elsewhere, |lab| {
     assert!(code == 3 && out.starts_with("not in force") && out.contains("cannot read the config"), "{out}");
 });
 
-on_both!(status_tells_its_three_states, |lab| {
+on_all!(status_tells_its_three_states, |lab| {
     lab.balance(&[1, 2, 3]);
     let (code, out, _) = lab.paraglider("status");
     assert!(code == 3 && out.starts_with("not in force"), "{out}");
@@ -259,7 +260,7 @@ on_both!(status_tells_its_three_states, |lab| {
     let (code, out, _) = lab.paraglider("status");
     assert!(code == 1 && out.starts_with("drifted") && out.contains("10.2.0.13:80"), "{out}");
     lab.balance(&[1, 2, 3]);
-    sh("iptables -D FORWARD -m conntrack --ctstate DNAT -j PARAGLIDER-FWD");
+    sh(lab.loses_clients());
     assert_eq!(lab.paraglider("status").0, 1);
     lab.ok("start");
     fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
@@ -333,7 +334,7 @@ fn without_root_in_one_step() {
     }
 }
 
-on_both!(loopback_wants_route_localnet, |lab| {
+on_all!(loopback_wants_route_localnet, |lab| {
     lab.config("frontend: {bind: '127.0.0.1:4444', backends: ['10.2.0.11:80', '127.0.0.1:81']}");
     let (code, out, _) = lab.paraglider("check");
     assert!(code == 1 && out.contains("error    bind 127.0.0.1:4444: a loopback address works only with"), "{out}");
@@ -392,7 +393,7 @@ fn check_does_not_restart_the_counters_of_others() {
     });
 }
 
-on_both!(turns_are_compared_with_the_rules_in_force, |lab| {
+on_all!(turns_are_compared_with_the_rules_in_force, |lab| {
     for backend in ["b1", "b2", "b3"] {
         serve(backend, 80);
     }
@@ -413,7 +414,7 @@ on_both!(turns_are_compared_with_the_rules_in_force, |lab| {
     assert_eq!(out.contains("more or less than its turn"), lab.variant == Variant::Legacy, "{out}");
 });
 
-on_both!(check_without_a_config_looks_at_the_host_all_the_same, |lab| {
+on_all!(check_without_a_config_looks_at_the_host_all_the_same, |lab| {
     let (code, out, err) = lab.paraglider("check");
     assert!(code == 2 && err.is_empty(), "{err}");
     assert!(out.starts_with("error    config: ") && out.contains("write one (paraglider(8) has an example)"), "{out}");
@@ -422,7 +423,7 @@ on_both!(check_without_a_config_looks_at_the_host_all_the_same, |lab| {
     assert!(code == 2 && out.contains("engine: nftables, since no iptables is installed"), "{out}");
 });
 
-on_both!(a_config_that_others_can_change_is_found, |lab| {
+on_all!(a_config_that_others_can_change_is_found, |lab| {
     lab.balance(&[1, 2, 3]);
     sh("sysctl -qw net.ipv4.ip_forward=1");
     let (dir, yaml) = (lab.path("").display().to_string(), lab.path("glider.yaml").display().to_string());

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::lab::{ask, host, inside, sh, Lab, Variant, PATIENCE};
-use crate::{on_both, BIND};
+use crate::{on_all, BIND};
 
 /// What is asked for or sent: many packets.
 const MUCH: usize = 200_000;
@@ -74,15 +74,16 @@ fn far() {
 }
 
 /// A firewall that lets nothing through by itself.
-fn shut() {
+fn shut(lab: &Lab) {
     for tool in ["iptables", "ip6tables"] {
         sh(&format!("{tool} -P FORWARD DROP"));
     }
+    lab.let_through();
 }
 
-on_both!(a_small_mtu_on_the_way_to_a_client_is_no_harm, |lab| {
+on_all!(a_small_mtu_on_the_way_to_a_client_is_no_harm, |lab| {
     far();
-    shut();
+    shut(lab);
     trade("b1", 80);
     lab.config(
         "frontends:\n  - {bind: '10.9.0.1:4444', privateip: 10.2.0.1, backends: ['10.2.0.11:80']}\n  \
@@ -94,9 +95,9 @@ on_both!(a_small_mtu_on_the_way_to_a_client_is_no_harm, |lab| {
     }
 });
 
-on_both!(a_small_mtu_on_the_way_to_a_backend_is_no_harm, |lab| {
+on_all!(a_small_mtu_on_the_way_to_a_backend_is_no_harm, |lab| {
     far();
-    shut();
+    shut(lab);
     trade("far", 80);
     lab.config(
         "frontends:\n  - {bind: '10.9.0.1:4444', privateip: 10.3.0.1, backends: ['198.51.100.2:80']}\n  \
@@ -108,18 +109,18 @@ on_both!(a_small_mtu_on_the_way_to_a_backend_is_no_harm, |lab| {
     }
 });
 
-on_both!(without_privateip_it_is_the_same, |lab| {
+on_all!(without_privateip_it_is_the_same, |lab| {
     far();
-    shut();
+    shut(lab);
     trade("far", 80);
     lab.config("frontend: {bind: '10.9.0.1:4444', privateip: none, backends: ['198.51.100.2:80']}");
     lab.ok("start");
     assert_eq!(get("client", BIND, b"u"), 1);
 });
 
-on_both!(what_a_backends_network_says_reaches_the_client, |lab| {
+on_all!(what_a_backends_network_says_reaches_the_client, |lab| {
     far();
-    shut();
+    shut(lab);
     sh("ip -n router route add unreachable 198.51.100.9/32; ip -n router -6 route add unreachable fd05::9/128");
     lab.config(
         "frontends:\n  - {bind: '10.9.0.1:4444', privateip: 10.3.0.1, backends: ['198.51.100.9:80']}\n  \
@@ -135,9 +136,9 @@ on_both!(what_a_backends_network_says_reaches_the_client, |lab| {
     }
 });
 
-on_both!(other_icmp_is_not_let_through, |lab| {
+on_all!(other_icmp_is_not_let_through, |lab| {
     far();
-    shut();
+    shut(lab);
     lab.balance(&[1, 2, 3]);
     lab.ok("start");
     sh("ip -n b1 route add default via 10.2.0.1");

@@ -12,7 +12,7 @@
     clippy::string_slice
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -20,7 +20,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{mpsc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -32,24 +32,40 @@ const INSIDE: &str = "PARAGLIDER_LAB";
 /// How long one connection may take before it counts as failed.
 pub const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Which iptables a laboratory has.
+/// What a laboratory's host has for Paraglider to write rules with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variant {
+    /// iptables-nft.
     Nft,
+    /// iptables-legacy.
     Legacy,
+    /// The kernel alone: Paraglider finds neither iptables nor nft and writes nftables by netlink. The story has both, for
+    /// the rules of others: its `iptables` is iptables-nft.
+    Netlink,
 }
 
 impl Variant {
+    /// How Paraglider calls the engine.
+    pub fn engine(self) -> &'static str {
+        match self {
+            Variant::Nft => "iptables-nft",
+            Variant::Legacy => "iptables-legacy",
+            Variant::Netlink => "nftables",
+        }
+    }
+
+    /// The part of the names of iptables' programs.
     pub fn infix(self) -> &'static str {
         match self {
-            Variant::Nft => "nft",
+            Variant::Nft | Variant::Netlink => "nft",
             Variant::Legacy => "legacy",
         }
     }
 
+    /// The variant of iptables that the story's `iptables` is not.
     pub fn other(self) -> Self {
         match self {
-            Variant::Nft => Variant::Legacy,
+            Variant::Nft | Variant::Netlink => Variant::Legacy,
             Variant::Legacy => Variant::Nft,
         }
     }
@@ -126,9 +142,22 @@ pub fn run(program: impl AsRef<Path>, arguments: &[&str]) -> Output {
     output.unwrap_or_else(|error| panic!("cannot run {}: {error}", program.display()))
 }
 
+/// Programs that a story has and Paraglider has not; see [`Variant::Netlink`].
+static OF_THE_STORY: OnceLock<PathBuf> = OnceLock::new();
+
+/// A command for a line of words, with all the programs of the story.
+pub fn shell(line: &str) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", line]).stdin(Stdio::null());
+    if let Some(dir) = OF_THE_STORY.get() {
+        command.env("PATH", format!("{}:{}", dir.display(), std::env::var("PATH").unwrap()));
+    }
+    command
+}
+
 /// Runs a line of words that must succeed; returns what it printed.
 pub fn sh(line: &str) -> String {
-    let output = run("/bin/sh", &["-c", line]);
+    let output = shell(line).output().unwrap_or_else(|error| panic!("cannot run /bin/sh: {error}"));
     if !output.status.success() && line.contains(" -6 ") {
         needs_ipv6();
     }
@@ -152,7 +181,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Nothing but the variant of iptables.
+    /// Nothing but the programs.
     pub fn bare(variant: Variant) -> Self {
         assert!(std::env::var_os(INSIDE).is_some(), "only inside");
         let dir = tempfile::tempdir().unwrap();
@@ -162,15 +191,21 @@ impl Lab {
         // The variant under test is the one that `iptables` is.
         let bin = dir.path().join("bin");
         fs::create_dir(&bin).unwrap();
-        for family in ["iptables", "ip6tables"] {
-            for verb in ["", "-save", "-restore"] {
-                let real = format!("/usr/sbin/{family}-{}{verb}", variant.infix());
-                assert!(Path::new(&real).exists(), "{real} is missing: apt install iptables");
-                symlink(real, bin.join(format!("{family}{verb}"))).unwrap();
+        let path = format!("/usr/sbin:/usr/bin:/sbin:/bin:{TOOLS}");
+        if variant == Variant::Netlink {
+            hide_programs(dir.path(), &bin);
+            std::env::set_var("PATH", path);
+            OF_THE_STORY.set(bin).unwrap();
+        } else {
+            for family in ["iptables", "ip6tables"] {
+                for verb in ["", "-save", "-restore"] {
+                    let real = format!("/usr/sbin/{family}-{}{verb}", variant.infix());
+                    assert!(Path::new(&real).exists(), "{real} is missing: apt install iptables");
+                    symlink(real, bin.join(format!("{family}{verb}"))).unwrap();
+                }
             }
+            std::env::set_var("PATH", format!("{}:{path}", bin.display()));
         }
-        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin:{TOOLS}", bin.display());
-        std::env::set_var("PATH", path);
 
         let lab = Lab { variant, dir };
         // As on a router; where bridges hand packets to iptables, `check` says what that breaks.
@@ -263,7 +298,8 @@ impl Lab {
         out
     }
 
-    /// All rules of both variants and families, without dates; `-c` for counters.
+    /// All rules in the kernel, without dates: of both variants of iptables and both families, and the tables of nftables
+    /// that are not iptables' own; with counters if asked for.
     pub fn saved(&self, counters: bool) -> String {
         let flag = if counters { "-c" } else { "" };
         let mut all = String::new();
@@ -276,25 +312,34 @@ impl Lab {
                 all.extend(lines.map(|line| format!("{family}-{} {line}\n", variant.infix())));
             }
         }
+        all.extend(nftables(&sh(&format!("nft {} list ruleset", if counters { "" } else { "-s" }))));
         all
+    }
+
+    /// Numbers of our rules in nf_tables, which are others when they have been written again (iptables-legacy has none).
+    pub fn handles(&self) -> String {
+        sh("nft -a -s list ruleset")
+            .lines()
+            .filter(|line| line.contains(" # handle "))
+            .map(|line| line.trim().to_owned() + "\n")
+            .collect()
     }
 
     /// Starts again, which must write nothing.
     pub fn is_in_force(&self) {
-        let before = self.saved(false);
+        let before = (self.saved(false), self.handles());
         let (code, _, err) = self.paraglider("-v start");
         assert!(code == 0 && err.contains("already in force") && !err.contains("-restore"), "{err}");
-        assert_eq!(self.saved(false), before);
+        assert_eq!((self.saved(false), self.handles()), before);
         self.ok("status");
     }
 
-    /// The rules and policies of others in both variants and families, with their counters.
+    /// The rules and policies of others, of whatever engine, with their counters.
     pub fn others(&self) -> Vec<String> {
-        let ours = |line: &str| line.contains("PARAGLIDER") && !line.contains("PARAGLIDERS") || line.contains("PG-10");
-        // Empty tables may appear; what is in them may not.
+        // Empty tables of iptables may appear; what is in them may not.
         let empty = |line: &str| {
             let unused = line.contains(" :") && (line.ends_with(" ACCEPT") || line.ends_with(" ACCEPT [0:0]"));
-            line.contains(" *") || line.ends_with("COMMIT") || unused
+            !line.starts_with("nft ") && (line.contains(" *") || line.ends_with("COMMIT") || unused)
         };
         // The counters of the old variant's policies are an exception: libiptc sets them to zero at each change of the
         // table, also at a single `iptables -A` of anybody. To keep them, we would have to write others' policies.
@@ -302,7 +347,11 @@ impl Lab {
             Some((policy, _)) if line.contains("-legacy :") => policy.to_owned(),
             _ => line.to_owned(),
         };
-        self.saved(true).lines().map(policy).filter(|line| !ours(line) && !empty(line)).collect()
+        let is_ours = |line: &str| match line.strip_prefix("nft ") {
+            Some(table) => is_our_table(table),
+            None => line.contains("PARAGLIDER") && !line.contains("PARAGLIDERS") || line.contains("PG-10"),
+        };
+        self.saved(true).lines().map(policy).filter(|line| !is_ours(line) && !empty(line)).collect()
     }
 
     /// Rules of others in each table and each kind of chain, some of them with counters that are not zero: then
@@ -321,9 +370,12 @@ impl Lab {
             "iptables -t nat -A POSTROUTING -s 10.99.0.0/16 -j MASQUERADE",
             "iptables -t mangle -A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
             "ip6tables -A INPUT -p tcp -m tcp --dport 23 -j DROP",
+            "nft 'add table inet own; add chain inet own in { type filter hook input priority 5; }; \
+             add rule inet own in tcp dport 9 counter; add counter inet own kept'",
         ] {
             sh(line);
         }
+        self.let_through();
         sh("sysctl -qw net.ipv4.ip_forward=1");
         // A direct connection, and one to the balancer itself.
         ask_often("client", "10.2.0.11:80", 1);
@@ -331,12 +383,131 @@ impl Lab {
         let others = self.others();
         assert!(others.iter().any(|line| line.contains("-A FORWARD") && !line.contains("[0:0]")), "{others:?}");
         assert!(others.iter().any(|line| line.contains("PG-admin")) && others.len() >= 10, "{others:?}");
+        assert!(others.iter().any(|line| line.contains("dport 9 counter packets 1")), "{others:?}");
     }
 
-    /// The lines of [`saved`](Self::saved) that are ours.
+    /// The lines of [`saved`](Self::saved) that are ours, in whatever engine.
     pub fn ours(&self) -> Vec<String> {
-        let ours = |line: &&str| line.contains("PARAGLIDER") || line.contains("PG-");
+        let ours = |line: &&str| match line.strip_prefix("nft ") {
+            Some(table) => is_our_table(table),
+            None => line.contains("PARAGLIDER") || line.contains("PG-"),
+        };
         self.saved(false).lines().filter(ours).map(str::to_owned).collect()
+    }
+
+    /// Whether rules of ours hand new connections to a backend.
+    pub fn balances(&self) -> bool {
+        self.ours().iter().any(|line| line.contains("-j DNAT") || line.contains(" dnat ip"))
+    }
+
+    /// Whether a rule of ours is about IPv6.
+    pub fn has_rules_of_ipv6(&self) -> bool {
+        self.ours().iter().any(|line| line.starts_with("ip6tables") || line.contains(" ip6 "))
+    }
+
+    /// Lets through what is balanced, where iptables' FORWARD drops and no rule of ours can: nothing outside of iptables
+    /// overrules it, so that is up to the administrator.
+    pub fn let_through(&self) {
+        if self.variant == Variant::Netlink {
+            sh("for tool in iptables ip6tables; do $tool -I FORWARD -m conntrack --ctstate DNAT -j ACCEPT; done");
+        }
+    }
+
+    /// The command by which another program removes a rule of ours, with which connections of the balancer itself are
+    /// balanced.
+    pub fn loses_local_clients(&self) -> &'static str {
+        match self.variant {
+            Variant::Netlink => "nft flush chain inet paraglider output",
+            _ => "iptables -t nat -D OUTPUT -p tcp -j PARAGLIDER",
+        }
+    }
+
+    /// The command by which another program cuts all ways to our rules for connections that come in.
+    pub fn loses_clients(&self) -> &'static str {
+        match self.variant {
+            Variant::Netlink => "nft flush chain inet paraglider prerouting",
+            _ => "iptables -t nat -F PREROUTING",
+        }
+    }
+
+    /// The command by which another program removes all rules.
+    pub fn loses_all(&self) -> &'static str {
+        match self.variant {
+            Variant::Netlink => "nft flush ruleset",
+            _ => "iptables -t nat -F && iptables -t nat -X && iptables -F && iptables -X",
+        }
+    }
+}
+
+/// Whether a line of [`nftables`], without its first word, is about a table of ours.
+fn is_our_table(line: &str) -> bool {
+    let table = line.strip_prefix("inet ").or_else(|| line.strip_prefix("ip ")).and_then(|name| name.split(' ').next());
+    table == Some("paraglider")
+}
+
+/// A listing of nft with the table and the chain on each line, `nft inet own in: tcp dport 9 drop`, without the tables that
+/// iptables-nft has made. Chains and the like are in the order of their names: the kernel shows them by age.
+fn nftables(listing: &str) -> BTreeSet<String> {
+    let (mut table, mut block, mut number) = (String::new(), String::new(), 0);
+    let mut all = BTreeSet::new();
+    for line in listing.lines() {
+        let depth = line.len() - line.trim_start_matches('\t').len();
+        let text = line.trim();
+        if text.is_empty() || text.starts_with('#') {
+            continue;
+        }
+        // Both begin before their lines, which may themselves have braces.
+        match (depth, text.strip_suffix(" {")) {
+            (0, Some(name)) => (table, block, number) = (name.replacen("table ", "", 1), String::new(), 0),
+            (1, Some(name)) => (block, number) = (name.to_owned(), 0),
+            (0 | 1, _) if text == "}" => continue,
+            _ => number += 1,
+        }
+        let of_iptables = ["filter", "nat", "mangle", "raw", "security"];
+        if of_iptables.iter().any(|name| table == format!("ip {name}") || table == format!("ip6 {name}")) {
+            continue;
+        }
+        let place = if block.is_empty() { format!("nft {table}") } else { format!("nft {table} {block}") };
+        all.insert(if number == 0 { place + "\n" } else { format!("{place} {number:04}: {text}\n") });
+    }
+    all
+}
+
+/// Puts iptables and nft where only the story finds them: no file on the paths of system programs is one any more.
+fn hide_programs(dir: &Path, bin: &Path) {
+    let real = dir.join("real");
+    fs::create_dir(&real).unwrap();
+    let is_one =
+        |name: &str| name == "nft" || ["iptables", "ip6tables", "xtables-"].iter().any(|of| name.starts_with(of));
+    let mut moved = BTreeMap::new();
+    for folder in ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"] {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let Some(path) = is_one(&name).then(|| fs::canonicalize(entry.path()).ok()).flatten() else { continue };
+            moved.entry(path).or_insert_with(Vec::new).push(name);
+        }
+    }
+    let mut line = String::from("true");
+    for (path, names) in moved {
+        // They are several programs in one, which go by the name that they are called by.
+        let real = real.join(path.file_name().unwrap());
+        File::create(&real).unwrap();
+        let (from, to) = (path.display(), real.display());
+        line.push_str(&format!(" && mount --bind {from} {to} && mount --bind /dev/null {from}"));
+        for name in names {
+            // On a system whose /sbin is a link there are two of each.
+            let _ = symlink(&real, bin.join(name));
+        }
+    }
+    sh(&line);
+    for family in ["iptables", "ip6tables"] {
+        for verb in ["", "-save", "-restore"] {
+            let nft = bin.join(format!("{family}-nft{verb}"));
+            assert!(nft.exists(), "{} is missing: apt install iptables", nft.display());
+            let own = bin.join(format!("{family}{verb}"));
+            let _ = fs::remove_file(&own);
+            symlink(fs::read_link(nft).unwrap(), own).unwrap();
+        }
     }
 }
 

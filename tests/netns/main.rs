@@ -1,4 +1,4 @@
-//! Every promise on the real kernel, with real iptables (both variants) and real traffic. Each test has a laboratory of
+//! Every promise on the real kernel, with real iptables (both variants), with nftables, and real traffic. Each test has a laboratory of
 //! its own and needs no root where the kernel allows user namespaces.
 #![allow(
     missing_docs,
@@ -29,6 +29,7 @@ mod guard;
 mod health;
 mod host;
 mod icmp;
+mod nftables;
 mod others;
 mod process;
 mod quiet;
@@ -115,28 +116,41 @@ mod poor_host {
     }
 }
 
-/// A story that is told on both variants of iptables.
+/// A story that is told with each engine: both variants of iptables, and nftables on a host that has neither iptables nor
+/// nft.
+macro_rules! on_all {
+    ($(#[$doc:meta])* $name:ident, $story:expr) => {
+        crate::on! { $(#[$doc])* $name, $story, nft: Nft, legacy: Legacy, netlink: Netlink }
+    };
+}
+pub(crate) use on_all;
+
+/// A story that only iptables has, by its nature, which is written there.
 macro_rules! on_both {
     ($(#[$doc:meta])* $name:ident, $story:expr) => {
+        crate::on! { $(#[$doc])* $name, $story, nft: Nft, legacy: Legacy }
+    };
+}
+pub(crate) use on_both;
+
+macro_rules! on {
+    ($(#[$doc:meta])* $name:ident, $story:expr, $($test:ident: $variant:ident),+) => {
         $(#[$doc])*
         mod $name {
             use super::*;
 
-            #[test]
-            fn nft() {
-                let story: fn(&Lab) = $story;
-                crate::in_lab(crate::test_name(concat!(module_path!(), "::nft")), Variant::Nft, story);
-            }
-
-            #[test]
-            fn legacy() {
-                let story: fn(&Lab) = $story;
-                crate::in_lab(crate::test_name(concat!(module_path!(), "::legacy")), Variant::Legacy, story);
-            }
+            $(
+                #[test]
+                fn $test() {
+                    let story: fn(&Lab) = $story;
+                    let name = crate::test_name(concat!(module_path!(), "::", stringify!($test)));
+                    crate::in_lab(name, Variant::$variant, story);
+                }
+            )+
         }
     };
 }
-pub(crate) use on_both;
+pub(crate) use on;
 
 /// The name by which the test harness knows a test: without the crate.
 fn test_name(path: &'static str) -> &'static str {

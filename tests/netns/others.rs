@@ -3,9 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::lab::{ask_often, connect_within, inside, serve, sh, Lab, Variant, PATIENCE};
+use crate::lab::{ask_often, connect_within, inside, serve, sh, shell, Lab, Variant, PATIENCE};
 use crate::watching::{until, Watch};
-use crate::{answers, on_both, BIND};
+use crate::{answers, on_all, BIND};
 
 /// A second client on the same host, who is not banned.
 const OTHER: &str = "10.1.0.3";
@@ -127,7 +127,7 @@ const BANS: [(&str, &str, &str); 14] = [
     ),
 ];
 
-on_both!(bans_stay_bans, |lab| {
+on_all!(bans_stay_bans, |lab| {
     serve_two_clients();
     lab.balance(&[1, 2, 3]);
     for (what, ban, undo) in BANS {
@@ -158,7 +158,7 @@ on_both!(bans_stay_bans, |lab| {
     }
 });
 
-on_both!(bans_stay_bans_when_the_watch_puts_the_rules_back, |lab| {
+on_all!(bans_stay_bans_when_the_watch_puts_the_rules_back, |lab| {
     serve_two_clients();
     lab.balance(&[1, 2, 3]);
     let watch = Watch::begin(lab);
@@ -170,7 +170,7 @@ on_both!(bans_stay_bans_when_the_watch_puts_the_rules_back, |lab| {
     drop(watch);
 });
 
-on_both!(a_ban_of_an_ipv6_client_stays_a_ban, |lab| {
+on_all!(a_ban_of_an_ipv6_client_stays_a_ban, |lab| {
     crate::lab::needs_ipv6();
     for host in ["b1", "b2"] {
         serve(host, 80);
@@ -189,7 +189,7 @@ on_both!(a_ban_of_an_ipv6_client_stays_a_ban, |lab| {
 const DOCKER: &str = "iptables -P FORWARD DROP; iptables -N DOCKER; iptables -A DOCKER ! -i lan -o lan -j DROP; \
                       iptables -N DOCKER-FORWARD; iptables -A DOCKER-FORWARD -j DOCKER; iptables -I FORWARD -j DOCKER-FORWARD";
 
-on_both!(a_start_of_docker_is_said_and_mended, |lab| {
+on_all!(a_start_of_docker_is_said_and_mended, |lab| {
     serve_two_clients();
     sh("iptables -N ban; iptables -A ban -s 10.1.0.2 -j REJECT");
     lab.balance(&[1, 2, 3]);
@@ -206,7 +206,7 @@ on_both!(a_start_of_docker_is_said_and_mended, |lab| {
     assert_eq!(lab.others().len(), before.len());
 });
 
-on_both!(a_start_of_docker_is_mended_by_the_watch, |lab| {
+on_all!(a_start_of_docker_is_mended_by_the_watch, |lab| {
     serve_two_clients();
     lab.balance(&[1, 2, 3]);
     let watch = Watch::begin(lab);
@@ -327,7 +327,7 @@ const OBSTACLES: [(&str, &str, &str); 22] = [
     ),
 ];
 
-on_both!(what_stops_connections_is_named, |lab| {
+on_all!(what_stops_connections_is_named, |lab| {
     serve_two_clients();
     lab.balance(&[1, 2, 3]);
     lab.ok("start");
@@ -336,7 +336,7 @@ on_both!(what_stops_connections_is_named, |lab| {
     for (rule, undo, said) in OBSTACLES {
         let fails = |line: &str| {
             // The old tables of a kernel that has not all of them.
-            std::process::Command::new("/bin/sh").args(["-c", line]).status().map_or(true, |status| !status.success())
+            shell(line).status().map_or(true, |status| !status.success())
         };
         if fails(&rule.replace("OTHER", &other)) {
             assert!(rule.contains("security"), "{rule}");
@@ -357,7 +357,7 @@ on_both!(what_stops_connections_is_named, |lab| {
     }
 });
 
-on_both!(rules_for_the_bind_in_input_are_said_to_be_of_no_use_now, |lab| {
+on_all!(rules_for_the_bind_in_input_are_said_to_be_of_no_use_now, |lab| {
     for host in ["b1", "b2", "b3"] {
         serve(host, 80);
     }
@@ -385,7 +385,7 @@ on_both!(rules_for_the_bind_in_input_are_said_to_be_of_no_use_now, |lab| {
     }
 });
 
-on_both!(a_masquerade_of_others_does_not_hide_the_clients, |lab| {
+on_all!(a_masquerade_of_others_does_not_hide_the_clients, |lab| {
     serve_two_clients();
     for n in 1..=3 {
         sh(&format!("ip -n b{n} route add default via 10.2.0.1"));
@@ -402,7 +402,7 @@ on_both!(a_masquerade_of_others_does_not_hide_the_clients, |lab| {
     assert!(out.contains("`-A POSTROUTING -o lan -j MASQUERADE` comes before our rules"), "{out}");
 });
 
-on_both!(what_does_no_harm_is_not_named, |lab| {
+on_all!(what_does_no_harm_is_not_named, |lab| {
     serve_two_clients();
     lab.balance(&[1, 2, 3]);
     lab.ok("start");
@@ -428,7 +428,7 @@ on_both!(what_does_no_harm_is_not_named, |lab| {
     }
 });
 
-on_both!(a_ban_holds_while_a_backend_cannot_be_reached, |lab| {
+on_all!(a_ban_holds_while_a_backend_cannot_be_reached, |lab| {
     serve_two_clients();
     sh("iptables -A FORWARD -o tun0 -j DROP; iptables -A FORWARD -s 10.1.0.2 -j DROP");
     lab.config("frontend: {bind: '10.9.0.1:4444', privateip: 10.2.0.1, backends: ['10.2.0.11:80', '10.66.0.1:80']}");
@@ -443,7 +443,7 @@ on_both!(a_ban_holds_while_a_backend_cannot_be_reached, |lab| {
     the_ban_holds(lab, "after boot");
 });
 
-on_both!(a_guest_network_stays_apart, |lab| {
+on_all!(a_guest_network_stays_apart, |lab| {
     for host in ["b1", "b2", "b3"] {
         serve(host, 80);
     }
@@ -474,7 +474,7 @@ on_both!(a_guest_network_stays_apart, |lab| {
     }
 });
 
-on_both!(an_allow_list_by_accept_is_kept_and_named, |lab| {
+on_all!(an_allow_list_by_accept_is_kept_and_named, |lab| {
     serve_two_clients();
     sh("iptables -N wl; iptables -A wl -s 10.1.0.3 -j ACCEPT; iptables -A wl -j DROP; iptables -A FORWARD -i wan -j wl");
     lab.balance(&[1, 2, 3]);

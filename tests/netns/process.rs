@@ -17,7 +17,7 @@ use crate::failure::wrap;
 use crate::health::{checked, QUICK};
 use crate::lab::{program, sh, Lab, Variant};
 use crate::watching::{kept, until, Watch, BOUND};
-use crate::{in_lab, on_both};
+use crate::{in_lab, on_all, on_both};
 
 /// Takes an `iptables-*` wrapper away: the real program is there again.
 fn unwrap(lab: &Lab, verb: &str) {
@@ -41,6 +41,7 @@ fn ended(child: &mut Child) -> Option<i32> {
     status.unwrap().code()
 }
 
+// The nftables engine runs no program.
 on_both!(a_look_that_fails_leaves_no_zombie, |lab| {
     lab.balance(&[1, 2, 3]);
     let begin = Instant::now();
@@ -162,6 +163,7 @@ fn a_tool_of_the_watch_hears_signals() {
     });
 }
 
+// The same.
 on_both!(a_tool_that_is_killed_or_talks_nonsense_is_quoted_with_care, |lab| {
     lab.balance(&[1, 2, 3]);
     wrap(lab, "restore", "kill -9 $$");
@@ -237,7 +239,7 @@ fn unheard_socket(lab: &Lab, words: &str) -> (Command, std::os::unix::net::UnixS
     (command, reader)
 }
 
-on_both!(stderr_that_nobody_reads_holds_nothing_up, |lab| {
+on_all!(stderr_that_nobody_reads_holds_nothing_up, |lab| {
     let [_b1, mut b2, _b3] = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     for verb in ["-v start", "stop", "-v start", "-v stop --drain 1"] {
@@ -479,7 +481,7 @@ fn a_small_soft_limit_of_descriptors_is_raised() {
 }
 
 // Of those there would be thousands with many backends.
-on_both!(a_check_leaves_no_time_wait, |lab| {
+on_all!(a_check_leaves_no_time_wait, |lab| {
     let backends = Backend::three();
     lab.config(&checked("interval: 100ms, timeout: 50ms, fall: 9", &[1, 2, 3]));
     let waiting = || {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::lab::{ask_often, run, serve, sh, Lab, Variant};
 use crate::situations::{complaints, router, C, C6};
-use crate::{answers, on_both};
+use crate::{answers, on_all};
 
 /// What is usual on hosts that work.
 const HEALTHY: &[(&str, &str)] = &[
@@ -25,7 +25,7 @@ const HEALTHY: &[(&str, &str)] = &[
     ("the bind's port is one of the host's own", "sysctl -qw net.ipv4.ip_local_port_range='8000 9000'"),
 ];
 
-on_both!(check_is_quiet_where_all_is_well, |lab| {
+on_all!(check_is_quiet_where_all_is_well, |lab| {
     router();
     for config in [
         C,
@@ -61,7 +61,7 @@ on_both!(check_is_quiet_where_all_is_well, |lab| {
     }
 });
 
-on_both!(the_second_way_to_the_internet_works_as_the_recipe_says, |lab| {
+on_all!(the_second_way_to_the_internet_works_as_the_recipe_says, |lab| {
     // A client that comes in by the second one, and a balancer whose default route is the first.
     router();
     sh("ip netns add client2 && ip link set far netns client2 && ip -n client2 link set far up && ip -n client2 link set lo up");
@@ -96,7 +96,7 @@ on_both!(the_second_way_to_the_internet_works_as_the_recipe_says, |lab| {
     );
 });
 
-on_both!(check_of_many_backends_is_quick, |lab| {
+on_all!(check_of_many_backends_is_quick, |lab| {
     router();
     let backends: String = (0..300).map(|n| format!("'10.2.{}.{}:80', ", n / 250, n % 250 + 1)).collect();
     sh("ip route add 10.2.1.0/24 dev lan");
@@ -109,7 +109,7 @@ on_both!(check_of_many_backends_is_quick, |lab| {
     fs::write(lab.path("out"), out).unwrap();
 });
 
-on_both!(check_says_what_a_privateip_means, |lab| {
+on_all!(check_says_what_a_privateip_means, |lab| {
     router();
     let says = |config: &str| {
         lab.config(config);
@@ -140,7 +140,7 @@ on_both!(check_says_what_a_privateip_means, |lab| {
     }
 });
 
-on_both!(the_name_of_an_interface_cannot_drive_the_terminal, |lab| {
+on_all!(the_name_of_an_interface_cannot_drive_the_terminal, |lab| {
     router();
     let name = "a\u{1b}[1mb";
     assert!(run("ip", &["link", "set", "tun", "down"]).status.success());

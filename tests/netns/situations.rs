@@ -3,7 +3,7 @@
 
 use crate::lab::{ask_often, serve, sh, Lab, Variant};
 use crate::watching::until;
-use crate::{answers, on_both};
+use crate::{answers, on_all};
 
 /// The client's side, privateip, and three backends; clients are told from them by their network.
 pub const C: &str = "frontend: {bind: '10.1.0.1:8080', privateip: 10.2.0.1, backends: ['10.2.0.11:80', '10.2.0.12:80', '10.2.0.13:80']}";
@@ -220,7 +220,7 @@ pub fn tell(lab: &Lab, table: &[Situation]) {
     assert_eq!(complaints(&lab.ok("check")), [""; 0]);
 }
 
-on_both!(what_the_host_does_to_connections_is_named, |lab| {
+on_all!(what_the_host_does_to_connections_is_named, |lab| {
     router();
     tell(lab, HOST);
 });
@@ -257,7 +257,7 @@ const SIX: &[Situation] = &[
     .with("frontend: {bind: '[2001:db8::1]:8080', privateip: fd02::1, backends: ['[fd02::11]:80']}"),
 ];
 
-on_both!(what_the_host_does_to_ipv6_is_named, |lab| {
+on_all!(what_the_host_does_to_ipv6_is_named, |lab| {
     crate::lab::needs_ipv6();
     router();
     sh("sysctl -qw net.ipv6.conf.all.forwarding=1");
@@ -271,7 +271,7 @@ on_both!(what_the_host_does_to_ipv6_is_named, |lab| {
     assert_eq!(ask_often("client", "[fd01::1]:8080", 1), answers(&[("b1 fd02::1", 1)]));
 });
 
-on_both!(an_address_that_another_host_has_too_is_named, |lab| {
+on_all!(an_address_that_another_host_has_too_is_named, |lab| {
     crate::lab::needs_ipv6();
     router();
     sh("sysctl -qw net.ipv6.conf.all.forwarding=1");

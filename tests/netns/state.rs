@@ -15,7 +15,7 @@ use crate::failure::wrap_restore;
 use crate::health::{checked, QUICK, WINDOW};
 use crate::lab::{program, sh, Lab, Variant};
 use crate::watching::{failed, kept, shares, told, until, Clients, Watch, SLACK};
-use crate::{on_both, BIND};
+use crate::{on_all, on_both, BIND};
 
 const B2_DOWN: &str = "10.2.0.12:80 of 10.9.0.1:4444 is down";
 
@@ -33,6 +33,7 @@ fn stays_away(lab: &Lab, watch: &Watch) {
     });
 }
 
+// By a program that is slow; the nftables engine calls none.
 on_both!(a_stop_that_takes_longer_than_anything_waits_is_not_undone, |lab| {
     let _three = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
@@ -44,6 +45,7 @@ on_both!(a_stop_that_takes_longer_than_anything_waits_is_not_undone, |lab| {
     assert_eq!(watch.end(Signal::SIGTERM), Some(0));
 });
 
+// By a program that fails; `nftables.rs` has the same of a table that cannot be removed.
 on_both!(a_stop_that_removed_nothing_leaves_the_watch_at_work, |lab| {
     let _three = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
@@ -53,7 +55,7 @@ on_both!(a_stop_that_removed_nothing_leaves_the_watch_at_work, |lab| {
     assert_eq!(lab.paraglider("stop").0, 1);
     wrap_restore(lab, "exec $REAL \"$@\"");
     assert_eq!(lab.ours(), rules);
-    sh("iptables -t nat -F PREROUTING");
+    sh(lab.loses_clients());
     until("the rules are back", || lab.paraglider("status").0 == 0);
     assert!(!watch.text().contains("were stopped"), "{}", watch.text());
 });
@@ -70,7 +72,7 @@ fn fill() {
     while file.write_all(&[b'x'; 1024]).is_ok() {}
 }
 
-on_both!(a_full_run_loses_nothing, |lab| {
+on_all!(a_full_run_loses_nothing, |lab| {
     let [_b1, mut b2, _b3] = Backend::three();
     small_run(8);
     lab.config(&checked(QUICK, &[1, 2, 3]));
@@ -102,14 +104,14 @@ on_both!(a_full_run_loses_nothing, |lab| {
     let watch = Watch::spawn(lab, "watch");
     watch.hears(since, "going on from memory");
     watch.hears(since, "is balanced over 2 backends");
-    sh("iptables -t nat -F PREROUTING");
+    sh(lab.loses_clients());
     until("the rules are back", || lab.paraglider("status").0 == 0);
     assert_eq!(watch.lines(since, "going on from memory").len(), 1, "{}", watch.text());
     lab.ok("stop");
     stays_away(lab, &watch);
 });
 
-on_both!(a_stop_reaches_a_watch_of_another_pid_namespace_and_no_other_process, |lab| {
+on_all!(a_stop_reaches_a_watch_of_another_pid_namespace_and_no_other_process, |lab| {
     let _three = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let mut unshare = Command::new("unshare");
@@ -140,7 +142,7 @@ on_both!(a_stop_reaches_a_watch_of_another_pid_namespace_and_no_other_process, |
     });
 });
 
-on_both!(an_old_file_makes_no_healthy_backend_refused, |lab| {
+on_all!(an_old_file_makes_no_healthy_backend_refused, |lab| {
     let _three = Backend::three();
     lab.config(&checked("interval: 20s, fall: 3, rise: 2, on_all_down: reject", &[1, 2, 3]));
     lab.ok("start");
@@ -163,7 +165,7 @@ on_both!(an_old_file_makes_no_healthy_backend_refused, |lab| {
     }
 });
 
-on_both!(while_no_watch_runs_the_dead_stay_out_and_the_recovered_come_back_at_once, |lab| {
+on_all!(while_no_watch_runs_the_dead_stay_out_and_the_recovered_come_back_at_once, |lab| {
     let [_b1, mut b2, _b3] = Backend::three();
     let slow = "interval: 5s, timeout: 150ms, fall: 1, rise: 2";
     lab.config(&checked(QUICK, &[1, 2, 3]));
@@ -179,7 +181,7 @@ on_both!(while_no_watch_runs_the_dead_stay_out_and_the_recovered_come_back_at_on
     let attempts = clients.end();
     assert!(attempts.len() > 10 && failed(&attempts).is_empty(), "{:?}", failed(&attempts));
     // As a firewall does it: then the rules no longer tell which backend was left out.
-    sh("iptables -t nat -F && iptables -t nat -X && iptables -F FORWARD");
+    sh(lab.loses_all());
     lab.ok("start");
     without_b2();
     b2.start();
@@ -192,7 +194,7 @@ on_both!(while_no_watch_runs_the_dead_stay_out_and_the_recovered_come_back_at_on
     assert!(took < WINDOW + SLACK, "two checks at once, not 5 s apart: {took:?}");
 });
 
-on_both!(what_is_in_the_way_is_named_and_never_waited_for, |lab| {
+on_all!(what_is_in_the_way_is_named_and_never_waited_for, |lab| {
     let _three = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     lab.ok("start");
@@ -237,7 +239,7 @@ on_both!(what_is_in_the_way_is_named_and_never_waited_for, |lab| {
     assert!(code == 1 && err.contains("mode 777"), "{err}");
 });
 
-on_both!(a_read_only_run_does_not_hinder_a_stop, |lab| {
+on_all!(a_read_only_run_does_not_hinder_a_stop, |lab| {
     let _three = Backend::three();
     lab.balance(&[1, 2, 3]);
     lab.ok("start");
@@ -249,7 +251,7 @@ on_both!(a_read_only_run_does_not_hinder_a_stop, |lab| {
     assert_eq!(lab.ours(), [""; 0]);
 });
 
-on_both!(namespaces_that_share_run_do_not_meet, |lab| {
+on_all!(namespaces_that_share_run_do_not_meet, |lab| {
     let [_b1, mut b2, _b3] = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let watch = Watch::begin(lab);
@@ -268,7 +270,7 @@ on_both!(namespaces_that_share_run_do_not_meet, |lab| {
     without_b2();
 });
 
-on_both!(a_watch_whose_file_was_removed_by_hand_makes_it_again, |lab| {
+on_all!(a_watch_whose_file_was_removed_by_hand_makes_it_again, |lab| {
     let [_b1, mut b2, _b3] = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let watch = Watch::begin(lab);
@@ -285,7 +287,7 @@ on_both!(a_watch_whose_file_was_removed_by_hand_makes_it_again, |lab| {
     assert_eq!(lab.ours(), [""; 0], "{}", watch.text());
 });
 
-on_both!(whether_a_watch_is_needed_says_what_is_in_force_and_not_what_is_edited, |lab| {
+on_all!(whether_a_watch_is_needed_says_what_is_in_force_and_not_what_is_edited, |lab| {
     let checked = checked(QUICK, &[1, 2, 3]);
     let needed = || lab.paraglider("watch --needed").0;
     lab.config(&checked);
@@ -304,7 +306,7 @@ on_both!(whether_a_watch_is_needed_says_what_is_in_force_and_not_what_is_edited,
     assert_eq!(needed(), 2);
 });
 
-on_both!(what_a_namespace_that_is_gone_meant_is_not_believed, |lab| {
+on_all!(what_a_namespace_that_is_gone_meant_is_not_believed, |lab| {
     let _three = Backend::three();
     lab.balance(&[1, 2]);
     let folder = || kept("").parent().unwrap().to_owned();
@@ -341,7 +343,7 @@ on_both!(what_a_namespace_that_is_gone_meant_is_not_believed, |lab| {
     assert_eq!(fs::read_to_string(kept("home")).unwrap(), own);
 });
 
-on_both!(a_watch_that_stands_still_is_told_of_and_no_word_of_status_ends_it, |lab| {
+on_all!(a_watch_that_stands_still_is_told_of_and_no_word_of_status_ends_it, |lab| {
     let _three = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let watch = Watch::begin(lab);
@@ -358,7 +360,7 @@ on_both!(a_watch_that_stands_still_is_told_of_and_no_word_of_status_ends_it, |la
     assert_eq!(watch.end(Signal::SIGTERM), Some(0));
 });
 
-on_both!(few_descriptors_are_enough_for_checks, |lab| {
+on_all!(few_descriptors_are_enough_for_checks, |lab| {
     let [_b1, mut b2, _b3] = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let watch = Watch::limited(lab, "ulimit -n 20");
@@ -369,7 +371,7 @@ on_both!(few_descriptors_are_enough_for_checks, |lab| {
     watch.turns(lab, since, B2_DOWN);
 });
 
-on_both!(what_was_never_checked_is_not_up, |lab| {
+on_all!(what_was_never_checked_is_not_up, |lab| {
     let _three = Backend::three();
     silence("b1");
     lab.config(&checked("interval: 20s, timeout: 10s", &[1]));
@@ -377,7 +379,7 @@ on_both!(what_was_never_checked_is_not_up, |lab| {
     assert!(told(&lab.ok("status --json"), "10.2.0.11:80").contains("\"state\":\"unchecked\""));
 });
 
-on_both!(what_is_meant_is_put_back_and_nothing_after_a_stop, |lab| {
+on_all!(what_is_meant_is_put_back_and_nothing_after_a_stop, |lab| {
     let [_b1, mut b2, _b3] = Backend::three();
     let again = |words: &str| {
         let (code, out, err) = lab.paraglider(words);
@@ -392,7 +394,7 @@ on_both!(what_is_meant_is_put_back_and_nothing_after_a_stop, |lab| {
     // Whatever has become of the config since; a refused start changes nothing of what is meant.
     lab.config("frontend: 1\n");
     assert_eq!(lab.paraglider("start").0, 2);
-    sh("iptables -t nat -F && iptables -F FORWARD");
+    sh(lab.loses_all());
     again("start --again");
     assert_eq!(lab.ours(), rules);
     lab.ok("stop");

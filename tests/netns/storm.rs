@@ -1,11 +1,11 @@
 //! Another program flushes all rules again and again, while ours are put in force or removed.
 
-use std::process::{Child, Command};
+use std::process::Child;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::lab::{Lab, Variant};
-use crate::on_both;
+use crate::lab::{shell, Lab, Variant};
+use crate::on_all;
 
 /// Flushes each 20 ms, until it is dropped.
 struct Storm(Child);
@@ -13,12 +13,12 @@ struct Storm(Child);
 impl Storm {
     fn begin(lab: &Lab) -> Self {
         let flush = match lab.variant {
-            Variant::Nft => "nft flush ruleset",
+            Variant::Nft | Variant::Netlink => "nft flush ruleset",
             // The old variant's chains have to be emptied one table after the other.
             Variant::Legacy => "iptables -w -t nat -F; iptables -w -F; iptables -w -t nat -X; iptables -w -X",
         };
         let line = format!("while :; do {flush}; sleep 0.02; done >/dev/null 2>&1");
-        Storm(Command::new("sh").args(["-c", &line]).spawn().unwrap())
+        Storm(shell(&line).spawn().unwrap())
     }
 }
 
@@ -30,7 +30,7 @@ impl Drop for Storm {
     }
 }
 
-on_both!(a_storm_of_flushes_is_outlived, |lab| {
+on_all!(a_storm_of_flushes_is_outlived, |lab| {
     let mut failed = Vec::new();
     let storm = Storm::begin(lab);
     let mut tell = |words: &str| {

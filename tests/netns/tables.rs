@@ -2,7 +2,7 @@
 
 use crate::lab::{ask_often, serve, sh, Lab, Variant};
 use crate::situations::{complaints, router, row, tell, Situation, C, C6};
-use crate::{answers, on_both};
+use crate::{answers, on_all};
 
 const TABLE: &str = "nft delete table inet other";
 
@@ -128,7 +128,7 @@ const HEALTHY_TABLES: &[&str] = &[
      add rule inet other pre ct zone set 7",
 ];
 
-on_both!(what_tables_of_nftables_do_is_named, |lab| {
+on_all!(what_tables_of_nftables_do_is_named, |lab| {
     router();
     tell(lab, NFTABLES);
     for table in HEALTHY_TABLES {
@@ -150,7 +150,7 @@ on_both!(what_tables_of_nftables_do_is_named, |lab| {
     assert_eq!(complaints(&lab.ok("check")), [""; 0]);
 });
 
-on_both!(what_tables_of_nftables_do_to_ipv6_is_named, |lab| {
+on_all!(what_tables_of_nftables_do_to_ipv6_is_named, |lab| {
     crate::lab::needs_ipv6();
     router();
     sh("sysctl -qw net.ipv6.conf.all.forwarding=1");
@@ -168,7 +168,7 @@ on_both!(what_tables_of_nftables_do_to_ipv6_is_named, |lab| {
     }
 });
 
-on_both!(firewall4_with_our_chain_is_no_complaint_before_the_service_starts, |lab| {
+on_all!(firewall4_with_our_chain_is_no_complaint_before_the_service_starts, |lab| {
     router();
     lab.config(C);
     sh("nft 'add table inet fw4; add chain inet fw4 forward { type filter hook forward priority 0; policy drop; }; \

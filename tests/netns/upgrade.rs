@@ -1,4 +1,5 @@
 //! From an older version, whose rules looked otherwise: nothing is lost, and nothing of them is left.
+//! They were all written by iptables.
 
 use std::fs;
 

@@ -11,7 +11,7 @@ use crate::failure::pause_between_tables;
 use crate::health::{checked, hold_three, of_backends, QUICK, WINDOW};
 use crate::lab::{ask_often, inside, sh, Held, Lab, Variant};
 use crate::watching::{by, failed, kept, shares, told, until, Clients, Watch, BOUND, SLACK};
-use crate::{answers, on_both, BIND};
+use crate::{answers, on_all, BIND};
 
 const B2_DOWN: &str = "10.2.0.12:80 of 10.9.0.1:4444 is down";
 const B2_UP: &str = "10.2.0.12:80 of 10.9.0.1:4444 is up";
@@ -21,7 +21,7 @@ fn without_b2() {
     assert_eq!(shares(BIND, 10), [("b1".to_owned(), 5), ("b3".to_owned(), 5)].into());
 }
 
-on_both!(killed_it_leaves_all_running_and_the_next_one_remembers, |lab| {
+on_all!(killed_it_leaves_all_running_and_the_next_one_remembers, |lab| {
     let [_b1, mut b2, _b3] = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let begin = Instant::now();
@@ -45,7 +45,7 @@ on_both!(killed_it_leaves_all_running_and_the_next_one_remembers, |lab| {
     assert_eq!(shares(BIND, 30).into_values().collect::<Vec<_>>(), [10, 10, 10]);
 });
 
-on_both!(status_is_right_at_any_time, |lab| {
+on_all!(status_is_right_at_any_time, |lab| {
     let [_b1, mut b2, mut b3] = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let watch = Watch::begin(lab);
@@ -67,7 +67,7 @@ on_both!(status_is_right_at_any_time, |lab| {
     }
 });
 
-on_both!(told_to_end_it_leaves_the_rules_unless_told_otherwise, |lab| {
+on_all!(told_to_end_it_leaves_the_rules_unless_told_otherwise, |lab| {
     let _three = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
@@ -93,7 +93,7 @@ on_both!(told_to_end_it_leaves_the_rules_unless_told_otherwise, |lab| {
     assert_eq!(ask_often("client", BIND, 1), answers(&[("ConnectionRefused", 1)]));
 });
 
-on_both!(a_new_config_is_taken_and_a_broken_one_is_not, |lab| {
+on_all!(a_new_config_is_taken_and_a_broken_one_is_not, |lab| {
     let [_b1, mut b2, _b3] = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let watch = Watch::begin(lab);
@@ -137,7 +137,7 @@ fn hold_three_of_two() -> Vec<Held> {
     held.into()
 }
 
-on_both!(start_leaves_the_dead_out_and_stop_stays_in_force, |lab| {
+on_all!(start_leaves_the_dead_out_and_stop_stays_in_force, |lab| {
     let [b1, mut b2, _b3] = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let begin = Instant::now();
@@ -182,7 +182,7 @@ on_both!(start_leaves_the_dead_out_and_stop_stays_in_force, |lab| {
     without_b2();
 });
 
-on_both!(reload_ends_connections_of_the_removed_only_when_told_so, |lab| {
+on_all!(reload_ends_connections_of_the_removed_only_when_told_so, |lab| {
     let _three = Backend::three();
     let api = |rest: &str| {
         let web = "  - {bind: '10.9.0.1:4444', privateip: 10.2.0.1, backends: [";
@@ -218,7 +218,7 @@ on_both!(reload_ends_connections_of_the_removed_only_when_told_so, |lab| {
     assert!(live(&held[1..2]));
 });
 
-on_both!(a_drain_refuses_even_where_a_local_service_listens, |lab| {
+on_all!(a_drain_refuses_even_where_a_local_service_listens, |lab| {
     let _three = Backend::three();
     impostor(4444);
     lab.config(&checked(QUICK, &[1, 2, 3]));
@@ -228,7 +228,7 @@ on_both!(a_drain_refuses_even_where_a_local_service_listens, |lab| {
     pause_between_tables(lab);
     let clients = ["client", "balancer"].map(|host| Clients::begin(host, BIND, 1, Duration::from_millis(10)));
     let mut stop = Watch::spawn(lab, "stop --drain 20");
-    until("the rules balance no more", || !lab.ours().iter().any(|line| line.contains("-j DNAT")));
+    until("the rules balance no more", || !lab.balances());
     let since = Instant::now();
     for host in ["client", "balancer"] {
         assert_eq!(ask_often(host, BIND, 3), answers(&[("ConnectionRefused", 3)]), "{host}");
@@ -262,7 +262,7 @@ fn promtool() -> Option<String> {
         .map(str::to_owned)
 }
 
-on_both!(prometheus_can_read_the_metrics, |lab| {
+on_all!(prometheus_can_read_the_metrics, |lab| {
     let [_b1, mut b2, _b3] = Backend::three();
     let list = "backends: ['10.2.0.11:80', '10.2.0.12:80', '10.2.0.13:80']";
     let odd = "9.-_Odd.-_Name";
@@ -343,7 +343,7 @@ fn a_file_that_was_left_behind_is_no_watch() {
     });
 }
 
-on_both!(what_start_refuses_is_not_taken_by_the_watch, |lab| {
+on_all!(what_start_refuses_is_not_taken_by_the_watch, |lab| {
     let _three = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let watch = Watch::begin(lab);
@@ -360,7 +360,7 @@ on_both!(what_start_refuses_is_not_taken_by_the_watch, |lab| {
     }
 });
 
-on_both!(a_start_of_another_config_is_taken_by_the_watch, |lab| {
+on_all!(a_start_of_another_config_is_taken_by_the_watch, |lab| {
     let [_b1, mut b2, _b3] = Backend::three();
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let watch = Watch::begin(lab);

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use crate::lab::{ask, inside, program, Lab};
+use crate::failure::wrap;
+use crate::lab::{ask, inside, program, sh, shell, Lab, Variant};
 
 /// How long anything may take on a machine that has much else to do. What is promised to be quicker is measured.
 pub const BOUND: Duration = Duration::from_secs(12);
@@ -172,6 +173,47 @@ impl Drop for Watch {
         let _ = self.child.wait();
         if thread::panicking() {
             eprintln!("the watch said:\n{}", self.text());
+        }
+    }
+}
+
+/// Counts how often Paraglider writes rules.
+pub struct Writes {
+    log: PathBuf,
+    monitor: Option<Child>,
+}
+
+impl Writes {
+    pub fn begin(lab: &Lab) -> Self {
+        let log = lab.path("writes");
+        if lab.variant != Variant::Netlink {
+            wrap(lab, "restore", "echo '(paraglider)' >>$DIR/writes\nexec $REAL \"$@\"");
+            return Writes { log, monitor: None };
+        }
+        let mut monitor = shell("exec nft monitor");
+        let monitor = monitor.stdout(fs::File::create(&log).unwrap()).spawn().unwrap();
+        let writes = Writes { log, monitor: Some(monitor) };
+        until("the monitor hears", || {
+            sh("nft 'add table inet heard; delete table inet heard'");
+            fs::read_to_string(&writes.log).unwrap().contains("heard")
+        });
+        writes
+    }
+
+    pub fn number(&self) -> usize {
+        if self.monitor.is_some() {
+            thread::sleep(Duration::from_millis(50));
+        }
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().filter(|line| line.ends_with("(paraglider)")).count()
+    }
+}
+
+impl Drop for Writes {
+    fn drop(&mut self) {
+        if let Some(monitor) = &mut self.monitor {
+            let _ = monitor.kill();
+            let _ = monitor.wait();
         }
     }
 }

@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use paraglider::config;
-use paraglider::engine::{iptables, Plan};
+use paraglider::engine::{iptables, nftables, Plan};
 use paraglider::net::Family;
 use paraglider::serve;
 use paraglider::service::{Service, Source};
@@ -49,6 +49,19 @@ fn each_config_makes_the_rules_beside_it() {
             .map(|(family, text)| format!("# {family}\n{text}"))
             .collect();
         let beside = path.with_extension("rules");
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&beside, &made).unwrap();
+        }
+        assert_eq!(made, fs::read_to_string(&beside).unwrap_or_default(), "{}", path.display());
+    }
+}
+
+#[test]
+fn each_config_makes_the_table_beside_it() {
+    for path in configs() {
+        let services = serve::load(path.to_str().unwrap()).unwrap().services;
+        let made = nftables::text(&Plan::Serve(&services));
+        let beside = path.with_extension("nft");
         if std::env::var_os("UPDATE").is_some() {
             fs::write(&beside, &made).unwrap();
         }

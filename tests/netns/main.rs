@@ -29,6 +29,7 @@ mod guard;
 mod health;
 mod host;
 mod icmp;
+mod listing;
 mod nftables;
 mod others;
 mod process;

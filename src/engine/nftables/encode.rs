@@ -2,7 +2,7 @@
 //! the machine differs from value to value; each place says which.
 
 use super::expression::{self, verdict, MAP, TCP};
-use super::table::{backend, lowest_byte, Base, By, Choice, Rule};
+use super::table::{are_intervals, backend, lowest_byte, Base, By, Choice, Rule};
 use crate::net::{Endpoint, Family, Octets};
 use crate::sys::batch::{Batch, Verb};
 use crate::sys::netlink::{next, text_of};
@@ -108,8 +108,8 @@ fn map(batch: &mut Batch, new: &Rule, maps: &mut u32) {
                 }
                 map.end();
             }
-            By::Random(weights) => {
-                // Intervals are compared byte by byte, so they are in the order of the network.
+            By::Random(weights) if are_intervals(weights) => {
+                // They are compared byte by byte, so they are in the order of the network.
                 let mut map = Map::new(batch, maps, INTEGER, 4, set::INTERVAL, Some(BIG_ENDIAN));
                 let mut from = 0_u32;
                 for (index, weight) in weights {
@@ -118,6 +118,13 @@ fn map(batch: &mut Batch, new: &Rule, maps: &mut u32) {
                 }
                 // An end where the next one begins would hide its first value.
                 map.add(&from.to_be_bytes(), "");
+                map.end();
+            }
+            By::Random(weights) => {
+                let mut map = Map::new(batch, maps, INTEGER, 4, 0, Some(MACHINE));
+                for (number, (index, _)) in (0_u32..).zip(weights) {
+                    map.add(&number.to_ne_bytes(), &backend(frontend, *index));
+                }
                 map.end();
             }
             By::Source(family, owners) => {

@@ -1,6 +1,6 @@
 //! The expressions of a rule, as the kernel evaluates them.
 
-use super::table::{backend, lowest_byte, By, Choice, Rule};
+use super::table::{are_intervals, backend, lowest_byte, By, Choice, Rule};
 use crate::net::{Family, Octets};
 use crate::service::Source;
 use crate::sys::batch::Batch;
@@ -172,7 +172,7 @@ impl Expressions<'_> {
             batch.number(2, modulus);
             batch.number(3, kind);
         });
-        if kind == 1 {
+        if matches!(by, By::Random(weights) if are_intervals(weights)) {
             self.expression("byteorder", &|batch| {
                 // From register to register, NFT_BYTEORDER_HTON, the length of all and of each.
                 for (attribute, value) in [(1, FIRST), (2, FIRST), (3, 1), (4, 4), (5, 4)] {

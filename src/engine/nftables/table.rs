@@ -109,6 +109,11 @@ pub enum By {
     Source(Family, Vec<u16>),
 }
 
+/// Whether weights need a map of intervals: else each number is one backend's.
+pub fn are_intervals(weights: &[(u16, u32)]) -> bool {
+    weights.iter().any(|(_, weight)| *weight != 1)
+}
+
 /// A name of a frontend, or an address and port, in the names of chains and counters. `nft` knows no `:` or `[` there, and a
 /// name from the config has no `/`.
 pub fn key(name: &str) -> String {

@@ -3,7 +3,7 @@
 use crate::config::{self, MOST_BYTES};
 use crate::engine::choice;
 use crate::engine::transaction::{self, Views};
-use crate::engine::{Engine, InForce, Level, Plan};
+use crate::engine::{Engine, InForce, Kind, Level, Plan};
 use crate::error::{fail, plain, Error};
 use crate::host::conntrack;
 use crate::host::forwarding::{self, Forwarding};
@@ -88,7 +88,8 @@ pub fn put_in_force(
     for switch in &switches {
         let family = switch.family();
         if views.iter().all(|view| forwarding::is_open(&view.foreign().forward_policies, family)) {
-            log::warning!("{family}: {}", forwarding::opens(family));
+            let by_iptables = engines.first().is_some_and(|engine| engine.kind() == Kind::Iptables);
+            log::warning!("{family}: {}", forwarding::opens(family, by_iptables));
         }
     }
     if !changed {

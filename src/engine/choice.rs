@@ -21,7 +21,7 @@ pub fn find(preference: Preference) -> Result<Engines, Error> {
         in_order(by_nftables, nftables, [Box::new(main), Box::new(other)])
     } else if by_nftables {
         host::may_change_rules(false)?;
-        vec![nftables]
+        vec![nftables, Box::new(iptables::gone())]
     } else {
         return Err(iptables::none());
     };

@@ -150,10 +150,6 @@ impl Engine for Rc<Fake> {
         Some(self.writes.get() as u64)
     }
 
-    fn overrules_drops(&self) -> bool {
-        true
-    }
-
     fn any_change_restarts_turns(&self) -> bool {
         false
     }

@@ -121,9 +121,6 @@ pub trait Engine {
     /// the kernel does not provide one.
     fn stamp(&self) -> Option<u64>;
 
-    /// Whether it lets balanced connections through where the policy of FORWARD is DROP.
-    fn overrules_drops(&self) -> bool;
-
     /// Whether every change of the rules, also by another program, restarts round robin at its first backend.
     fn any_change_restarts_turns(&self) -> bool;
 }

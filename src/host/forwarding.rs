@@ -39,12 +39,17 @@ pub fn is_open(policies: &[(Family, String)], family: Family) -> bool {
     policies.iter().all(|(of, policy)| *of != family || policy == "ACCEPT") && !nft::closes(family)
 }
 
-/// What a host that forwards does where the policy of FORWARD is ACCEPT, and the rule that closes it.
-pub fn opens(family: Family) -> String {
-    let iptables = if family == Family::V4 { "iptables" } else { "ip6tables" };
+/// What a host that forwards does where nothing drops, and what closes it: where our rules are in iptables, its policy; else
+/// a rule that leaves out what is balanced, since an accept in our own table would not help.
+pub fn opens(family: Family, by_iptables: bool) -> String {
+    let close = match (by_iptables, family) {
+        (true, Family::V4) => "iptables -P FORWARD DROP, then paraglider start",
+        (true, Family::V6) => "ip6tables -P FORWARD DROP, then paraglider start",
+        (false, _) => "drop in a forward chain of nftables what is not `ct status dnat`",
+    };
     format!(
         "this host forwards between all its interfaces whatever no rule drops, not only what is balanced, and goes on after \
-         `stop`; if it is to forward nothing else: {iptables} -P FORWARD DROP, then paraglider start"
+         `stop`; if it is to forward nothing else: {close}"
     )
 }
 

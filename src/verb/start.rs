@@ -20,7 +20,8 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
         return Ok(Exit::Done);
     }
     // The config of the last start is read under the lock; which of the engines it asks for does not matter before.
-    let engines = choice::find(given.as_ref().map_or(Preference::Auto, |config| config.engine))?;
+    let preference = given.as_ref().map_or(Preference::Auto, |config| config.engine);
+    let engines = choice::find(preference)?;
     let _lock = folder.lock()?;
     let known = Known::of(&folder);
     serve::heal(&folder, &engines)?;
@@ -34,7 +35,7 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
         (None, Some(text)) if text.is_empty() => serve::load(path)?,
         (None, Some(text)) => serve::judged(MEANT, text.clone())?,
     };
-    let engines = if again { choice::find(engine)? } else { engines };
+    let engines = if engine == preference { engines } else { choice::find(engine)? };
     let views = transaction::read(&engines)?;
     checker::recall(&known.believed(&services, &serve::chosen(&views)), &mut services);
     // Writing the same config again could only fail for want of space.

@@ -71,7 +71,8 @@ pub(super) struct Watch<'a> {
 /// with a rest if none is.
 pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
     let given = if again { None } else { Some(serve::load(path)?) };
-    let engines = choice::find(given.as_ref().map_or(Preference::Auto, |config| config.engine))?;
+    let engine = given.as_ref().map_or(Preference::Auto, |config| config.engine);
+    let engines = choice::find(engine)?;
     // Before the file is claimed: from then on `start` and `stop` send us signals.
     let signals = Signals::catch().map_err(|error| Error::system(format_args!("cannot wait for signals: {error}")))?;
     let folder = Folder::open()?;
@@ -96,7 +97,7 @@ pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
     };
     let mut watch = Watch {
         path,
-        engine: Preference::Auto,
+        engine,
         engines: Rc::new(engines),
         find: false,
         signals,
@@ -131,7 +132,9 @@ impl Watch<'_> {
     fn begin(&mut self, config: Config, known: Known) -> Result<(), Error> {
         let Config { text, engine, services } = config;
         self.text = text;
-        self.write_by(engine)?;
+        if engine != self.engine {
+            self.write_by(engine)?;
+        }
         let engines = self.engines.clone();
         let rules = engines.first().and_then(|engine| engine.stamp());
         let views = transaction::read(&engines)?;

@@ -1,12 +1,15 @@
 //! Which engine writes the rules, and how that is told.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{symlink, PermissionsExt};
 use std::time::{Duration, Instant};
 
-use crate::lab::{sh, Lab, Variant};
-use crate::on_both;
-use crate::watching::{until, Watch};
+use nix::sys::signal::Signal;
+
+use crate::lab::{serve, sh, Lab, Variant};
+use crate::watching::{failed, until, Clients, Watch};
+use crate::{on_both, BIND};
 
 /// Runs a verb where no iptables is found, and returns exit status, stdout and stderr.
 pub fn without_iptables(lab: &Lab, words: &str) -> (i32, String, String) {
@@ -126,5 +129,102 @@ on_both!(a_watch_writes_by_the_engine_of_the_last_start, |lab| {
         watch.hears(since, "another program changed the rules; put them right");
         let ours = lab.ours();
         assert!(ours.iter().all(|rule| rule.contains(&own)), "{own}: {ours:#?}");
+    }
+});
+
+#[test]
+fn rules_in_iptables_are_not_forgotten_when_iptables_is_removed() {
+    let name =
+        crate::test_name(concat!(module_path!(), "::rules_in_iptables_are_not_forgotten_when_iptables_is_removed"));
+    crate::in_lab(name, Variant::Nft, |lab| {
+        // Tables and chains of others are no reason to miss it.
+        sh("iptables -t nat -N other && ip6tables -N other && iptables -A FORWARD -j ACCEPT");
+        lab.balance(&[1]);
+        let (code, out, err) = without_iptables(lab, "status");
+        assert_eq!((code, out.as_str()), (3, "not in force (nftables, since no iptables is installed)\n"), "{err}");
+        lab.ok("start");
+        let rules = lab.ours();
+        let left = "rules of ours are left in iptables-nft, whose programs are gone; install iptables, and they will be removed";
+        for (verb, wanted) in [("status", 4), ("check", 1), ("start", 1), ("stop", 1)] {
+            let (code, out, err) = without_iptables(lab, verb);
+            assert!(code == wanted && format!("{out}{err}").contains(left), "{verb}, {code}: {out}{err}");
+            assert_eq!(lab.ours(), rules, "{verb}");
+        }
+        lab.ok("stop");
+        assert_eq!(lab.ours(), [""; 0]);
+    });
+}
+
+on_both!(another_engine_in_the_config_is_a_reload_for_start_and_watch, |lab| {
+    serve("b1", 80);
+    serve("b2", 80);
+    lab.balance(&[1, 2]);
+    lab.engine("iptables");
+    let watch = Watch::begin(lab);
+    let clients = Clients::begin("client", BIND, 2, Duration::from_millis(10));
+    let variant = format!("iptables-{}", lab.variant.infix());
+    for (engine, name, by_signal) in [
+        ("nftables", "nftables", false),
+        ("iptables", variant.as_str(), false),
+        ("nftables", "nftables", true),
+        ("iptables", &variant, true),
+        ("nftables", "nftables", true),
+        // It is what was there before.
+        ("auto", &variant, false),
+    ] {
+        let since = Instant::now();
+        lab.engine(engine);
+        let (code, out, _) = lab.paraglider("status");
+        assert!(code == 1 && out.contains(&format!("`paraglider start` moves them to {name}")), "{engine}: {out}");
+        match by_signal {
+            true => watch.signal(Signal::SIGHUP),
+            false => drop(lab.ok("start")),
+        }
+        until("the other engine is in force", || lab.paraglider("status").0 == 0);
+        assert!(lab.ok("status").starts_with(&format!("in force ({name}, ")));
+        // It has looked by then, and would have put back what it took for right.
+        until("the watch has looked again", || since.elapsed() > Duration::from_millis(2500));
+        assert!(lab.ok("status").starts_with(&format!("in force ({name}, ")));
+        let by_nftables = lab.ours().iter().map(|rule| rule.starts_with("nft ")).collect::<BTreeSet<_>>();
+        assert_eq!(by_nftables, [name == "nftables"].into(), "{engine}");
+        assert_eq!(watch.lines(since, "another program").len(), 0, "{}", watch.text());
+    }
+    // One that cannot be had changes nothing.
+    let rules = lab.ours();
+    lab.engine("nft");
+    let since = Instant::now();
+    watch.signal(Signal::SIGHUP);
+    watch.hears(since, "the config from before stays in force");
+    assert_eq!(lab.ours(), rules);
+    let attempts = clients.end();
+    assert!(attempts.len() > 500 && failed(&attempts).is_empty(), "{:?} of {}", failed(&attempts), attempts.len());
+    drop(watch);
+    // What is put back is of the engine of the last start, whatever the file says by now.
+    lab.engine("nftables");
+    lab.ok("start");
+    lab.engine("iptables");
+    let by_nftables = || lab.ours().iter().all(|rule| rule.starts_with("nft "));
+    lab.ok("start --again");
+    assert!(by_nftables(), "{:?}", lab.ours());
+    let since = Instant::now();
+    let watch = Watch::spawn(lab, "watch --again");
+    watch.hears(since, "is balanced");
+    assert!(by_nftables(), "{:?}", lab.ours());
+    // Rules of ours are removed wherever they are.
+    lab.ok("stop");
+    assert_eq!((lab.paraglider("status").0, lab.ours()), (3, vec![]));
+});
+
+on_both!(iptables_that_fails_and_has_nothing_of_ours_does_not_hinder_nftables, |lab| {
+    lab.balance(&[1]);
+    sh("iptables -t mangle -N other");
+    let save = lab.path("bin/iptables-save");
+    fs::remove_file(&save).unwrap();
+    fs::write(&save, "#!/bin/sh\necho no >&2; exit 1\n").unwrap();
+    fs::set_permissions(&save, fs::Permissions::from_mode(0o755)).unwrap();
+    for (engine, status) in [("nftables", 3), ("iptables", 4)] {
+        lab.engine(engine);
+        let (code, out, err) = lab.paraglider("status");
+        assert_eq!(code, status, "{engine}: {out}{err}");
     }
 });

@@ -145,15 +145,31 @@ on_all!(check_finds_that_advertisements_are_ignored, |lab| {
     assert!(!out.contains("accept_ra"), "{out}");
 });
 
+/// How a host that forwards all is closed without what is balanced.
+fn remedy(lab: &Lab, iptables: &str) -> String {
+    match lab.variant {
+        Variant::Netlink => "drop in a forward chain of nftables what is not `ct status dnat`".to_owned(),
+        _ => format!("{iptables} -P FORWARD DROP"),
+    }
+}
+
 on_all!(what_forwarding_opens_is_said, |lab| {
     serve("b2", 22);
     lab.balance(&[1]);
     fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
     let opens = "forwards between all its interfaces whatever no rule drops";
     let out = lab.ok("check");
-    assert!(out.contains(opens) && out.contains("iptables -P FORWARD DROP"), "{out}");
+    let told = remedy(lab, "iptables");
+    let close = match lab.variant {
+        Variant::Netlink => {
+            "nft 'add table inet other; add chain inet other f { type filter hook forward priority 0; policy drop; }; \
+             add rule inet other f ct status dnat accept'"
+        }
+        _ => "iptables -P FORWARD DROP",
+    };
+    assert!(out.contains(opens) && out.contains(&told), "{out}");
     let (_, _, err) = lab.paraglider("start");
-    assert!(err.contains(&format!("IPv4: this host {opens}")) && err.contains("iptables -P FORWARD DROP"), "{err}");
+    assert!(err.contains(&format!("IPv4: this host {opens}")) && err.contains(&told), "{err}");
     // The backends need no route back to the client for this story; the client can reach them directly.
     sh("ip -n b2 route add default via 10.2.0.1");
     assert_eq!(ask_often("client", "10.2.0.12:22", 1), answers(&[("b2 10.1.0.2", 1)]));
@@ -161,7 +177,7 @@ on_all!(what_forwarding_opens_is_said, |lab| {
     assert!(err.contains("IPv4 forwarding stays on (net.ipv4.ip_forward=1)"), "{err}");
     // The rule that was named closes it, and what is balanced goes on.
     fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
-    sh("iptables -P FORWARD DROP");
+    sh(close);
     let out = lab.ok("check");
     assert!(out.contains("forwarding is off; `start` switches it on") && !out.contains(opens), "{out}");
     let (_, _, err) = lab.paraglider("start");
@@ -200,7 +216,7 @@ on_all!(what_others_close_is_not_called_open, |lab| {
 on_all!(what_forwarding_opens_is_said_of_ipv6_too, |lab| {
     lab.config(SIX);
     let (_, _, err) = lab.paraglider("start");
-    assert!(err.contains("IPv6: this host forwards") && err.contains("ip6tables -P FORWARD DROP"), "{err}");
+    assert!(err.contains("IPv6: this host forwards") && err.contains(&remedy(lab, "ip6tables")), "{err}");
     assert!(!err.contains("IPv4: this host forwards"), "{err}");
     // Where nothing is switched on, nothing is said; but also without a change of rules.
     let (_, _, err) = lab.paraglider("start");

@@ -58,6 +58,13 @@ pub fn find(is_written: bool) -> Result<[Iptables; 2], Error> {
     Ok([engine(true, here, v4, v6), engine(false, there, v4.other(), v6.other())])
 }
 
+/// iptables-nft on a host without iptables, which may have been removed before our rules were. The kernel tells whether any
+/// are left; it does not for iptables-legacy.
+pub fn gone() -> Iptables {
+    let tools = |family| Tools { family, variant: Variant::Nft, main: false };
+    Iptables { tools: Family::ALL.map(tools), home: Home::Nftables }
+}
+
 /// There is no iptables, though the config asks for it.
 pub fn none() -> Error {
     missing("iptables").and("`engine: nftables` needs none")
@@ -186,6 +193,20 @@ impl Iptables {
         for tools in &self.tools {
             match (kernel_tables(tools), tools.variant) {
                 (Some(known), _) if !known.any => {}
+                // The kernel tells whether any of ours are there, so only then the program is missed.
+                (Some(_), Variant::Nft) if tools.find("save").is_none() => {
+                    let left = Table::ALL.into_iter().any(|table| match chains(tools.family, table) {
+                        Ok(chains) => !chains.is_empty(),
+                        Err(_) => true,
+                    });
+                    if left {
+                        let why = Error::system(format_args!(
+                            "rules of ours are left in {}, whose programs are gone; install iptables, and they will be removed",
+                            tools.variant.name()
+                        ));
+                        look.unread.push((tools.family, why));
+                    }
+                }
                 (Some(known), _) => started.push((tools, known.ours, tools.list(None))),
                 // A variant without its own program has never been used on this host.
                 (None, Variant::Nft) if (!tools.main || tools.family == Family::V6) && tools.find("save").is_none() => {
@@ -262,6 +283,21 @@ fn kernel_tables(tools: &Tools) -> Option<KernelTables> {
     Some(known)
 }
 
+/// Our chains in a table of nf_tables, as the kernel tells them.
+fn chains(family: Family, table: Table) -> Result<Vec<String>, Error> {
+    let mut chains: Vec<String> = Vec::new();
+    let listed = Netlink::open().and_then(|mut netlink| {
+        netlink.list(netlink::CHAINS, family.domain(), &mut |chain| {
+            // NFTA_CHAIN_TABLE and NFTA_CHAIN_NAME
+            if netlink::text_of(chain, 1) == Some(table.name()) {
+                chains.extend(netlink::text_of(chain, 3).filter(|name| is_ours(table, name)).map(str::to_owned));
+            }
+        })
+    });
+    listed.map_err(|error| Error::system(format_args!("{error}")))?;
+    Ok(chains)
+}
+
 impl Engine for Iptables {
     fn kind(&self) -> Kind {
         Kind::Iptables
@@ -287,10 +323,6 @@ impl Engine for Iptables {
             both = stamp::mix(both, stamp);
         }
         Some(both)
-    }
-
-    fn overrules_drops(&self) -> bool {
-        true
     }
 
     fn any_change_restarts_turns(&self) -> bool {
@@ -334,16 +366,7 @@ impl Look<'_> {
     /// their text.
     fn clear_unseen(&self, family: Family, table: Table) -> Result<(), Error> {
         let tools = self.engine.tools(family);
-        let mut chains: Vec<String> = Vec::new();
-        let listed = Netlink::open().and_then(|mut netlink| {
-            netlink.list(netlink::CHAINS, family.domain(), &mut |chain| {
-                // NFTA_CHAIN_TABLE and NFTA_CHAIN_NAME
-                if netlink::text_of(chain, 1) == Some(table.name()) {
-                    chains.extend(netlink::text_of(chain, 3).filter(|name| is_ours(table, name)).map(str::to_owned));
-                }
-            })
-        });
-        listed.map_err(|error| Error::system(format_args!("{error}")))?;
+        let chains = chains(family, table)?;
         if chains.is_empty() {
             return Ok(());
         }

@@ -65,10 +65,6 @@ impl Engine for Nftables {
         netlink::generation()
     }
 
-    fn overrules_drops(&self) -> bool {
-        false
-    }
-
     fn any_change_restarts_turns(&self) -> bool {
         false
     }

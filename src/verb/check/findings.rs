@@ -14,6 +14,8 @@ pub struct Findings<'a> {
     pub worst: Level,
     /// What kind of system this is, for remedies.
     pub system: System,
+    /// Our rules are, or are to be, in iptables.
+    pub by_iptables: bool,
     /// Policies of FORWARD, as the rules that were read have them.
     pub forward_policies: Vec<(Family, String)>,
 }

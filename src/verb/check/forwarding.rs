@@ -18,7 +18,11 @@ pub fn check(family: Family, findings: &mut Findings<'_>) {
         match file::open(forwarding::path(family), libc::O_WRONLY) {
             Ok(_) => {
                 let open = forwarding::is_open(&findings.forward_policies, family);
-                let opens = if open { format!("; then {}", forwarding::opens(family)) } else { String::new() };
+                let opens = if open {
+                    format!("; then {}", forwarding::opens(family, findings.by_iptables))
+                } else {
+                    String::new()
+                };
                 findings.warning(format_args!("{name}: forwarding is off; `start` switches it on{opens}"));
             }
             Err(error) => {

@@ -21,7 +21,8 @@ use crate::text::Escaped;
 /// Checks everything, also after an error. Without a config file it checks what every config needs.
 pub fn run(path: &str, out: &mut String) -> Result<Exit, Error> {
     let loaded = serve::load(path);
-    let mut findings = Findings { out, worst: Level::Ok, system: System::here(), forward_policies: Vec::new() };
+    let (worst, system) = (Level::Ok, System::here());
+    let mut findings = Findings { out, worst, system, by_iptables: true, forward_policies: Vec::new() };
     let (engine, services) = match loaded {
         Ok(Config { engine, services, .. }) => (engine, services),
         Err(error) if file::exists(path) => return Err(error),

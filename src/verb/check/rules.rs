@@ -17,6 +17,7 @@ pub fn check(preference: Preference, services: &[Service], findings: &mut Findin
         ));
         return;
     }
+    findings.by_iptables = !choice::is_nftables(preference);
     let plan = Plan::Serve(services);
     let looked = choice::find(preference).and_then(|engines| {
         findings.ok(format_args!("engine: {}, {}", choice::name(&engines), choice::reason(preference)));
@@ -53,7 +54,7 @@ fn others(plan: &Plan<'_>, engines: &[Box<dyn Engine>], views: &Views<'_>, findi
     }
     let (Some(ours), Some(engine)) = (views.first(), engines.first()) else { return };
     for (family, policy) in &ours.foreign().forward_policies {
-        if plan.has(*family) && policy == "DROP" && engine.overrules_drops() {
+        if plan.has(*family) && policy == "DROP" {
             findings.ok(format_args!("{family} FORWARD policy: DROP, and our own rules let through what is balanced"));
         }
     }

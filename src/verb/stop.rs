@@ -164,26 +164,30 @@ fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, 
     }
     // Established connections survive only if other rules keep the kernel tracking that family, and translating: iptables
     // leaves its chains for nat behind.
-    let tracked =
-        |family| (tracking.contains(&family) || nft::uses_conntrack(family)) && (leaves_nat || nft::translates(family));
+    let tracks = |family| tracking.contains(&family) || nft::uses_conntrack(family);
+    let translates = |family| leaves_nat || nft::translates(family);
     let gone = failed.is_empty();
     let mut cut = Vec::new();
     for family in Family::ALL {
         if !binds.iter().any(|bind| bind.family() == family) {
             continue;
         }
-        let tracked = tracked(family);
-        cut.extend(binds.iter().copied().filter(|bind| !tracked && gone && bind.family() == family));
+        let lost = match (tracks(family), translates(family)) {
+            (true, true) => "",
+            (true, false) => "translates",
+            (false, _) => "tracks",
+        };
+        cut.extend(binds.iter().copied().filter(|bind| !lost.is_empty() && gone && bind.family() == family));
         let alive = alive.as_ref().map(|alive| alive.iter().filter(|one| one.bind.family() == family).count());
         let connections = match alive {
             Some(0) => continue,
             Some(n) => log::count(n, "established connection"),
             None => format!("established {family} connections, if there are any,"),
         };
-        if tracked {
+        if lost.is_empty() {
             log::info!("{connections} will live on: other rules of this host track connections");
         } else {
-            log::warning!("{connections} will be cut: nothing else on this host tracks connections");
+            log::warning!("{connections} will be cut: nothing else on this host {lost} connections");
         }
     }
     // Other programs may need it by now, so it stays; where others' packets are dropped anyway it opens nothing.

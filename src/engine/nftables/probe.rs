@@ -121,3 +121,90 @@ pub fn lacks(mut wanted: Table, in_force: bool, family: libc::c_int) -> Vec<Find
 
 /// The name of the table for trying.
 const TRIED: &str = "paraglider-probe";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::nftables::read::Index;
+    use crate::engine::nftables::render;
+    use crate::engine::Plan;
+    use crate::sys::nftables::INET;
+
+    #[test]
+    fn what_the_kernel_refuses_is_named_with_what_it_lacks() {
+        let config = "frontend: {name: web, bind: '10.0.0.1:80', backends: ['10.0.1.1:80', '10.0.1.2:80']}";
+        let services = crate::config::parse(config.as_bytes()).unwrap().services;
+        let nothing = Seen::default();
+        let table = render::table(&Plan::Serve(&services), &Index::of(&nothing), &|_| false).unwrap();
+        let batch = change::to(&table, &nothing, INET, TABLE);
+        let said = |message, number, expression: &str| {
+            let expression = (!expression.is_empty()).then(|| expression.to_owned());
+            refused(&Refusal { number, message, expression }, &batch, &table).to_string()
+        };
+        // The first message of each kind whose attributes contain this text.
+        let at = |verb: Verb, text: &str| {
+            let has = |(of, attributes): &(u16, &[u8])| {
+                *of == verb as u16 && attributes.windows(text.len()).any(|part| part == text.as_bytes())
+            };
+            (0..).find(|at| batch.get(*at).is_some_and(|message| has(&message)))
+        };
+        for (place, number, expression, wanted) in [
+            (
+                None,
+                libc::EOPNOTSUPP,
+                "",
+                "the kernel refuses the table paraglider: Operation not supported; it lacks nf_tables: ",
+            ),
+            (at(Verb::NewTable, "paraglider"), libc::EOPNOTSUPP, "", "it lacks tables for both families (inet): "),
+            (
+                at(Verb::NewChain, "prerouting"),
+                libc::ENOENT,
+                "",
+                "refuses the chain prerouting: No such file or directory; it lacks chains for nat: ",
+            ),
+            (
+                at(Verb::NewObject, "taken/web/10.0.1.2/80"),
+                libc::ENOENT,
+                "",
+                "refuses the counter taken/web/10.0.1.2/80: No such file or directory; it lacks counters: ",
+            ),
+            (
+                at(Verb::NewElements, "backend/web/1"),
+                libc::ENOENT,
+                "",
+                "refuses the rule `meta l4proto tcp tcp flags & (fin | syn | rst | ack) == syn numgen inc mod 2 vmap \
+                 { 0 : goto backend/web/0, 1 : goto backend/web/1 }` of chain frontend/web: No such file or directory",
+            ),
+            (
+                at(Verb::NewRule, "frontend/web"),
+                libc::ENOENT,
+                "numgen",
+                "of chain frontend/web: No such file or directory; it lacks numgen: ",
+            ),
+            (
+                at(Verb::NewRule, "backend/web/1"),
+                libc::ENOMEM,
+                "",
+                "dnat ip to 10.0.1.2:80` of chain backend/web/1: Cannot allocate memory",
+            ),
+            (
+                at(Verb::NewRule, "source/web"),
+                libc::ENOENT,
+                "masq",
+                "the rule `masquerade` of chain source/web: No such file or directory; it lacks masq: ",
+            ),
+        ] {
+            let said = said(place, number, expression);
+            assert!(said.contains(wanted), "{place:?}: {said}");
+            // Only what is missing has a remedy.
+            assert_eq!(said.contains("it lacks"), wanted.contains("it lacks"), "{said}");
+        }
+    }
+
+    #[test]
+    fn rules_are_left_out_by_their_expressions() {
+        use crate::engine::nftables::table::Rule;
+        assert!(encode::has_expression(&Rule::Refuse, "reject") && !encode::has_expression(&Rule::Refuse, "nat"));
+        assert!(encode::has_expression(&Rule::Reset, "ct") && !encode::has_expression(&Rule::Reset, "objref"));
+    }
+}

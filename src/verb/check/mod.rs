@@ -5,6 +5,7 @@ mod connections;
 mod findings;
 mod forwarding;
 mod network;
+mod offload;
 mod routes;
 mod rules;
 

@@ -1,7 +1,7 @@
 //! Do packets find their way: forwarding, addresses, routes, and room for the connections?
 
 use super::findings::Findings;
-use super::{addresses, connections, forwarding, routes};
+use super::{addresses, connections, forwarding, offload, routes};
 use crate::error::plain;
 use crate::host::ssh;
 use crate::net::Family;
@@ -29,6 +29,7 @@ pub fn check(services: &[Service], findings: &mut Findings<'_>) {
         }
     }
     connections::check(services, findings);
+    offload::check(findings);
 }
 
 #[inline(never)]

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 
 use crate::sys::netlink::{attribute, find, header, word};
+use crate::sys::nftables::{expression, INET};
 use crate::sys::{poll, socket};
 
 /// NFNL_MSG_BATCH_BEGIN and NFNL_MSG_BATCH_END.
@@ -121,6 +122,11 @@ impl Batch {
         let mut batch = Batch { bytes: Vec::new(), family: family as u8, table, last: 0, count: 0 };
         batch.message(BEGIN, 0, 0, NFTABLES);
         batch
+    }
+
+    /// Whether the table is for both families.
+    pub fn is_for_both(&self) -> bool {
+        libc::c_int::from(self.family) == INET
     }
 
     /// Whether there is nothing to send.
@@ -283,7 +289,7 @@ impl Batch {
         let name = offset.and_then(|offset| {
             let (_, attributes) = self.get(message)?;
             let inner = attributes.get(offset.checked_sub(HEADER)? + 4..)?;
-            let name = find(inner, super::nftables::expression::NAME)?;
+            let name = find(inner, expression::NAME)?;
             std::str::from_utf8(name.strip_suffix(&[0])?).ok()
         });
         let known = name.filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));

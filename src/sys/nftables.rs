@@ -4,6 +4,8 @@
 pub mod table {
     /// NFTA_TABLE_NAME.
     pub const NAME: u16 = 1;
+    /// NFTA_TABLE_FLAGS.
+    pub const FLAGS: u16 = 2;
 }
 
 /// A chain.

@@ -41,6 +41,7 @@ mod served;
 mod situations;
 mod state;
 mod storm;
+mod table;
 mod tables;
 mod upgrade;
 mod watch;

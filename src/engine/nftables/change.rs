@@ -17,8 +17,8 @@ pub fn is_same(index: &Index<'_>, wanted: &Table) -> bool {
     same && index.chains().count() == wanted.chains.len() && index.counters().count() == wanted.counters.len()
 }
 
-/// The messages that make the wanted table of what was read, in a table of this family and name.
-pub fn to(wanted: &Table, seen: &Seen, family: libc::c_int, name: &'static str) -> Batch {
+/// The messages that make the wanted table of what was read, in a table of this family and name; with `anew` whatever is there.
+pub fn to(wanted: &Table, seen: &Seen, family: libc::c_int, name: &'static str, anew: bool) -> Batch {
     let mut batch = Batch::of(family, name);
     batch.begin(Verb::NewTable);
     // Where packets come to a chain cannot be changed: then everything is made anew.
@@ -26,7 +26,7 @@ pub fn to(wanted: &Table, seen: &Seen, family: libc::c_int, name: &'static str) 
     let is_based =
         |name: &str| wanted.chains.iter().all(|chain| chain.name != name || index.is_based(name, chain.base));
     let nothing = Seen::default();
-    let anew = seen.family.is_some_and(|there| there != family) || !index.chains().all(is_based);
+    let anew = anew || seen.family.is_some_and(|there| there != family) || !index.chains().all(is_based);
     let index = if anew { Index::of(&nothing) } else { index };
     if anew {
         batch.begin(Verb::DeleteTable);

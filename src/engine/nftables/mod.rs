@@ -20,7 +20,7 @@ use crate::error::{fail, plain, Error};
 use crate::host;
 use crate::host::nft::{self, Chain};
 use crate::net::{Endpoint, Family};
-use crate::sys::batch::{Batch, Verb};
+use crate::sys::batch::{Batch, Refusal, Verb};
 use crate::sys::log;
 use crate::sys::netlink;
 use crate::sys::nftables::INET;
@@ -70,14 +70,6 @@ impl Engine for Nftables {
     }
 }
 
-/// The family of a table for a plan: that for both needs a kernel with IPv6.
-fn family(plan: &Plan<'_>) -> libc::c_int {
-    match plan.has(Family::V6) || host::knows(Family::V6) {
-        true => INET,
-        false => Family::V4.domain(),
-    }
-}
-
 /// What was read.
 struct Look {
     written: bool,
@@ -100,22 +92,50 @@ impl Look {
         meets::is_shut(bind, if bind.family() == Family::V4 { v4 } else { v6 })
     }
 
-    /// Sends the change to the wanted table, of a family.
-    fn write(&self, wanted: &Table, family: libc::c_int) -> Result<(), Error> {
-        let mut batch = change::to(wanted, &self.seen, family, table::TABLE);
-        batch.send().map_err(|refusal| refused(&refusal, &batch, wanted))
+    /// Whether a table of this family, and nothing else, is in force.
+    fn is_in_force(&self, wanted: &Table, family: libc::c_int) -> bool {
+        self.seen.family == Some(family) && !self.seen.is_odd && change::is_same(&Index::of(&self.seen), wanted)
     }
 
-    /// Deletes the table.
-    fn delete(&self) -> Result<(), Error> {
-        let Some(family) = self.seen.family else { return Ok(()) };
-        let mut batch = Batch::of(family, table::TABLE);
-        batch.begin(Verb::DeleteTable);
-        match batch.send() {
-            // It is gone already.
-            Err(refusal) if refusal.number == libc::ENOENT => Ok(()),
-            Err(refusal) => fail!("cannot delete the table inet {}: {refusal}", table::TABLE),
-            Ok(()) => Ok(()),
+    /// The family of the table for a plan: the one that is there, if it will do. That for both needs a kernel with IPv6.
+    fn family(&self, plan: &Plan<'_>) -> libc::c_int {
+        match self.seen.family {
+            Some(family) if family == INET || !plan.has(Family::V6) => family,
+            _ if plan.has(Family::V6) || host::knows(Family::V6) => INET,
+            _ => Family::V4.domain(),
+        }
+    }
+
+    /// Sends the change to the wanted table, of a family.
+    fn write(&self, wanted: &Table, family: libc::c_int) -> Result<(), Error> {
+        let mut batch = change::to(wanted, &self.seen, family, table::TABLE, self.seen.is_odd);
+        let done = batch.send();
+        match done {
+            // Others may have changed our table since, and what they put into it can hold on to what is to go.
+            Err(_) if self.seen.family.is_some() => {
+                batch = change::to(wanted, &self.seen, family, table::TABLE, true);
+                batch.send()
+            }
+            done => done,
+        }
+        .map_err(|refusal| refused(&refusal, &batch, wanted))?;
+        match self.seen.is_odd || self.seen.family.is_some_and(|there| there != family) {
+            // The new one is in force.
+            true => delete(if family == INET { Family::V4.domain() } else { INET }),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Deletes our table of a family, if there is one.
+fn delete(family: libc::c_int) -> Result<(), Error> {
+    let mut batch = Batch::of(family, table::TABLE);
+    batch.begin(Verb::DeleteTable);
+    match batch.send() {
+        // It is gone, or this kernel has no such tables.
+        Err(Refusal { number: libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT, .. }) | Ok(()) => Ok(()),
+        Err(refusal) => {
+            fail!("cannot delete the table {}: {refusal}", table::TABLE)
         }
     }
 }
@@ -139,21 +159,22 @@ impl View for Look {
 
     fn differs(&self, plan: &Plan<'_>) -> bool {
         match self.wanted(plan) {
-            Some(wanted) => self.seen.family.is_none() || !change::is_same(&Index::of(&self.seen), &wanted),
+            Some(wanted) => !self.is_in_force(&wanted, self.family(plan)),
             None => !self.is_empty(),
         }
     }
 
     fn replace(&self, plan: &Plan<'_>) -> Result<bool, Error> {
         let Some(wanted) = self.wanted(plan) else {
-            self.delete()?;
+            self.clear().into_iter().next().map_or(Ok(()), Err)?;
             return Ok(!self.is_empty());
         };
-        if self.seen.family.is_some() && change::is_same(&Index::of(&self.seen), &wanted) {
+        let family = self.family(plan);
+        if self.is_in_force(&wanted, family) {
             return Ok(false);
         }
         log::detail!("nftables, by netlink:\n{wanted}");
-        self.write(&wanted, self.seen.family.unwrap_or_else(|| family(plan)))?;
+        self.write(&wanted, family)?;
         Ok(true)
     }
 
@@ -172,7 +193,14 @@ impl View for Look {
     }
 
     fn clear(&self) -> Vec<Error> {
-        self.delete().err().into_iter().collect()
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let mut failed = Vec::new();
+        for family in [INET, Family::V4.domain()] {
+            failed.extend(delete(family).err());
+        }
+        failed
     }
 
     fn meets(&self, plan: &Plan<'_>, _written: bool) -> Vec<Finding> {
@@ -187,7 +215,7 @@ impl View for Look {
 
     fn lacks(&self, plan: &Plan<'_>) -> Vec<Finding> {
         match self.wanted(plan) {
-            Some(wanted) => probe::lacks(wanted, !self.differs(plan), family(plan)),
+            Some(wanted) => probe::lacks(wanted, !self.differs(plan), self.family(plan)),
             None => Vec::new(),
         }
     }

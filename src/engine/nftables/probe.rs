@@ -100,7 +100,7 @@ pub fn lacks(mut wanted: Table, in_force: bool, family: libc::c_int) -> Vec<Find
     }
     let mut found = Vec::new();
     loop {
-        let mut batch = change::to(&wanted, &Seen::default(), family, TRIED);
+        let mut batch = change::to(&wanted, &Seen::default(), family, TRIED, false);
         batch.begin(Verb::DeleteTable);
         let Err(refusal) = batch.send() else {
             if found.is_empty() {
@@ -136,7 +136,7 @@ mod tests {
         let services = crate::config::parse(config.as_bytes()).unwrap().services;
         let nothing = Seen::default();
         let table = render::table(&Plan::Serve(&services), &Index::of(&nothing), &|_| false).unwrap();
-        let batch = change::to(&table, &nothing, INET, TABLE);
+        let batch = change::to(&table, &nothing, INET, TABLE, false);
         let said = |message, number, expression: &str| {
             let expression = (!expression.is_empty()).then(|| expression.to_owned());
             refused(&Refusal { number, message, expression }, &batch, &table).to_string()

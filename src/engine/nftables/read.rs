@@ -20,6 +20,9 @@ const TRIES: usize = 5;
 pub struct Seen {
     /// The family of the table; none if there is no table.
     pub family: Option<libc::c_int>,
+    /// It is not as we make it: somebody has set a flag, such as `dormant`, with which none of its chains is asked. Or there is
+    /// one of the other family too.
+    pub is_odd: bool,
     pub chains: Vec<u8>,
     pub rules: Vec<u8>,
     pub counters: Vec<u8>,
@@ -61,9 +64,10 @@ impl Seen {
         let mut seen = Seen::default();
         for family in [INET, Family::V4.domain()] {
             match netlink.ask(netlink::TABLES, family, &named(table::NAME)) {
-                Ok(_) => {
-                    seen.family = Some(family);
-                    break;
+                Ok(known) => {
+                    let flags = find(&known, table::FLAGS).is_some_and(|flags| flags != [0; 4]);
+                    seen.is_odd |= flags || seen.family.is_some();
+                    seen.family = seen.family.or(Some(family));
                 }
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
                 Err(error) if lacks_nftables(&error) => {}
@@ -224,7 +228,7 @@ impl<'a> Index<'a> {
 
     /// Whether the expressions in the kernel are those of a rule, and its map has the same elements.
     fn is(&self, known: &[u8], wanted: &Rule) -> bool {
-        let mut batch = Batch::of(INET, TABLE);
+        let mut batch = Batch::of(self.seen.family.unwrap_or(INET), TABLE);
         encode::new_rule(&mut batch, "", wanted, &mut 0);
         let mut wanted_elements = Vec::new();
         let mut number = 1;

@@ -120,7 +120,7 @@ fn drift(path: &str, services: &[Service], engines: &[Box<dyn Engine>], views: &
             true => format!("the rules are in {name}; `paraglider start` moves them to {}", choice::name(engines)),
             false => format!("rules of ours are left in {name} too; `paraglider start` removes them"),
         })
-    } else if first.frontends().iter().all(|frontend| frontend.draining) {
+    } else if !first.frontends().is_empty() && first.frontends().iter().all(|frontend| frontend.draining) {
         Some(
             "`stop --drain` lets connections end, or was broken off; `paraglider start` or `stop` puts it right".into(),
         )

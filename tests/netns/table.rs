@@ -45,8 +45,8 @@ fn whatever_others_do_to_it_is_mended() {
                  == syn numgen inc mod 2 vmap {{ 0 : goto backend/10.9.0.1/4444/0, 1 : goto backend/10.9.0.1/4444/0 }}"
             ),
             "add table ip paraglider".to_owned(),
-            format!("delete table {table}; add table ip paraglider"),
             format!("delete table {table}; add table {table}"),
+            format!("delete table {table}; add table ip paraglider"),
         ] {
             sh(&format!("nft '{what}'"));
             is_mended(lab, &what);

@@ -69,6 +69,8 @@ pub struct Netlink {
     socket: File,
     /// Bytes before the attributes of an answer that are left out.
     skip: usize,
+    /// For answers. It is made with the first request.
+    buffer: Vec<u8>,
     /// Of the last request, so that a late answer to one that was repeated is not taken for the answer to the next one.
     sequence: u32,
 }
@@ -87,7 +89,7 @@ impl Netlink {
 
     fn open_to(protocol: libc::c_int, skip: usize) -> io::Result<Self> {
         let socket = socket::open(libc::AF_NETLINK, libc::SOCK_RAW, protocol)?;
-        Ok(Netlink { socket, skip, sequence: 0 })
+        Ok(Netlink { socket, skip, buffer: Vec::new(), sequence: 0 })
     }
 
     /// Sends one request about a family (AF_INET, AF_INET6, or AF_UNSPEC) and returns the attributes of its answer. An
@@ -167,15 +169,16 @@ impl Netlink {
         request.extend_from_slice(attributes);
         self.socket.write_all(&request)?;
 
-        let (mut buffer, mut found, mut torn) = (vec![0; 32 * 1024], Vec::new(), false);
+        self.buffer.resize(32 * 1024, 0);
+        let (mut found, mut torn) = (Vec::new(), false);
         let refused = loop {
             let mut events = [poll::pollfd(self.socket.as_raw_fd(), libc::POLLIN)];
             poll::wait(&mut events, PATIENCE);
             if events.iter().all(|event| event.revents == 0) {
                 return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
             }
-            let length = self.socket.read(&mut buffer)?;
-            let mut rest = buffer.get(..length).unwrap_or_default();
+            let length = self.socket.read(&mut self.buffer)?;
+            let mut rest = self.buffer.get(..length).unwrap_or_default();
             let number = loop {
                 // nlmsghdr: length, type and flags (16 bits each), sequence, port.
                 let Some(size) = word(rest, 0).map(|size| size as usize).filter(|size| *size >= HEADER) else {

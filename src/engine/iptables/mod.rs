@@ -463,6 +463,10 @@ impl View for Look<'_> {
 
     fn meets(&self, plan: &Plan<'_>, written: bool) -> Vec<Finding> {
         let (Plan::Serve(services), mut found) = (plan, Vec::new()) else { return Vec::new() };
+        // What follows asks for a way to each backend.
+        if self.list.others.is_empty() {
+            return found;
+        }
         let later = self.wanted(plan);
         for family in Family::ALL.into_iter().filter(|family| plan.has(*family)) {
             let tools = self.engine.tools(family);

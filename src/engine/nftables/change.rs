@@ -2,7 +2,7 @@
 
 use super::encode::{chain_of_ours, counter, new_chain, new_rule};
 use super::read::{Index, Seen};
-use super::table::{Table, TABLE};
+use super::table::{Chain, Table, TABLE};
 use crate::sys::batch::{Batch, Verb};
 use crate::sys::netlink::{find, part};
 use crate::sys::nftables::{chain, elements, object, rule, set};
@@ -23,10 +23,9 @@ pub fn to(wanted: &Table, seen: &Seen, family: libc::c_int, name: &'static str, 
     batch.begin(Verb::NewTable);
     // Where packets come to a chain cannot be changed: then everything is made anew.
     let index = Index::of(seen);
-    let is_based =
-        |name: &str| wanted.chains.iter().all(|chain| chain.name != name || index.is_based(name, chain.base));
+    let is_based = |chain: &Chain| !index.has(&chain.name) || index.is_based(&chain.name, chain.base);
     let nothing = Seen::default();
-    let anew = anew || seen.family.is_some_and(|there| there != family) || !index.chains().all(is_based);
+    let anew = anew || seen.family.is_some_and(|there| there != family) || !wanted.chains.iter().all(is_based);
     let index = if anew { Index::of(&nothing) } else { index };
     if anew {
         batch.begin(Verb::DeleteTable);

@@ -58,6 +58,11 @@ impl Others {
         chain.rules.len() - 1
     }
 
+    /// Whether there is not even a built-in chain.
+    pub fn is_empty(&self) -> bool {
+        self.chains.is_empty()
+    }
+
     /// How many rules a chain has so far.
     pub fn length(&self, family: Family, table: &str, name: &str) -> usize {
         self.chain(family, table, name).map_or(0, |chain| chain.rules.len())

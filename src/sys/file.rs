@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 
 use crate::text::number;
 
@@ -84,6 +84,11 @@ fn c_string(path: &str) -> io::Result<CString> {
 
 /// What a file is (fstat(2)).
 pub fn stat(file: &File) -> io::Result<libc::stat64> {
+    stat_of(file.as_raw_fd())
+}
+
+/// The same of a descriptor.
+pub fn stat_of(descriptor: RawFd) -> io::Result<libc::stat64> {
     // Not by fstat: musl's is 1.4 KiB for times of 64 bits. The kernel's struct is the `stat64` of the C libraries' old
     // interface, which is that of the crate libc.
     #[cfg(target_pointer_width = "64")]
@@ -94,7 +99,7 @@ pub fn stat(file: &File) -> io::Result<libc::stat64> {
     // syscall(2) needs them.
     unsafe {
         let mut stat: libc::stat64 = std::mem::zeroed();
-        match libc::syscall(number, libc::c_long::from(file.as_raw_fd()), &raw mut stat) {
+        match libc::syscall(number, libc::c_long::from(descriptor), &raw mut stat) {
             0 => Ok(stat),
             _ => Err(io::Error::last_os_error()),
         }

@@ -25,32 +25,97 @@ const TERMINAL: usize = 256;
 /// stderr took nothing for so long; the next sentence does not wait at all.
 static STUCK: AtomicBool = AtomicBool::new(false);
 
+/// Who reads what is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// A person.
+    Terminal,
+    /// systemd's journal, which takes the level from `<6>` in front (sd-daemon(3)) and knows the program.
+    Journal,
+    /// procd, which logs stdout at `daemon.info`, stderr at `daemon.err`, and knows the program; its service says so.
+    Procd,
+    /// A file, or another program.
+    Other,
+}
+
+/// What the service of procd sets, to `procd`.
+const FORMAT: &str = "PARAGLIDER_LOG";
+
+/// What systemd sets: the device and the inode of the stream to the journal, which our stderr may be (systemd.exec(5)).
+const JOURNAL: &str = "JOURNAL_STREAM";
+
+impl Reader {
+    fn of_stderr() -> Self {
+        // SAFETY: no memory is touched.
+        if unsafe { libc::isatty(libc::STDERR_FILENO) } == 1 {
+            return Reader::Terminal;
+        }
+        if std::env::var_os(FORMAT).is_some_and(|format| format == "procd") {
+            return Reader::Procd;
+        }
+        let own = file::stat_of(libc::STDERR_FILENO).map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
+        match (own, std::env::var_os(JOURNAL)) {
+            (Ok(own), Some(stream)) if stream == own.as_str() => Reader::Journal,
+            _ => Reader::Other,
+        }
+    }
+
+    /// A sentence as this reader has it.
+    fn line(self, level: Level, what: &fmt::Arguments<'_>) -> String {
+        match (self, level) {
+            // As syslog(3) numbers them: an error is 3.
+            (Reader::Journal, level) => {
+                let number = match level {
+                    Level::Error => 3,
+                    Level::Warn => 4,
+                    Level::Info => 6,
+                    Level::Debug | Level::Trace => 7,
+                };
+                format!("<{number}>{what}\n")
+            }
+            (Reader::Terminal | Reader::Procd, Level::Error) => format!("error: {what}\n"),
+            (Reader::Terminal | Reader::Procd, Level::Warn) => format!("warning: {what}\n"),
+            (Reader::Terminal | Reader::Procd, _) => format!("{what}\n"),
+            // What simple_logger makes of a record.
+            (Reader::Other, _) => format!("{level:<5} [paraglider] {what}\n"),
+        }
+    }
+}
+
 /// Sends what is said to stderr.
 pub fn to_stderr(level: LevelFilter) {
     log::set_max_level(level);
+    let simple = SimpleLogger::new().with_level(level);
     // It fails only if another logger was there before.
-    let _ = log::set_boxed_logger(Box::new(Steady(SimpleLogger::new().with_level(level))));
+    let _ = log::set_boxed_logger(Box::new(Steady { simple, reader: Reader::of_stderr() }));
 }
 
 /// simple_logger, but it never panics and never blocks. By itself it does both, when stderr is a full disk or a pipe that
 /// nobody reads; in the middle of a change, with the lock held, it may do neither. So it writes into a pipe of ours, and
 /// what stderr then does not take is lost.
-struct Steady(SimpleLogger);
+struct Steady {
+    simple: SimpleLogger,
+    reader: Reader,
+}
 
 impl Log for Steady {
     fn enabled(&self, metadata: &Metadata) -> bool {
-        self.0.enabled(metadata)
+        self.simple.enabled(metadata)
     }
 
     fn log(&self, record: &Record) {
-        // What simple_logger makes of a record. It is needed where there is no descriptor for a pipe, and for what a pipe
-        // may not hold: the input of a program, which `-v` shows.
-        let mut text = format!("{:<5} [paraglider] {}\n", record.level(), record.args()).into_bytes();
-        if text.len() <= PIPE {
-            text = diverted(&mut || self.0.log(record)).unwrap_or(text);
+        // simple_logger's own text is needed where there is no descriptor for a pipe, and for what a pipe may not hold: the
+        // input of a program, which `-v` shows.
+        let mut text = self.reader.line(record.level(), record.args()).into_bytes();
+        if self.reader == Reader::Other && text.len() <= PIPE {
+            text = diverted(&mut || self.simple.log(record)).unwrap_or(text);
         }
+        let to = match (self.reader, record.level()) {
+            (Reader::Procd, Level::Info | Level::Debug | Level::Trace) => libc::STDOUT_FILENO,
+            _ => libc::STDERR_FILENO,
+        };
         let most = if STUCK.load(Ordering::Relaxed) { 0 } else { PATIENCE };
-        let written = write(libc::STDERR_FILENO, &text, most);
+        let written = write(to, &text, most);
         STUCK.store(written.is_err_and(|error| error.raw_os_error() == Some(libc::ETIMEDOUT)), Ordering::Relaxed);
     }
 

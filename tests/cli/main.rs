@@ -11,6 +11,7 @@
 
 mod corpus;
 mod layers;
+mod reader;
 mod words;
 mod written;
 mod yaml;

@@ -120,6 +120,7 @@ on_all!(stop_forgets_connections_of_ipv6_too, |lab| {
 });
 
 on_all!(stop_forgets_only_what_it_cuts, |lab| {
+    lab.with_nat_of_others();
     let _three = Backend::three();
     lab.balance(&[1, 2, 3]);
     lab.ok("start");

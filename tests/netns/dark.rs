@@ -375,11 +375,12 @@ on_all!(connections_that_come_in_while_a_backend_is_down_are_ended_too, |lab| {
     let since = Instant::now();
     doctors[0].stop();
     watch.turns(lab, since, "10.2.0.11:80 of 10.9.0.1:4444 is down");
-    let rule = "PREROUTING -p tcp -s 10.1.0.2 --sport 40001 -d 10.9.0.1 --dport 4444 -j DNAT --to 10.2.0.11:80";
-    sh(&format!("iptables -t nat -I {rule}"));
+    // Before the rules of any engine.
+    sh("nft 'add table ip before; add chain ip before pre { type nat hook prerouting priority -150; }; \
+        add rule ip before pre ip saddr 10.1.0.2 ip daddr 10.9.0.1 tcp sport 40001 tcp dport 4444 dnat to 10.2.0.11:80'");
     let stream = inside("client", || connect_from("10.1.0.2:40001".parse().unwrap(), BIND.parse().unwrap()).unwrap());
     let mut stream = stream.join().unwrap();
-    sh(&format!("iptables -t nat -D {rule}"));
+    sh("nft delete table ip before");
     let table = || std::fs::read_to_string("/proc/net/nf_conntrack").unwrap();
     let mine = |line: &&str| line.contains("sport=40001 dport=4444 ") && line.contains("src=10.2.0.11 ");
     assert!(table().lines().any(|line| mine(&line)), "{}", table());

@@ -26,8 +26,12 @@ pub fn wrap(lab: &Lab, verb: &str, script: &str) {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Each table is a transaction of its own; here what is between two of them lasts long enough to be seen.
+/// Each table is a transaction of its own; here what is between two of them lasts long enough to be seen. In nftables there
+/// is nothing between: all that is ours is one table.
 pub fn pause_between_tables(lab: &Lab) {
+    if lab.variant == Variant::Netlink {
+        return;
+    }
     wrap_restore(
         lab,
         "text= pause=0\nwhile IFS= read -r line; do text=\"$text$line\n\"\n\

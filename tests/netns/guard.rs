@@ -85,7 +85,7 @@ on_all!(a_rule_that_others_changed_is_put_right, |lab| {
     let writes = Writes::begin(lab);
     if lab.variant == Variant::Netlink {
         for (right, wrong) in
-            [("dnat ip to 10.2.0.12:80", "dnat ip to 10.2.0.99:80"), ("snat ip to 10.2.0.1", "accept")]
+            [("dnat ip to 10.2.0.12:80", "dnat ip to 10.2.0.99:80"), ("snat ip to 10.2.0.1", "snat ip to 10.2.0.99")]
         {
             damage(lab, &writes, &instead(right, wrong));
             assert!(!lab.ours().iter().any(|line| line.contains(wrong)), "{:?}", lab.ours());

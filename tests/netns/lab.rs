@@ -397,7 +397,26 @@ impl Lab {
 
     /// Whether rules of ours hand new connections to a backend.
     pub fn balances(&self) -> bool {
-        self.ours().iter().any(|line| line.contains("-j DNAT") || line.contains(" dnat ip"))
+        self.ours().iter().any(|line| line.contains("-j DNAT") || line.contains("goto backend/"))
+    }
+
+    /// Whether rules of ours hand new connections to this backend, `10.2.0.11:80`. In nftables one that is down keeps its
+    /// chain, to which no rule leads then.
+    pub fn hands_to(&self, backend: &str) -> bool {
+        let ours = self.ours();
+        let rule = |line: &&String| line.ends_with(&format!(" dnat ip to {backend}"));
+        let Some(rule) = ours.iter().find(rule) else {
+            return ours.iter().any(|line| line.ends_with(&format!(" --to-destination {backend}")));
+        };
+        let chain = rule.split_once(" chain ").unwrap().1.split(' ').next().unwrap();
+        ours.iter().any(|line| ["", ","].iter().any(|end| format!("{line} ").contains(&format!(" goto {chain}{end} "))))
+    }
+
+    /// A chain of others by which the kernel goes on translating without ours; iptables leaves its own behind.
+    pub fn with_nat_of_others(&self) {
+        if self.variant == Variant::Netlink {
+            sh("iptables -t nat -A POSTROUTING -s 10.99.0.0/16 -j RETURN");
+        }
     }
 
     /// Whether a rule of ours is about IPv6.
@@ -475,8 +494,8 @@ fn nftables(listing: &str) -> BTreeSet<String> {
 
 /// Puts iptables and nft where only the story finds them: no file on the paths of system programs is one any more.
 fn hide_programs(dir: &Path, bin: &Path) {
-    let real = dir.join("real");
-    fs::create_dir(&real).unwrap();
+    let hidden = dir.join("hidden");
+    fs::create_dir(&hidden).unwrap();
     let is_one =
         |name: &str| name == "nft" || ["iptables", "ip6tables", "xtables-"].iter().any(|of| name.starts_with(of));
     let mut moved = BTreeMap::new();
@@ -490,7 +509,7 @@ fn hide_programs(dir: &Path, bin: &Path) {
     let mut line = String::from("true");
     for (path, names) in moved {
         // They are several programs in one, which go by the name that they are called by.
-        let real = real.join(path.file_name().unwrap());
+        let real = hidden.join(path.file_name().unwrap());
         File::create(&real).unwrap();
         let (from, to) = (path.display(), real.display());
         line.push_str(&format!(" && mount --bind {from} {to} && mount --bind /dev/null {from}"));

@@ -62,7 +62,7 @@ fn the_laboratory_sees_tables_of_nftables() {
                 "nft inet paraglider counter taken",
             ]
         );
-        assert!(lab.balances() && lab.others() == others);
+        assert_eq!(lab.others(), others);
         let ours = (lab.ours(), lab.handles());
         // The same rule once more is written all the same.
         sh("nft 'flush chain inet paraglider x; add rule inet paraglider x meta l4proto tcp counter name taken dnat ip to 10.2.0.11:80'");

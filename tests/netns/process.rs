@@ -260,7 +260,7 @@ on_all!(stderr_that_nobody_reads_holds_nothing_up, |lab| {
     drop(command);
     until("the rules are in force", || lab.paraglider("status").0 == 0);
     b2.stop();
-    until("the rules follow", || !lab.ours().iter().any(|line| line.contains("10.2.0.12:80")));
+    until("the rules follow", || !lab.hands_to("10.2.0.12:80"));
     kill(Pid::from_raw(watch.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(ended(&mut watch), Some(0));
     drop(reader);

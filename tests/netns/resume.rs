@@ -87,6 +87,7 @@ on_all!(what_cannot_be_read_is_still_meant, |lab| {
     assert_eq!((code, lab.ours()), (1, rules), "{err}");
     fs::remove_dir(kept("meant.yaml")).unwrap();
     fs::rename(kept("elsewhere"), kept("meant.yaml")).unwrap();
+    lab.config(&checked(QUICK, &[1, 2, 3]));
     let since = Instant::now();
     b2.stop();
     watch.turns(lab, since, B2_DOWN);
@@ -166,6 +167,6 @@ on_all!(a_directory_that_was_removed_is_made_again, |lab| {
     let since = Instant::now();
     b2.stop();
     watch.hears(since, B2_DOWN);
-    until("b2 is out of the rules", || !lab.ours().iter().any(|rule| rule.contains("10.2.0.12:80")));
+    until("b2 is out of the rules", || !lab.hands_to("10.2.0.12:80"));
     assert_eq!(crate::watching::shares(BIND, 10).len(), 2);
 });

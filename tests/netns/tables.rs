@@ -84,17 +84,17 @@ const NFTABLES: &[Situation] = &[
     ),
     row(
         "another one's redirection",
-        "nft 'add table ip other; add chain ip other pre { type nat hook prerouting priority -101; }; \
+        "nft 'add table ip other; add chain ip other pre { type nat hook prerouting priority -150; }; \
          add rule ip other pre tcp dport 8080 dnat to 10.2.0.99'",
         "nft delete table ip other",
-        &["error    nftables: ip other pre (priority -101): a rule (handle 2) redirects the connections of 10.1.0.1:8080 to 10.2.0.11:80 before our rules"],
+        &["error    nftables: ip other pre (priority -150): a rule (handle 2) redirects the connections of 10.1.0.1:8080 to 10.2.0.11:80 before our rules"],
     ),
     row(
         "another one's source address",
-        "nft 'add table ip other; add chain ip other post { type nat hook postrouting priority 99; }; \
+        "nft 'add table ip other; add chain ip other post { type nat hook postrouting priority 50; }; \
          add rule ip other post oifname lan masquerade'",
         "nft delete table ip other",
-        &["warning  nftables: ip other post (priority 99): a rule (handle 2) changes the source of the connections of 10.1.0.1:8080 to 10.2.0.11:80 before our rules"],
+        &["warning  nftables: ip other post (priority 50): a rule (handle 2) changes the source of the connections of 10.1.0.1:8080 to 10.2.0.11:80 before our rules"],
     )
     .with("frontend: {bind: '10.1.0.1:8080', privateip: none, backends: ['10.2.0.11:80']}"),
 ];

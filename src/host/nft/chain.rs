@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use super::iptables;
 use crate::net::Family;
 use crate::sys::file;
 use crate::sys::netlink::{self, find, next, text_of, Netlink};
@@ -74,10 +75,11 @@ pub(super) fn is_one_of(name: &str, names: &[&str]) -> bool {
 }
 
 impl Rule {
-    /// Whether it has one of these expressions.
+    /// Whether it has one of these expressions, or of these matches and targets of iptables.
     fn has(&self, names: &[&str]) -> bool {
         let mut rest = self.expressions.as_slice();
-        while let Some((name, _)) = expression(&mut rest) {
+        while let Some((name, data)) = expression(&mut rest) {
+            let name = if matches!(name, "match" | "target") { iptables::name(data) } else { name };
             if is_one_of(name, names) {
                 return true;
             }
@@ -184,8 +186,31 @@ fn base(chain: &[u8]) -> Option<Base> {
 /// Whether a rule uses connection tracking, also one in iptables' tables that only `nft` can show.
 pub fn uses_conntrack(family: Family) -> bool {
     let chains = chains(family, true).unwrap_or_default();
-    with(&chains, &["ct", "nat", "masq", "redir", "connlimit", "flow_offload"]).is_some()
+    with(&chains, &TRACKING).is_some()
 }
+
+/// Expressions of nftables, then matches and targets of iptables, which it writes by iptables-nft.
+const TRACKING: [&str; 19] = [
+    "ct",
+    "nat",
+    "masq",
+    "redir",
+    "connlimit",
+    "flow_offload",
+    "conntrack",
+    "state",
+    "connmark",
+    "connbytes",
+    "helper",
+    "MASQUERADE",
+    "SNAT",
+    "DNAT",
+    "REDIRECT",
+    "NETMAP",
+    "CONNMARK",
+    "CT",
+    "FLOWOFFLOAD",
+];
 
 /// Whether another chain for nat is there, or the nat table of iptables-legacy, so that the kernel goes on translating
 /// connections without ours.

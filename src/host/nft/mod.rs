@@ -2,6 +2,7 @@
 //! netlink (linux/netfilter/nf_tables.h); no program is needed.
 
 mod chain;
+mod iptables;
 mod set;
 mod walk;
 

@@ -1,6 +1,7 @@
 //! The way of a connection's first packet through a chain, as far as its rules can be understood.
 
 use super::chain::{big, chains, expression, is_one_of, Base, Chain, Hook, Rule};
+use super::iptables;
 use super::set::Sets;
 use crate::net::{Endpoint, Family, Octets};
 use crate::sys::netlink::{find, find_in, text_of};
@@ -17,6 +18,9 @@ const MOST_RULES: u32 = 20_000;
 /// IPS_DST_NAT, and the bits that `ct state` has for a new connection (linux/netfilter/nf_conntrack_common.h).
 const DST_NAT: u32 = 1 << 5;
 const NEW: u32 = 1 << 3;
+
+/// Below this priority connections are not tracked yet (NF_IP_PRI_CONNTRACK).
+pub(super) const TRACKING: i32 = -200;
 
 /// A connection that is balanced.
 #[derive(Debug, Clone)]
@@ -54,7 +58,7 @@ pub enum Fate {
 
 /// Whether a packet matches. What is further down prevails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Match {
+pub(super) enum Match {
     Yes,
     Unknown,
     No,
@@ -239,11 +243,17 @@ impl<'a> Walk<'a, '_> {
                 "notrack" => verdict = Verdict::End(Fate::Untracked),
                 _ if is_one_of(name, &["nat", "redir", "masq", "tproxy"]) => verdict = Verdict::End(Fate::Taken),
                 _ if is_one_of(name, &["counter", "log", "last", "objref", "flow_offload"]) => {}
+                "target" => {
+                    if let Some(fate) = iptables::target(data) {
+                        verdict = Verdict::End(fate);
+                    }
+                }
                 _ => {
                     conditions += 1;
                     all = all.max(match name {
                         "cmp" => compare(&value, data),
                         "lookup" => self.look_up(&value, data, &mut verdict),
+                        "match" => iptables::matches(data, self.base, *self.destination() != self.path.bind),
                         _ => Match::Unknown,
                     });
                     // What a map has for the value is not compared any further.
@@ -319,8 +329,8 @@ impl<'a> Walk<'a, '_> {
     fn ct(&self, data: &[u8]) -> Value {
         let original = find(data, 3) == Some(&[0]);
         match big(data, 2) {
-            // State and status. At −200 tracking begins.
-            Some(0) if self.base.priority > -200 => is(&NEW.to_ne_bytes()),
+            // State and status.
+            Some(0) if self.base.priority > TRACKING => is(&NEW.to_ne_bytes()),
             Some(2) => {
                 let bits = if *self.destination() == self.path.bind { 0 } else { DST_NAT };
                 is(&bits.to_ne_bytes())

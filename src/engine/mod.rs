@@ -61,6 +61,19 @@ pub struct Share {
     pub slots: u64,
 }
 
+/// Adds a slot, and what it has taken, to the share of a backend, in a list that is sorted by address.
+pub(crate) fn add_slot(shares: &mut Vec<Share>, address: Endpoint, taken: u64) {
+    let place = shares.binary_search_by(|known| known.address.cmp(&address));
+    let at = place.unwrap_or_else(|at| {
+        shares.insert(at, Share { address, taken: 0, slots: 0 });
+        at
+    });
+    if let Some(share) = shares.get_mut(at) {
+        share.taken += taken;
+        share.slots += 1;
+    }
+}
+
 /// Facts about the rules of other programs.
 #[derive(Debug, Clone, Default)]
 pub struct Foreign {

@@ -1,19 +1,15 @@
 //! A change of nf_tables: several messages that the kernel takes all or none (linux/netfilter/nfnetlink.h, batches).
 
 use std::fmt;
-use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::io::{self, Write};
 
-use crate::sys::netlink::{attribute, find, header, word};
+use crate::sys::netlink::{self, attribute, find, header, text_of, word};
 use crate::sys::nftables::{expression, INET};
-use crate::sys::{poll, socket};
+use crate::sys::socket;
 
 /// NFNL_MSG_BATCH_BEGIN and NFNL_MSG_BATCH_END.
 const BEGIN: u16 = 16;
 const END: u16 = 17;
-
-/// NLMSG_ERROR, which also tells of success.
-const ERROR: u16 = 2;
 
 /// NFNL_SUBSYS_NFTABLES: whose batch it is, and the high byte of the messages in it.
 const NFTABLES: u16 = 10;
@@ -37,9 +33,6 @@ pub const NESTED: u16 = 1 << 15;
 
 /// Bytes of nlmsghdr and nfgenmsg.
 const HEADER: usize = 20;
-
-/// How long the kernel may take to answer once it has everything, in milliseconds. It answers before write(2) returns.
-const PATIENCE: u64 = 1000;
 
 /// What a message does to the thing that it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,8 +175,13 @@ impl Batch {
 
     /// The same of a text, with the zero at its end.
     pub fn text(&mut self, kind: u16, text: &str) {
-        header(&mut self.bytes, kind, 5 + text.len() as u16);
-        self.bytes.extend_from_slice(text.as_bytes());
+        self.name(kind, text.as_bytes());
+    }
+
+    /// The same, of the bytes of a text.
+    pub fn name(&mut self, kind: u16, name: &[u8]) {
+        header(&mut self.bytes, kind, 5 + name.len() as u16);
+        self.bytes.extend_from_slice(name);
         self.bytes.push(0);
         while self.bytes.len() % 4 != 0 {
             self.bytes.push(0);
@@ -248,30 +246,18 @@ impl Batch {
         socket.write_all(&self.bytes)?;
         let mut buffer = vec![0; 8 * 1024];
         loop {
-            let mut events = [poll::pollfd(socket.as_raw_fd(), libc::POLLIN)];
-            poll::wait(&mut events, PATIENCE);
-            if events.iter().all(|event| event.revents == 0) {
-                return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT).into());
-            }
-            let length = socket.read(&mut buffer)?;
-            let mut rest = buffer.get(..length).unwrap_or_default();
-            while let Some(message) = word(rest, 0).and_then(|length| rest.get(..length as usize)) {
-                let (Some(kind), Some(sequence), Some(error)) = (word(message, 4), word(message, 8), word(message, 16))
-                else {
-                    break;
-                };
-                rest = rest.get(message.len().next_multiple_of(4).max(4)..).unwrap_or_default();
-                let [a, b, c, d] = kind.to_ne_bytes();
-                if u16::from_ne_bytes([a, b]) != ERROR {
+            let mut rest = netlink::receive(&mut socket, &mut buffer)?;
+            while let Some(message) = netlink::message(&mut rest) {
+                if message.kind != netlink::ERROR {
                     continue;
                 }
-                let number = (error as i32).wrapping_neg();
+                let number = message.error();
                 if number != 0 {
-                    let more = u16::from_ne_bytes([c, d]) & TELLS_MORE != 0;
-                    let told = if more { message.get(36..).unwrap_or_default() } else { &[] };
-                    return Err(self.refusal(number, sequence as usize, told));
+                    let more = message.flags & TELLS_MORE != 0;
+                    let told = if more { message.bytes.get(36..).unwrap_or_default() } else { &[] };
+                    return Err(self.refusal(number, message.sequence as usize, told));
                 }
-                if sequence == awaited {
+                if message.sequence == awaited {
                     return Ok(());
                 }
             }
@@ -289,8 +275,7 @@ impl Batch {
         let name = offset.and_then(|offset| {
             let (_, attributes) = self.get(message)?;
             let inner = attributes.get(offset.checked_sub(HEADER)? + 4..)?;
-            let name = find(inner, expression::NAME)?;
-            std::str::from_utf8(name.strip_suffix(&[0])?).ok()
+            text_of(inner, expression::NAME)
         });
         let known = name.filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
         Refusal { number, message: (message > 0).then_some(message), expression: known.map(str::to_owned) }

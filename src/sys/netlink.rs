@@ -44,7 +44,7 @@ const ACKNOWLEDGE: u16 = 4;
 const DUMP: u16 = 0x300;
 
 /// NLMSG_ERROR, which also tells of success, and NLMSG_DONE after the last part of a dump.
-const ERROR: u16 = 2;
+pub(super) const ERROR: u16 = 2;
 const DONE: u16 = 3;
 
 /// NLM_F_DUMP_INTR: something was changed while it was dumped, so the parts do not fit together.
@@ -69,10 +69,10 @@ pub struct Netlink {
     socket: File,
     /// Bytes before the attributes of an answer that are left out.
     skip: usize,
-    /// For answers. It is made with the first request.
-    buffer: Vec<u8>,
     /// Of the last request, so that a late answer to one that was repeated is not taken for the answer to the next one.
     sequence: u32,
+    /// For answers. It is made with the first request.
+    buffer: Vec<u8>,
 }
 
 impl Netlink {
@@ -89,7 +89,7 @@ impl Netlink {
 
     fn open_to(protocol: libc::c_int, skip: usize) -> io::Result<Self> {
         let socket = socket::open(libc::AF_NETLINK, libc::SOCK_RAW, protocol)?;
-        Ok(Netlink { socket, skip, buffer: Vec::new(), sequence: 0 })
+        Ok(Netlink { socket, skip, sequence: 0, buffer: Vec::new() })
     }
 
     /// Sends one request about a family (AF_INET, AF_INET6, or AF_UNSPEC) and returns the attributes of its answer. An
@@ -172,33 +172,20 @@ impl Netlink {
         self.buffer.resize(32 * 1024, 0);
         let (mut found, mut torn) = (Vec::new(), false);
         let refused = loop {
-            let mut events = [poll::pollfd(self.socket.as_raw_fd(), libc::POLLIN)];
-            poll::wait(&mut events, PATIENCE);
-            if events.iter().all(|event| event.revents == 0) {
-                return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
-            }
-            let length = self.socket.read(&mut self.buffer)?;
-            let mut rest = self.buffer.get(..length).unwrap_or_default();
+            let mut rest = receive(&mut self.socket, &mut self.buffer)?;
             let number = loop {
-                // nlmsghdr: length, type and flags (16 bits each), sequence, port.
-                let Some(size) = word(rest, 0).map(|size| size as usize).filter(|size| *size >= HEADER) else {
-                    break None;
+                let Some(message) = message(&mut rest) else {
+                    break (!rest.is_empty()).then_some(libc::EMSGSIZE);
                 };
-                let Some(message) = rest.get(..size) else { break Some(libc::EMSGSIZE) };
-                // Messages begin at multiples of four bytes.
-                rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
-                if word(message, 8) != Some(self.sequence) {
+                if message.sequence != self.sequence {
                     continue;
                 }
-                let [a, b, c, d] = word(message, 4).unwrap_or_default().to_ne_bytes();
-                torn |= u16::from_ne_bytes([c, d]) & TORN != 0;
-                let content = message.get(self.skip..).unwrap_or_default();
-                match u16::from_ne_bytes([a, b]) {
+                torn |= message.flags & TORN != 0;
+                let content = message.bytes.get(self.skip..).unwrap_or_default();
+                match message.kind {
                     DONE if torn => break Some(libc::EINTR),
                     DONE => break Some(0),
-                    ERROR => {
-                        break Some(word(message, HEADER).map_or(libc::EIO, |error| (error as i32).wrapping_neg()))
-                    }
+                    ERROR => break Some(message.error()),
                     _ => {
                         if flags & DUMP == DUMP {
                             append(&mut found, content);
@@ -218,6 +205,47 @@ impl Netlink {
             number => Err(io::Error::from_raw_os_error(number)),
         }
     }
+}
+
+/// Waits for an answer of the kernel's and receives what fits of it.
+#[inline(never)]
+pub(super) fn receive<'a>(socket: &mut File, buffer: &'a mut [u8]) -> io::Result<&'a [u8]> {
+    let mut events = [poll::pollfd(socket.as_raw_fd(), libc::POLLIN)];
+    poll::wait(&mut events, PATIENCE);
+    if events.iter().all(|event| event.revents == 0) {
+        return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
+    }
+    let length = socket.read(buffer)?;
+    Ok(buffer.get(..length).unwrap_or_default())
+}
+
+/// A message of the kernel's.
+pub(super) struct Message<'a> {
+    pub kind: u16,
+    pub flags: u16,
+    pub sequence: u32,
+    /// All of it.
+    pub bytes: &'a [u8],
+}
+
+impl Message<'_> {
+    /// The error number in an [`ERROR`]; 0 is success.
+    pub(super) fn error(&self) -> i32 {
+        word(self.bytes, HEADER).map_or(libc::EIO, |error| (error as i32).wrapping_neg())
+    }
+}
+
+/// Takes the first message from the others; none if no whole one is left.
+#[inline(never)]
+pub(super) fn message<'a>(rest: &mut &'a [u8]) -> Option<Message<'a>> {
+    // nlmsghdr: length, type and flags (16 bits each), sequence, port.
+    let size = word(rest, 0)? as usize;
+    let bytes = rest.get(..size)?;
+    let [a, b, c, d] = word(bytes, 4)?.to_ne_bytes();
+    let sequence = word(bytes, 8)?;
+    // Messages begin at multiples of four bytes.
+    *rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+    Some(Message { kind: u16::from_ne_bytes([a, b]), flags: u16::from_ne_bytes([c, d]), sequence, bytes })
 }
 
 /// The generation of all rules of nf_tables, which each change of anybody raises (NFTA_GEN_ID, the first attribute of the
@@ -251,10 +279,23 @@ pub fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
-/// The content of the first attribute of this kind, if it is text (a C string, as nf_tables has names).
+/// The content of the first attribute of this kind, a C string (nf_tables has names so), without the zero at its end.
+#[inline(never)]
+pub fn name_of(attributes: &[u8], kind: u16) -> &[u8] {
+    let name = find(attributes, kind).unwrap_or_default();
+    name.strip_suffix(&[0]).unwrap_or(name)
+}
+
+/// The same, if it is there and is text.
 pub fn text_of(attributes: &[u8], kind: u16) -> Option<&str> {
     let text = find(attributes, kind)?;
     std::str::from_utf8(text.strip_suffix(&[0]).unwrap_or(text)).ok()
+}
+
+/// The same of a number of 32 bits, which nf_tables has in the order of the network.
+#[inline(never)]
+pub fn big(attributes: &[u8], kind: u16) -> Option<u32> {
+    Some(u32::from_be_bytes(find(attributes, kind)?.try_into().ok()?))
 }
 
 /// Takes the first attribute from the others: its kind and its content.

@@ -1,5 +1,14 @@
 //! Numbers of linux/netfilter/nf_tables.h: the attributes of messages to nf_tables, and values in them.
 
+use crate::sys::netlink::{find, next, text_of};
+
+/// Takes the first expression from the others: its name and its attributes.
+#[inline(never)]
+pub fn expression<'a>(expressions: &mut &'a [u8]) -> Option<(&'a str, &'a [u8])> {
+    let (_, one) = next(expressions)?;
+    Some((text_of(one, expression::NAME).unwrap_or_default(), find(one, expression::DATA).unwrap_or_default()))
+}
+
 /// A table.
 pub mod table {
     /// NFTA_TABLE_NAME.

@@ -3,7 +3,7 @@
 
 use super::names::{frontend_of, Table, DISPATCH, FORWARD};
 use super::rule::{destination, dispatched, enters, let_through, Rule};
-use crate::engine::{InForce, Share};
+use crate::engine::{add_slot, InForce, Share};
 use crate::net::{Endpoint, Family};
 use crate::text::value;
 
@@ -105,16 +105,9 @@ impl TableRules {
     fn shares(&self, name: &str) -> Vec<Share> {
         let mut shares: Vec<Share> = Vec::new();
         for rule in self.of_frontend(name).flat_map(|chain| &chain.rules) {
-            let Some(address) = destination(rule) else { continue };
-            let place = shares.binary_search_by(|known| known.address.cmp(&address));
-            let at = place.unwrap_or_else(|at| {
-                shares.insert(at, Share { address, taken: 0, slots: 0 });
-                at
-            });
-            if let Some(share) = shares.get_mut(at) {
-                share.taken += rule.packets;
+            if let Some(address) = destination(rule) {
                 // Round robin gives each DNAT rule the same share (schedule::round_robin).
-                share.slots += 1;
+                add_slot(&mut shares, address, rule.packets);
             }
         }
         shares

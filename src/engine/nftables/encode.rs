@@ -1,12 +1,13 @@
-//! The model as messages to the kernel (linux/netfilter/nf_tables.h). What is in the order of the network and what in that of
-//! the machine differs from value to value; each place says which.
+//! The model as messages to the kernel (linux/netfilter/nf_tables.h), and as `nft` reads it: what is written is said at the
+//! same place, so that both are the same rule. What is in the order of the network and what in that of the machine differs from
+//! value to value; each place says which.
 
-use super::expression::{self, verdict, MAP, TCP};
+use std::fmt::{self, Write};
+
 use super::table::{are_intervals, backend, lowest_byte, Base, By, Choice, Rule};
 use crate::net::{Endpoint, Family, Octets};
 use crate::sys::batch::{Batch, Verb};
-use crate::sys::netlink::{next, text_of};
-use crate::sys::nftables::{chain, data, elements, object, rule, set, ELEMENT};
+use crate::sys::nftables::{self, chain, data, elements, object, rule, set, ELEMENT};
 
 /// Types of values as `nft` numbers them (enum datatypes in its datatype.h), to show them as what they are: an integer, an
 /// address, and several in a row.
@@ -25,6 +26,15 @@ const BIG_ENDIAN: u32 = 2;
 /// After so many bytes a list of elements goes on in another message: an attribute has at most 64 KiB.
 const MOST: usize = 32 * 1024;
 
+/// Maps with more elements than these have a line for each when they are said.
+const FEW: usize = 3;
+
+/// IPPROTO_TCP.
+pub const TCP: u8 = 6;
+
+/// The name of every map of ours: the kernel puts a number there, and the map goes with its rule.
+pub const MAP: &str = "__map%d";
+
 /// Makes a chain.
 pub fn new_chain(batch: &mut Batch, name: &str, base: Option<&Base>) {
     batch.begin(Verb::NewChain);
@@ -39,15 +49,15 @@ pub fn new_chain(batch: &mut Batch, name: &str, base: Option<&Base>) {
 }
 
 /// Does something to a chain that is there.
-pub fn chain_of_ours(batch: &mut Batch, verb: Verb, name: &str) {
+pub fn chain_of_ours(batch: &mut Batch, verb: Verb, name: &[u8]) {
     batch.begin(verb);
-    batch.text(if verb == Verb::DeleteRules { rule::CHAIN } else { chain::NAME }, name);
+    batch.name(if verb == Verb::DeleteRules { rule::CHAIN } else { chain::NAME }, name);
 }
 
 /// Makes or deletes a counter.
-pub fn counter(batch: &mut Batch, verb: Verb, name: &str) {
+pub fn counter(batch: &mut Batch, verb: Verb, name: &[u8]) {
     batch.begin(verb);
-    batch.text(object::NAME, name);
+    batch.name(object::NAME, name);
     batch.number(object::TYPE, object::COUNTER);
     if verb == Verb::NewObject {
         let at = batch.open(object::DATA);
@@ -57,87 +67,234 @@ pub fn counter(batch: &mut Batch, verb: Verb, name: &str) {
 
 /// Adds a rule to the end of a chain, with its map before it. `maps` is the number of the last map of the batch.
 pub fn new_rule(batch: &mut Batch, chain: &str, new: &Rule, maps: &mut u32) {
-    map(batch, new, maps);
-    batch.begin(Verb::NewRule);
-    batch.text(rule::CHAIN, chain);
-    let at = batch.open(rule::EXPRESSIONS);
-    expression::write(batch, new, *maps);
-    batch.close(at);
+    let mut writer = Writer { batch, map: *maps, list: 0, count: 0, element: 0, data: 0, said: None };
+    writer.rule(chain, new);
+    *maps = writer.map;
+}
+
+/// A rule as `nft` reads it.
+pub fn text(rule: &Rule) -> String {
+    let mut batch = Batch::of(nftables::INET, "");
+    let mut writer =
+        Writer { batch: &mut batch, map: 0, list: 0, count: 0, element: 0, data: 0, said: Some(Said::default()) };
+    writer.rule("", rule);
+    writer.said.unwrap_or_default().rule
 }
 
 /// Whether a rule has an expression of this name.
 pub fn has_expression(rule: &Rule, name: &str) -> bool {
-    let mut batch = Batch::of(0, "");
-    batch.begin(Verb::NewRule);
-    expression::write(&mut batch, rule, 0);
-    let (_, mut rest) = batch.get(1).unwrap_or_default();
-    while let Some((kind, one)) = next(&mut rest) {
-        if kind == ELEMENT && text_of(one, crate::sys::nftables::expression::NAME) == Some(name) {
-            return true;
+    let mut batch = Batch::of(nftables::INET, "");
+    new_rule(&mut batch, "", rule, &mut 0);
+    let mut number = 1;
+    while let Some((verb, attributes)) = batch.get(number) {
+        number += 1;
+        let mut rest = crate::sys::netlink::find(attributes, rule::EXPRESSIONS).unwrap_or_default();
+        while let Some((one, _)) = nftables::expression(&mut rest) {
+            if verb == Verb::NewRule as u16 && one == name {
+                return true;
+            }
         }
     }
     false
 }
 
-/// The map that a rule has, if it has one.
-fn map(batch: &mut Batch, new: &Rule, maps: &mut u32) {
-    match new {
-        Rule::Dispatch(family, binds) => {
-            let (address, length) = of_family(*family);
-            let mut map = Map::new(batch, maps, key_of(&[L4PROTO, address, SERVICE]), length + 8, 0, None);
-            for (bind, chain) in binds {
-                // Each value begins in a register of its own, with zeros behind it.
-                map.add(&[[TCP, 0, 0, 0].to_vec(), key(bind)].concat(), chain);
-            }
-            map.end();
+/// What `nft` reads.
+#[derive(Default)]
+struct Said {
+    rule: String,
+    /// The map that the rule looks something up in.
+    map: String,
+}
+
+/// A rule that is being written.
+pub struct Writer<'a> {
+    pub(super) batch: &'a mut Batch,
+    /// The number of its map: `__map%d` gets another one from the kernel.
+    pub(super) map: u32,
+    /// Where the list of elements of this map is.
+    list: usize,
+    /// How many elements it will have.
+    count: usize,
+    /// Where its last expression is, and the attributes of that.
+    pub(super) element: usize,
+    pub(super) data: usize,
+    said: Option<Said>,
+}
+
+impl Writer<'_> {
+    fn rule(&mut self, chain: &str, new: &Rule) {
+        self.elements(new);
+        self.batch.begin(Verb::NewRule);
+        self.batch.text(rule::CHAIN, chain);
+        let at = self.batch.open(rule::EXPRESSIONS);
+        self.expressions(new);
+        self.batch.close(at);
+    }
+
+    /// Says words of the rule.
+    #[inline(never)]
+    pub(super) fn say(&mut self, words: &str) {
+        if let Some(said) = &mut self.said {
+            said.rule.push_str(words);
         }
-        Rule::Leave(family, binds) => {
-            let (address, length) = of_family(*family);
-            let mut map = Map::new(batch, maps, key_of(&[address, SERVICE]), length + 4, 0, None);
-            for (bind, chain) in binds {
-                map.add(&key(bind), chain);
-            }
-            map.end();
+    }
+
+    /// The same of what has to be printed.
+    #[inline(never)]
+    pub(super) fn print(&mut self, words: fmt::Arguments<'_>) {
+        if let Some(said) = &mut self.said {
+            let _ = said.rule.write_fmt(words);
         }
-        Rule::Choose(Choice { frontend, by, .. }) => match by {
-            By::Only(_) => {}
-            By::Turns(slots) => {
-                let mut map = Map::new(batch, maps, INTEGER, 4, 0, Some(MACHINE));
-                for (slot, index) in (0_u32..).zip(slots) {
-                    map.add(&slot.to_ne_bytes(), &backend(frontend, *index));
-                }
-                map.end();
-            }
-            By::Random(weights) if are_intervals(weights) => {
-                // They are compared byte by byte, so they are in the order of the network.
-                let mut map = Map::new(batch, maps, INTEGER, 4, set::INTERVAL, Some(BIG_ENDIAN));
-                let mut from = 0_u32;
-                for (index, weight) in weights {
-                    map.add(&from.to_be_bytes(), &backend(frontend, *index));
-                    from += weight;
-                }
-                // An end where the next one begins would hide its first value.
-                map.add(&from.to_be_bytes(), "");
-                map.end();
-            }
-            By::Random(weights) => {
-                let mut map = Map::new(batch, maps, INTEGER, 4, 0, Some(MACHINE));
-                for (number, (index, _)) in (0_u32..).zip(weights) {
-                    map.add(&number.to_ne_bytes(), &backend(frontend, *index));
-                }
-                map.end();
-            }
-            By::Source(family, owners) => {
+    }
+
+    /// Says the map.
+    pub(super) fn say_map(&mut self) {
+        if let Some(said) = &mut self.said {
+            said.rule.push_str(" vmap {");
+            said.rule.push_str(&said.map);
+            said.rule.push_str(if self.count > FEW { "\n\t\t}" } else { " }" });
+        }
+    }
+
+    /// The map that a rule has, if it has one.
+    fn elements(&mut self, new: &Rule) {
+        match new {
+            Rule::Dispatch(family, binds) => {
                 let (address, length) = of_family(*family);
-                let mut map = Map::new(batch, maps, address, length, 0, None);
-                for (byte, index) in (0..=255).zip(owners) {
-                    let ip = lowest_byte(*family, byte);
-                    map.add(Octets::of(&ip).as_slice(), &backend(frontend, *index));
+                self.new_map(key_of(&[L4PROTO, address, SERVICE]), length + 8, 0, binds.len());
+                for (bind, chain) in binds {
+                    // Each value begins in a register of its own, with zeros behind it.
+                    let words = format_args!("tcp . {} . {}", bind.ip(), bind.port());
+                    self.add(&key(&[TCP, 0, 0, 0], bind), words, chain);
                 }
-                map.end();
             }
-        },
-        Rule::Deliver(..) | Rule::From(..) | Rule::Refuse | Rule::Reset => {}
+            Rule::Leave(family, binds) => {
+                let (address, length) = of_family(*family);
+                self.new_map(key_of(&[address, SERVICE]), length + 4, 0, binds.len());
+                for (bind, chain) in binds {
+                    self.add(&key(&[], bind), format_args!("{} . {}", bind.ip(), bind.port()), chain);
+                }
+            }
+            Rule::Choose(Choice { frontend, by, .. }) => match by {
+                By::Only(_) => return,
+                By::Turns(slots) => {
+                    self.new_map(INTEGER, 4, MACHINE, slots.len());
+                    for (slot, index) in slots.iter().enumerate() {
+                        self.add_number(slot, &backend(frontend, *index));
+                    }
+                }
+                By::Random(weights) if !are_intervals(weights) => {
+                    self.new_map(INTEGER, 4, MACHINE, weights.len());
+                    for (number, (index, _)) in weights.iter().enumerate() {
+                        self.add_number(number, &backend(frontend, *index));
+                    }
+                }
+                By::Random(weights) => {
+                    // They are compared byte by byte, so they are in the order of the network.
+                    self.new_map(INTEGER, 4, BIG_ENDIAN, weights.len());
+                    let mut from = 0_u32;
+                    for (index, weight) in weights {
+                        let (key, chain) = (from.to_be_bytes(), backend(frontend, *index));
+                        match weight {
+                            1 => self.add(&key, format_args!("{from}"), &chain),
+                            _ => self.add(&key, format_args!("{from}-{}", from + weight - 1), &chain),
+                        }
+                        from += weight;
+                    }
+                    // An end where the next one begins would hide its first value.
+                    self.add_bare(&from.to_be_bytes(), "");
+                }
+                By::Source(family, owners) => {
+                    let (address, length) = of_family(*family);
+                    self.new_map(address, length, 0, owners.len());
+                    for (byte, index) in (0..=u8::MAX).zip(owners) {
+                        let ip = lowest_byte(*family, byte);
+                        self.add(Octets::of(&ip).as_slice(), format_args!("{ip}"), &backend(frontend, *index));
+                    }
+                }
+            },
+            Rule::Deliver(..) | Rule::From(..) | Rule::Refuse | Rule::Reset => return,
+        }
+        self.batch.close(self.list);
+    }
+
+    /// Begins a map of so many verdicts, whose keys have this type and length. With an order, they are integers; those in the
+    /// order of the network are intervals.
+    fn new_map(&mut self, kind: u32, length: u32, order: u32, count: usize) {
+        self.map += 1;
+        self.count = count;
+        let intervals = if order == BIG_ENDIAN { set::INTERVAL } else { 0 };
+        self.batch.begin(Verb::NewSet);
+        self.batch.text(set::NAME, MAP);
+        for (attribute, number) in [
+            (set::FLAGS, set::ANONYMOUS | set::CONSTANT | set::MAP | intervals),
+            (set::KEY_TYPE, kind),
+            (set::KEY_LENGTH, length),
+            (set::DATA_TYPE, set::VERDICTS),
+            (set::ID, self.map),
+        ] {
+            self.batch.number(attribute, number);
+        }
+        if order != 0 {
+            // NFTNL_UDATA_SET_KEYBYTEORDER: type 0, length 4, a number in the order of the machine.
+            let [a, b, c, d] = order.to_ne_bytes();
+            self.batch.bytes(set::USER_DATA, &[0, 4, a, b, c, d]);
+        }
+        self.begin_list();
+    }
+
+    fn begin_list(&mut self) {
+        self.batch.begin(Verb::NewElements);
+        self.batch.text(elements::SET, MAP);
+        self.batch.number(elements::SET_ID, self.map);
+        self.list = self.batch.open(elements::LIST);
+    }
+
+    /// Adds an element that goes to a chain, and says it.
+    #[inline(never)]
+    fn add(&mut self, key: &[u8], words: fmt::Arguments<'_>, chain: &str) {
+        if let Some(Said { map, .. }) = &mut self.said {
+            if !map.is_empty() {
+                map.push(',');
+            }
+            map.push_str(if self.count > FEW { "\n\t\t\t" } else { " " });
+            let _ = write!(map, "{words} : goto {chain}");
+        }
+        self.add_bare(key, chain);
+    }
+
+    /// The same of a number, in the order of the machine.
+    fn add_number(&mut self, number: usize, chain: &str) {
+        self.add(&(number as u32).to_ne_bytes(), format_args!("{number}"), chain);
+    }
+
+    /// The same without a word. Without a chain, it is the end of an interval.
+    #[inline(never)]
+    fn add_bare(&mut self, key: &[u8], chain: &str) {
+        if self.batch.length() > MOST {
+            self.batch.close(self.list);
+            self.begin_list();
+        }
+        let element = self.batch.open(ELEMENT);
+        let value = self.batch.open(elements::KEY);
+        self.batch.bytes(data::VALUE, key);
+        self.batch.close(value);
+        if chain.is_empty() {
+            self.batch.number(elements::FLAGS, elements::INTERVAL_END);
+        } else {
+            self.verdict(elements::DATA, chain);
+        }
+        self.batch.close(element);
+    }
+
+    /// The verdict to go to a chain.
+    pub(super) fn verdict(&mut self, kind: u16, chain: &str) {
+        let outer = self.batch.open(kind);
+        let inner = self.batch.open(data::VERDICT);
+        self.batch.number(data::CODE, data::GOTO as u32);
+        self.batch.text(data::CHAIN, chain);
+        self.batch.close(inner);
+        self.batch.close(outer);
     }
 }
 
@@ -158,64 +315,8 @@ fn key_of(types: &[u32]) -> u32 {
     all
 }
 
-/// An address and a port in a key.
-fn key(endpoint: &Endpoint) -> Vec<u8> {
-    [Octets::of(endpoint.address()).as_slice(), &endpoint.port().to_be_bytes(), &[0, 0]].concat()
-}
-
-/// A map of verdicts that is being written: `__map%d` gets a number from the kernel, and goes with its rule.
-struct Map<'a> {
-    batch: &'a mut Batch,
-    number: u32,
-    list: usize,
-}
-
-impl<'a> Map<'a> {
-    fn new(batch: &'a mut Batch, maps: &mut u32, kind: u32, length: u32, flags: u32, order: Option<u32>) -> Self {
-        *maps += 1;
-        batch.begin(Verb::NewSet);
-        batch.text(set::NAME, MAP);
-        batch.number(set::FLAGS, set::ANONYMOUS | set::CONSTANT | set::MAP | flags);
-        batch.number(set::KEY_TYPE, kind);
-        batch.number(set::KEY_LENGTH, length);
-        batch.number(set::DATA_TYPE, set::VERDICTS);
-        batch.number(set::ID, *maps);
-        if let Some(order) = order {
-            // NFTNL_UDATA_SET_KEYBYTEORDER: type 0, length 4, a number in the order of the machine.
-            let [a, b, c, d] = order.to_ne_bytes();
-            batch.bytes(set::USER_DATA, &[0, 4, a, b, c, d]);
-        }
-        let mut map = Map { batch, number: *maps, list: 0 };
-        map.begin();
-        map
-    }
-
-    fn begin(&mut self) {
-        self.batch.begin(Verb::NewElements);
-        self.batch.text(elements::SET, MAP);
-        self.batch.number(elements::SET_ID, self.number);
-        self.list = self.batch.open(elements::LIST);
-    }
-
-    /// Adds an element that goes to a chain; without one, it is the end of an interval.
-    fn add(&mut self, key: &[u8], chain: &str) {
-        if self.batch.length() > MOST {
-            self.batch.close(self.list);
-            self.begin();
-        }
-        let element = self.batch.open(ELEMENT);
-        let value = self.batch.open(elements::KEY);
-        self.batch.bytes(data::VALUE, key);
-        self.batch.close(value);
-        if chain.is_empty() {
-            self.batch.number(elements::FLAGS, elements::INTERVAL_END);
-        } else {
-            verdict(self.batch, elements::DATA, chain);
-        }
-        self.batch.close(element);
-    }
-
-    fn end(self) {
-        self.batch.close(self.list);
-    }
+/// An address and a port in a key, behind other bytes.
+#[inline(never)]
+fn key(before: &[u8], endpoint: &Endpoint) -> Vec<u8> {
+    [before, Octets::of(endpoint.address()).as_slice(), &endpoint.port().to_be_bytes(), &[0, 0]].concat()
 }

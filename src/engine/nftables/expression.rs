@@ -1,9 +1,9 @@
 //! The expressions of a rule, as the kernel evaluates them.
 
+use super::encode::{Writer, MAP, TCP};
 use super::table::{are_intervals, backend, lowest_byte, By, Choice, Rule};
 use crate::net::{Family, Octets};
 use crate::service::Source;
-use crate::sys::batch::Batch;
 use crate::sys::nftables::{data, expression, object, ELEMENT};
 
 /// Registers of 16 bytes: the verdict, and two for values.
@@ -52,39 +52,19 @@ const SYN: u8 = 0x02;
 const SNAT: u32 = 0;
 const DNAT: u32 = 1;
 
+/// NFT_NG_INCREMENTAL and NFT_NG_RANDOM.
+const TURNS: u32 = 0;
+const RANDOM: u32 = 1;
+
 /// NFT_REJECT_TCP_RST.
 const RST: u32 = 1;
 
-/// IPPROTO_TCP.
-pub const TCP: u8 = 6;
+/// No number: the attribute is left out.
+const NONE: u32 = u32::MAX;
 
-/// The name of every map of ours: the kernel puts a number there, and the map goes with its rule.
-pub const MAP: &str = "__map%d";
-
-/// The verdict to go to a chain.
-pub fn verdict(batch: &mut Batch, kind: u16, chain: &str) {
-    let outer = batch.open(kind);
-    let inner = batch.open(data::VERDICT);
-    batch.number(data::CODE, data::GOTO as u32);
-    batch.text(data::CHAIN, chain);
-    batch.close(inner);
-    batch.close(outer);
-}
-
-/// Appends the expressions of a rule whose map has this number.
-pub fn write(batch: &mut Batch, rule: &Rule, map: u32) {
-    Expressions { batch, map }.of(rule);
-}
-
-/// The expressions of a rule that is being written.
-struct Expressions<'a> {
-    batch: &'a mut Batch,
-    /// The number of its map.
-    map: u32,
-}
-
-impl Expressions<'_> {
-    fn of(&mut self, rule: &Rule) {
+impl Writer<'_> {
+    /// Appends the expressions of a rule whose map is written.
+    pub(super) fn expressions(&mut self, rule: &Rule) {
         match rule {
             Rule::Dispatch(family, _) => {
                 let (destination, length, port) = match family {
@@ -92,9 +72,12 @@ impl Expressions<'_> {
                     Family::V6 => (24, 16, PORT_6),
                 };
                 self.is_of(*family);
-                self.meta(PROTOCOL, FIRST);
-                self.payload(NETWORK, destination, length, ADDRESS);
-                self.payload(TRANSPORT, 2, 2, port);
+                self.numbers("meta", &[FIRST, PROTOCOL]);
+                self.numbers("payload", &[ADDRESS, NETWORK, destination, length]);
+                self.numbers("payload", &[port, TRANSPORT, 2, 2]);
+                self.say("meta l4proto . ");
+                self.say(word(*family));
+                self.say(" daddr . th dport");
                 self.look_up();
             }
             Rule::Leave(family, _) => {
@@ -106,6 +89,9 @@ impl Expressions<'_> {
                 self.connection(STATUS, BALANCED);
                 self.original(destination, FIRST);
                 self.original(PORT, port);
+                self.say("ct status dnat ct original ");
+                self.say(word(*family));
+                self.say(" daddr . ct original proto-dst");
                 self.look_up();
             }
             Rule::Choose(Choice { frontend, first, by }) => {
@@ -117,28 +103,38 @@ impl Expressions<'_> {
             }
             Rule::Deliver(counter, to) => {
                 self.is_tcp();
-                self.expression("objref", &|batch| {
-                    // NFTA_OBJREF_IMM_TYPE and NFTA_OBJREF_IMM_NAME.
-                    batch.number(1, object::COUNTER);
-                    batch.text(2, counter);
-                });
+                self.begin("objref", &[object::COUNTER]);
+                // NFTA_OBJREF_IMM_NAME.
+                self.batch.text(2, counter);
+                self.end();
                 self.immediate(FIRST, Octets::of(to.address()).as_slice());
                 self.immediate(SECOND, &to.port().to_be_bytes());
-                self.nat(DNAT, to.family(), None, Some(SECOND));
+                self.nat(DNAT, to.family(), NONE, SECOND);
+                self.print(format_args!("counter name {counter} dnat {} to {to}", word(to.family())));
             }
             Rule::From(_, Source::Addresses(first, last)) => {
-                let last = (first != last).then_some(last);
+                let family = Family::of(*first);
                 self.immediate(FIRST, Octets::of(first).as_slice());
-                if let Some(last) = last {
+                self.print(format_args!("snat {} to {first}", word(family)));
+                let mut register = NONE;
+                if first != last {
+                    register = SECOND;
                     self.immediate(SECOND, Octets::of(last).as_slice());
+                    self.print(format_args!("-{last}"));
                 }
-                self.nat(SNAT, Family::of(*first), last.map(|_| SECOND), None);
+                self.nat(SNAT, family, register, NONE);
             }
-            Rule::From(_, Source::Masquerade) => self.expression("masq", &|_| {}),
+            Rule::From(_, Source::Masquerade) => {
+                self.numbers("masq", &[]);
+                self.say("masquerade");
+            }
             // Its own address: no later rule changes it.
             Rule::From(family, Source::Client) => {
+                self.say("snat ");
+                self.say(word(*family));
+                self.say(" to ");
                 self.client(*family);
-                self.nat(SNAT, *family, None, None);
+                self.nat(SNAT, *family, NONE, NONE);
             }
             Rule::Refuse => self.reject(EQUAL),
             Rule::Reset => self.reject(DIFFERENT),
@@ -146,178 +142,174 @@ impl Expressions<'_> {
     }
 
     fn choose(&mut self, frontend: &str, by: &By) {
-        // NFT_NG_INCREMENTAL and NFT_NG_RANDOM.
-        let (modulus, kind) = match by {
+        match by {
             By::Only(index) => {
                 let chain = backend(frontend, *index);
-                self.expression("immediate", &|batch| {
-                    batch.number(1, VERDICT);
-                    verdict(batch, 2, &chain);
-                });
+                self.begin("immediate", &[VERDICT]);
+                self.verdict(2, &chain);
+                self.end();
+                self.say("goto ");
+                self.say(&chain);
                 return;
+            }
+            By::Turns(slots) => self.number_of(slots.len() as u32, TURNS, "inc"),
+            By::Random(weights) => {
+                let mut sum = 0;
+                for (_, weight) in weights {
+                    sum += weight;
+                }
+                self.number_of(sum, RANDOM, "random");
+                if are_intervals(weights) {
+                    // From register to register, NFT_BYTEORDER_HTON, the length of all and of each.
+                    self.numbers("byteorder", &[FIRST, FIRST, 1, 4, 4]);
+                }
             }
             By::Source(family, _) => {
-                let mask = Octets::of(&lowest_byte(*family, 255));
+                let mask = lowest_byte(*family, u8::MAX);
                 self.client(*family);
-                self.mask(mask.as_slice());
-                self.look_up();
-                return;
+                self.mask(Octets::of(&mask).as_slice());
+                self.print(format_args!(" & {mask}"));
             }
-            By::Turns(slots) => (slots.len() as u32, 0),
-            By::Random(weights) => (weights.iter().map(|(_, weight)| weight).sum(), 1),
-        };
-        self.expression("numgen", &|batch| {
-            // NFTA_NG_DREG, NFTA_NG_MODULUS, NFTA_NG_TYPE.
-            batch.number(1, FIRST);
-            batch.number(2, modulus);
-            batch.number(3, kind);
-        });
-        if matches!(by, By::Random(weights) if are_intervals(weights)) {
-            self.expression("byteorder", &|batch| {
-                // From register to register, NFT_BYTEORDER_HTON, the length of all and of each.
-                for (attribute, value) in [(1, FIRST), (2, FIRST), (3, 1), (4, 4), (5, 4)] {
-                    batch.number(attribute, value);
-                }
-            });
         }
         self.look_up();
     }
 
-    fn expression(&mut self, name: &str, inside: &dyn Fn(&mut Batch)) {
-        let element = self.batch.open(ELEMENT);
+    /// A number for each connection, below another one.
+    fn number_of(&mut self, modulus: u32, kind: u32, word: &str) {
+        self.numbers("numgen", &[FIRST, modulus, kind]);
+        self.print(format_args!("numgen {word} mod {modulus}"));
+    }
+
+    /// Begins an expression: its name, and its first attributes, which are numbers.
+    #[inline(never)]
+    fn begin(&mut self, name: &str, numbers: &[u32]) {
+        self.element = self.batch.open(ELEMENT);
         self.batch.text(expression::NAME, name);
-        let at = self.batch.open(expression::DATA);
-        inside(self.batch);
-        self.batch.close(at);
-        self.batch.close(element);
-    }
-
-    /// Loads something about a packet.
-    fn meta(&mut self, what: u32, to: u32) {
-        self.expression("meta", &|batch| {
-            batch.number(1, to);
-            batch.number(2, what);
-        });
-    }
-
-    /// Loads bytes of a packet.
-    fn payload(&mut self, header: u32, from: u32, length: u32, to: u32) {
-        self.expression("payload", &|batch| {
-            for (attribute, value) in [(1, to), (2, header), (3, from), (4, length)] {
-                batch.number(attribute, value);
+        self.data = self.batch.open(expression::DATA);
+        let mut kind = 0;
+        for number in numbers {
+            kind += 1;
+            if *number != NONE {
+                self.batch.number(kind, *number);
             }
-        });
+        }
     }
 
+    fn end(&mut self) {
+        self.batch.close(self.data);
+        self.batch.close(self.element);
+    }
+
+    /// An expression of numbers alone.
+    #[inline(never)]
+    fn numbers(&mut self, name: &str, numbers: &[u32]) {
+        self.with(name, numbers, &[]);
+    }
+
+    /// An expression of numbers and, after them, data.
+    #[inline(never)]
+    fn with(&mut self, name: &str, numbers: &[u32], data: &[&[u8]]) {
+        self.begin(name, numbers);
+        let mut kind = numbers.len() as u16;
+        for one in data {
+            kind += 1;
+            let at = self.batch.open(kind);
+            self.batch.bytes(data::VALUE, one);
+            self.batch.close(at);
+        }
+        self.end();
+    }
+
+    /// Compares the first register.
     fn compare(&mut self, how: u32, with: &[u8]) {
-        self.expression("cmp", &|batch| {
-            batch.number(1, FIRST);
-            batch.number(2, how);
-            let at = batch.open(3);
-            batch.bytes(data::VALUE, with);
-            batch.close(at);
-        });
+        self.with("cmp", &[FIRST, how], &[with]);
     }
 
     /// Leaves what the mask leaves.
     fn mask(&mut self, mask: &[u8]) {
-        self.expression("bitwise", &|batch| {
-            for (attribute, value) in [(1, FIRST), (2, FIRST), (3, mask.len() as u32)] {
-                batch.number(attribute, value);
-            }
-            for (attribute, value) in [(4, mask), (5, [0; 16].get(..mask.len()).unwrap_or_default())] {
-                let at = batch.open(attribute);
-                batch.bytes(data::VALUE, value);
-                batch.close(at);
-            }
-        });
+        let zeros = [0; 16].get(..mask.len()).unwrap_or_default();
+        self.with("bitwise", &[FIRST, FIRST, mask.len() as u32], &[mask, zeros]);
     }
 
     fn immediate(&mut self, to: u32, value: &[u8]) {
-        self.expression("immediate", &|batch| {
-            batch.number(1, to);
-            let at = batch.open(2);
-            batch.bytes(data::VALUE, value);
-            batch.close(at);
-        });
+        self.with("immediate", &[to], &[value]);
     }
 
     fn look_up(&mut self) {
-        let map = self.map;
-        self.expression("lookup", &|batch| {
-            batch.text(1, MAP);
-            batch.number(2, FIRST);
-            batch.number(3, VERDICT);
-            batch.number(4, map);
-        });
+        self.begin("lookup", &[NONE, FIRST, VERDICT, self.map]);
+        self.batch.text(1, MAP);
+        self.end();
+        self.say_map();
     }
 
     /// New addresses from the first register, up to that in another one; a new port.
-    fn nat(&mut self, kind: u32, family: Family, last: Option<u32>, port: Option<u32>) {
-        self.expression("nat", &|batch| {
-            batch.number(1, kind);
-            batch.number(2, family.domain() as u32);
-            batch.number(3, FIRST);
-            for (attribute, register) in [(4, last), (5, port)] {
-                if let Some(register) = register {
-                    batch.number(attribute, register);
-                }
-            }
-        });
+    fn nat(&mut self, kind: u32, family: Family, last: u32, port: u32) {
+        self.numbers("nat", &[kind, family.domain() as u32, FIRST, last, port]);
     }
 
     /// Which is plain in a table of one family; `nft` 1.0.6 ends with SIGABRT where it lists one that asks all the same.
     fn is_of(&mut self, family: Family) {
         if self.batch.is_for_both() {
-            self.meta(FAMILY, FIRST);
+            self.numbers("meta", &[FIRST, FAMILY]);
             self.compare(EQUAL, &[family.domain() as u8]);
         }
     }
 
     fn is_tcp(&mut self) {
-        self.meta(PROTOCOL, FIRST);
+        self.numbers("meta", &[FIRST, PROTOCOL]);
         self.compare(EQUAL, &[TCP]);
+        self.say("meta l4proto tcp ");
     }
 
     /// Whether, of its flags, a packet of TCP has just SYN.
     fn flags(&mut self, how: u32) {
-        self.payload(TRANSPORT, TCP_FLAGS, 1, FIRST);
+        self.numbers("payload", &[FIRST, TRANSPORT, TCP_FLAGS, 1]);
         self.mask(&[FLAGS]);
         self.compare(how, &[SYN]);
+        self.say("tcp flags & (fin | syn | rst | ack) ");
+        self.say(if how == EQUAL { "== syn " } else { "!= syn " });
     }
 
     /// Whether the connection has one of these bits, which are in the order of the machine.
     fn connection(&mut self, what: u32, bits: u32) {
-        self.expression("ct", &|batch| {
-            batch.number(1, FIRST);
-            batch.number(2, what);
-        });
+        self.numbers("ct", &[FIRST, what]);
         self.mask(&bits.to_ne_bytes());
         self.compare(DIFFERENT, &[0; 4]);
     }
 
     /// Loads something of the direction in which the connection began.
     fn original(&mut self, what: u32, to: u32) {
-        self.expression("ct", &|batch| {
-            batch.number(1, to);
-            batch.number(2, what);
-            batch.bytes(3, &[ORIGINAL]);
-        });
+        self.begin("ct", &[to, what]);
+        // NFTA_CT_DIRECTION.
+        self.batch.bytes(3, &[ORIGINAL]);
+        self.end();
     }
 
     /// Loads the client's address.
     fn client(&mut self, family: Family) {
+        let (at, length) = match family {
+            Family::V4 => (12, 4),
+            Family::V6 => (8, 16),
+        };
         self.is_of(family);
-        match family {
-            Family::V4 => self.payload(NETWORK, 12, 4, FIRST),
-            Family::V6 => self.payload(NETWORK, 8, 16, FIRST),
-        }
+        self.numbers("payload", &[FIRST, NETWORK, at, length]);
+        self.say(word(family));
+        self.say(" saddr");
     }
 
     fn reject(&mut self, flags: u32) {
         self.is_tcp();
         self.flags(flags);
         self.connection(STATE, NEW);
-        self.expression("reject", &|batch| batch.number(1, RST));
+        self.numbers("reject", &[RST]);
+        self.say("ct state new reject with tcp reset");
+    }
+}
+
+/// How `nft` calls a family.
+fn word(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
     }
 }

@@ -3,17 +3,19 @@
 mod change;
 mod encode;
 mod expression;
+mod index;
 mod meets;
+mod print;
 mod probe;
 mod read;
 mod render;
 mod table;
 
 use std::cell::OnceCell;
-use std::io;
 
+use self::index::Index;
 use self::probe::refused;
-use self::read::{Index, Seen};
+use self::read::Seen;
 use self::table::Table;
 use super::{Engine, Finding, Foreign, InForce, Kind, Plan, View};
 use crate::error::{fail, plain, Error};
@@ -48,9 +50,7 @@ impl Engine for Nftables {
     }
 
     fn read(&self) -> Result<Box<dyn View + '_>, Error> {
-        let seen = Seen::read().map_err(|error| {
-            Error::system(format_args!("cannot read the table inet {}: {}", table::TABLE, plain(&error)))
-        })?;
+        let seen = seen()?;
         let frontends = Index::of(&seen).frontends();
         Ok(Box::new(Look {
             written: self.written,
@@ -81,8 +81,8 @@ struct Look {
 }
 
 impl Look {
-    fn wanted(&self, plan: &Plan<'_>) -> Option<Table> {
-        render::table(plan, &Index::of(&self.seen), &|bind| self.is_shut(bind))
+    fn wanted(&self, plan: &Plan<'_>, index: &Index<'_>) -> Option<Table> {
+        render::table(plan, index, &|bind| self.is_shut(bind))
     }
 
     /// Whether others drop what comes to a bind on this host.
@@ -93,8 +93,8 @@ impl Look {
     }
 
     /// Whether a table of this family, and nothing else, is in force.
-    fn is_in_force(&self, wanted: &Table, family: libc::c_int) -> bool {
-        self.seen.family == Some(family) && !self.seen.is_odd && change::is_same(&Index::of(&self.seen), wanted)
+    fn is_in_force(&self, index: &Index<'_>, wanted: &Table, family: libc::c_int) -> bool {
+        self.seen.family == Some(family) && !self.seen.is_odd && change::is_same(index, wanted)
     }
 
     /// The family of the table for a plan: the one that is there, if it will do. That for both needs a kernel with IPv6.
@@ -107,18 +107,17 @@ impl Look {
     }
 
     /// Sends the change to the wanted table, of a family.
-    fn write(&self, wanted: &Table, family: libc::c_int) -> Result<(), Error> {
-        let mut batch = change::to(wanted, &self.seen, family, table::TABLE, self.seen.is_odd);
-        let done = batch.send();
-        match done {
-            // Others may have changed our table since, and what they put into it can hold on to what is to go.
-            Err(_) if self.seen.family.is_some() => {
-                batch = change::to(wanted, &self.seen, family, table::TABLE, true);
-                batch.send()
+    fn write(&self, index: &Index<'_>, wanted: &Table, family: libc::c_int) -> Result<(), Error> {
+        let mut anew = self.seen.is_odd;
+        loop {
+            let mut batch = change::to(wanted, index, family, table::TABLE, anew);
+            match batch.send() {
+                Ok(()) => break,
+                // Others may have changed our table since, and what they put into it can hold on to what is to go.
+                Err(_) if self.seen.family.is_some() && !anew => anew = true,
+                Err(refusal) => return Err(refused(&refusal, &batch, wanted)),
             }
-            done => done,
         }
-        .map_err(|refusal| refused(&refusal, &batch, wanted))?;
         match self.seen.is_odd || self.seen.family.is_some_and(|there| there != family) {
             // The new one is in force.
             true => delete(if family == INET { Family::V4.domain() } else { INET }),
@@ -140,6 +139,12 @@ fn delete(family: libc::c_int) -> Result<(), Error> {
     }
 }
 
+/// Reads the table.
+fn seen() -> Result<Seen, Error> {
+    Seen::read()
+        .map_err(|error| Error::system(format_args!("cannot read the table inet {}: {}", table::TABLE, plain(&error))))
+}
+
 impl View for Look {
     fn frontends(&self) -> &[InForce] {
         &self.frontends
@@ -158,38 +163,41 @@ impl View for Look {
     }
 
     fn differs(&self, plan: &Plan<'_>) -> bool {
-        match self.wanted(plan) {
-            Some(wanted) => !self.is_in_force(&wanted, self.family(plan)),
+        let index = Index::of(&self.seen);
+        match self.wanted(plan, &index) {
+            Some(wanted) => !self.is_in_force(&index, &wanted, self.family(plan)),
             None => !self.is_empty(),
         }
     }
 
     fn replace(&self, plan: &Plan<'_>) -> Result<bool, Error> {
-        let Some(wanted) = self.wanted(plan) else {
+        let index = Index::of(&self.seen);
+        let Some(wanted) = self.wanted(plan, &index) else {
             self.clear().into_iter().next().map_or(Ok(()), Err)?;
             return Ok(!self.is_empty());
         };
         let family = self.family(plan);
-        if self.is_in_force(&wanted, family) {
+        if self.is_in_force(&index, &wanted, family) {
             return Ok(false);
         }
         log::detail!("nftables, by netlink:\n{wanted}");
-        self.write(&wanted, family)?;
+        self.write(&index, &wanted, family)?;
         Ok(true)
     }
 
     fn restore(&self) -> Result<(), Error> {
-        let read = || Seen::read().map_err(|error: io::Error| Error::system(format_args!("{}", plain(&error))));
-        let now = read()?;
+        let now = seen()?;
         if now == self.seen {
             return Ok(());
         }
-        for mut batch in change::back(&self.seen, &now) {
-            if let Err(refusal) = batch.send() {
-                return fail!("the table inet {} as it was is refused: {refusal}", table::TABLE);
-            }
+        if let Some(family) = now.family.filter(|family| self.seen.family != Some(*family)) {
+            delete(family)?;
         }
-        Ok(())
+        let Some(family) = self.seen.family else { return Ok(()) };
+        match change::back(&self.seen, family, now.family == Some(family)).send() {
+            Err(refusal) => fail!("the table inet {} as it was is refused: {refusal}", table::TABLE),
+            Ok(()) => Ok(()),
+        }
     }
 
     fn clear(&self) -> Vec<Error> {
@@ -214,8 +222,13 @@ impl View for Look {
     }
 
     fn lacks(&self, plan: &Plan<'_>) -> Vec<Finding> {
-        match self.wanted(plan) {
-            Some(wanted) => probe::lacks(wanted, !self.differs(plan), self.family(plan)),
+        let index = Index::of(&self.seen);
+        match self.wanted(plan, &index) {
+            Some(wanted) => {
+                let family = self.family(plan);
+                let in_force = self.is_in_force(&index, &wanted, family);
+                probe::lacks(wanted, in_force, family)
+            }
             None => Vec::new(),
         }
     }

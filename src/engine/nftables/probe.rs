@@ -2,6 +2,7 @@
 
 use super::change;
 use super::encode;
+use super::index::Index;
 use super::read::Seen;
 use super::table::{Table, TABLE};
 use crate::engine::{Finding, Level};
@@ -16,7 +17,7 @@ const fn need(what: &'static str, openwrt: &'static str, option: &'static str, m
 }
 
 /// The parts of the kernel that our rules need, by the names of their expressions.
-const EXPRESSIONS: [Need; 6] = [
+static EXPRESSIONS: [Need; 6] = [
     need("numgen", "kmod-nft-core", "NFT_NUMGEN", "nft_numgen"),
     need("ct", "kmod-nft-core", "NFT_CT", "nft_ct"),
     need("nat", "kmod-nft-nat", "NFT_NAT", "nft_nat"),
@@ -26,23 +27,23 @@ const EXPRESSIONS: [Need; 6] = [
 ];
 
 /// What comes before any rule.
-const TABLES: Need = need("nf_tables", "kmod-nft-core", "NF_TABLES", "nf_tables");
-const INET_TABLES: Need = need("tables for both families (inet)", "kmod-nft-core", "NF_TABLES_INET", "nf_tables");
-const NAT_CHAINS: Need = need("chains for nat", "kmod-nft-nat", "NFT_NAT", "nft_chain_nat");
-const COUNTERS: Need = need("counters", "kmod-nft-core", "NFT_COUNTER", "nft_counter");
+static TABLES: Need = need("nf_tables", "kmod-nft-core", "NF_TABLES", "nf_tables");
+static INET_TABLES: Need = need("tables for both families (inet)", "kmod-nft-core", "NF_TABLES_INET", "nf_tables");
+static NAT_CHAINS: Need = need("chains for nat", "kmod-nft-nat", "NFT_NAT", "nft_chain_nat");
+static COUNTERS: Need = need("counters", "kmod-nft-core", "NFT_COUNTER", "nft_counter");
 
 /// The part that a message needs and the kernel lacks, if that is why it was refused.
-fn lacking(refusal: &Refusal, verb: Option<Verb>) -> Option<Need> {
+fn lacking(refusal: &Refusal, verb: Option<Verb>) -> Option<&'static Need> {
     let absent = matches!(refusal.number, libc::ENOENT | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT);
     if !absent {
         return None;
     }
     match verb {
-        None => Some(TABLES),
-        Some(Verb::NewTable) => Some(INET_TABLES),
-        Some(Verb::NewChain) => Some(NAT_CHAINS),
-        Some(Verb::NewObject) => Some(COUNTERS),
-        Some(_) => EXPRESSIONS.into_iter().find(|need| Some(need.what) == refusal.expression.as_deref()),
+        None => Some(&TABLES),
+        Some(Verb::NewTable) => Some(&INET_TABLES),
+        Some(Verb::NewChain) => Some(&NAT_CHAINS),
+        Some(Verb::NewObject) => Some(&COUNTERS),
+        Some(_) => EXPRESSIONS.iter().find(|need| Some(need.what) == refusal.expression.as_deref()),
     }
 }
 
@@ -60,36 +61,34 @@ pub fn refused(refusal: &Refusal, batch: &Batch, table: &Table) -> Error {
 fn place(refusal: &Refusal, batch: &Batch, table: &Table) -> (String, Option<Verb>) {
     let Some((number, (verb, attributes))) = refusal.message.and_then(|number| Some((number, batch.get(number)?)))
     else {
-        return (format!("the table {TABLE}"), None);
+        return (["the table ", TABLE].concat(), None);
     };
-    let name = |kind| text_of(attributes, kind).unwrap_or_default();
-    for (known, what) in [
-        (Verb::NewTable, format!("the table {TABLE}")),
-        (Verb::NewChain, format!("the chain {}", name(chain::NAME))),
-        (Verb::NewObject, format!("the counter {}", name(object::NAME))),
-    ] {
-        if known as u16 == verb {
-            return (what, Some(known));
-        }
+    let of_rule = Some(Verb::NewRule);
+    let named = |what: &str, kind| [what, text_of(attributes, kind).unwrap_or_default()].concat();
+    if verb == Verb::NewTable as u16 {
+        return (["the table ", TABLE].concat(), Some(Verb::NewTable));
+    } else if verb == Verb::NewChain as u16 {
+        return (named("the chain ", chain::NAME), Some(Verb::NewChain));
+    } else if verb == Verb::NewObject as u16 {
+        return (named("the counter ", object::NAME), Some(Verb::NewObject));
     }
-    // A map comes before its rule.
-    let (mut at, mut before) = (0, Vec::new());
+    // A map comes before its rule. The rules of a chain are next to each other, perhaps with their maps between them.
+    let (mut at, mut last, mut nth) = (0, "", 0);
     while let Some((verb, attributes)) = batch.get(at) {
         at += 1;
         if verb != Verb::NewRule as u16 {
             continue;
         }
         let chain = text_of(attributes, rule::CHAIN).unwrap_or_default();
-        if at <= number {
-            before.push(chain);
-            continue;
-        }
-        let nth = before.iter().filter(|other| **other == chain).count();
-        if let Some(rule) = table.rule(chain, nth) {
-            return (format!("the rule `{rule}` of chain {chain}"), Some(Verb::NewRule));
+        nth = if chain == last { nth + 1 } else { 0 };
+        last = chain;
+        if at > number {
+            if let Some(rule) = table.rule(chain, nth) {
+                return (format!("the rule `{rule}` of chain {chain}"), of_rule);
+            }
         }
     }
-    ("the change".to_owned(), Some(Verb::NewRule))
+    ("the change".to_owned(), of_rule)
 }
 
 /// Whether the kernel would take a table of a family that is not in force: it is tried under another name, and removed in the
@@ -98,9 +97,9 @@ pub fn lacks(mut wanted: Table, in_force: bool, family: libc::c_int) -> Vec<Find
     if in_force {
         return vec![Finding::new(Level::Ok, format_args!("nftables: all kinds of rules are in force already"))];
     }
-    let mut found = Vec::new();
+    let (mut found, nothing) = (Vec::new(), Seen::default());
     loop {
-        let mut batch = change::to(&wanted, &Seen::default(), family, TRIED, false);
+        let mut batch = change::to(&wanted, &Index::of(&nothing), family, TRIED, false);
         batch.begin(Verb::DeleteTable);
         let Err(refusal) = batch.send() else {
             if found.is_empty() {
@@ -125,7 +124,6 @@ const TRIED: &str = "paraglider-probe";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::nftables::read::Index;
     use crate::engine::nftables::render;
     use crate::engine::Plan;
     use crate::sys::nftables::INET;
@@ -136,7 +134,7 @@ mod tests {
         let services = crate::config::parse(config.as_bytes()).unwrap().services;
         let nothing = Seen::default();
         let table = render::table(&Plan::Serve(&services), &Index::of(&nothing), &|_| false).unwrap();
-        let batch = change::to(&table, &nothing, INET, TABLE, false);
+        let batch = change::to(&table, &Index::of(&nothing), INET, TABLE, false);
         let said = |message, number, expression: &str| {
             let expression = (!expression.is_empty()).then(|| expression.to_owned());
             refused(&Refusal { number, message, expression }, &batch, &table).to_string()

@@ -1,6 +1,6 @@
 //! A plan → our table. Pure.
 
-use super::read::Index;
+use super::index::Index;
 use super::table::{
     backend, counter, frontend, key, source, By, Choice, Rule, Table, DRAINING, INPUT, OUTPUT, POSTROUTING, PREROUTING,
     STRAYS,
@@ -55,8 +55,12 @@ struct Binds {
 fn each_family(binds: &[(Endpoint, String)], rule: fn(Family, Vec<(Endpoint, String)>) -> Rule) -> Vec<Rule> {
     let mut rules = Vec::new();
     for family in Family::ALL {
-        let mut own = binds.to_vec();
-        own.retain(|(bind, _)| bind.family() == family);
+        let mut own = Vec::new();
+        for (bind, chain) in binds {
+            if bind.family() == family {
+                own.push((*bind, chain.clone()));
+            }
+        }
         if !own.is_empty() {
             rules.push(rule(family, own));
         }
@@ -67,7 +71,7 @@ fn each_family(binds: &[(Endpoint, String)], rule: fn(Family, Vec<(Endpoint, Str
 fn serve(service: &Service, in_force: &Index<'_>, is_shut: IsShut<'_>, table: &mut Table, binds: &mut Binds) {
     let Service { name, bind, source: from, backends, schedule, .. } = service;
     let (family, own) = (bind.family(), key(name.as_str()));
-    for (index, one) in (0..).zip(backends) {
+    for (index, one) in backends.iter().enumerate() {
         let counter = counter(&own, &one.address);
         table.push(backend(&own, index), None, vec![Rule::Deliver(counter.clone(), one.address)]);
         table.counters.push(counter);
@@ -91,7 +95,7 @@ fn by(service: &Service, own: &str, in_force: &Index<'_>) -> Option<By> {
     let Service { backends, schedule, bind, .. } = service;
     let mut weights = Vec::new();
     let mut alive = Vec::new();
-    for (index, backend) in (0_u16..).zip(backends) {
+    for (index, backend) in backends.iter().enumerate() {
         weights.push(backend.weight);
         if backend.weight > 0 {
             alive.push((index, u32::from(backend.weight)));
@@ -100,24 +104,20 @@ fn by(service: &Service, own: &str, in_force: &Index<'_>) -> Option<By> {
     Some(match (alive.as_slice(), schedule) {
         ([], _) => return None,
         ([(only, _)], _) => By::Only(*only),
-        (_, Schedule::RoundRobin) => By::Turns(turns(service, own, &schedule::slots(&weights), in_force)),
+        (_, Schedule::RoundRobin) => By::Turns(turns(service, own, schedule::slots(&weights), in_force)),
         (_, Schedule::Random) => By::Random(alive),
-        (_, Schedule::Source) => {
-            By::Source(bind.family(), schedule::owners(backends).into_iter().map(|owner| owner as u16).collect())
-        }
+        (_, Schedule::Source) => By::Source(bind.family(), schedule::owners(backends)),
     })
 }
 
 /// The slots, from the right one on. If those in force are the same ones, they stay, and the turns go on, whatever has become of
 /// the backends behind them. Else the kernel begins anew, and so with another backend than the last time: where rules
 /// are written again and again, no backend gets more than the others.
-fn turns(service: &Service, own: &str, slots: &[usize], in_force: &Index<'_>) -> Vec<u16> {
+fn turns(service: &Service, own: &str, slots: Vec<usize>, in_force: &Index<'_>) -> Vec<usize> {
     let turns = in_force.turns(own);
-    let beginning_with = |start: usize| -> Vec<u16> {
-        schedule::beginning_with(start, slots.to_vec()).into_iter().map(|index| index as u16).collect()
-    };
-    if let Some(there) = turns.indices(own) {
-        let same = beginning_with(there.first().copied().unwrap_or(0).into());
+    let there = turns.indices(own).unwrap_or_default();
+    if let Some(first) = there.first() {
+        let same = schedule::beginning_with(*first, slots.clone());
         if same == there {
             return same;
         }
@@ -125,5 +125,5 @@ fn turns(service: &Service, own: &str, slots: &[usize], in_force: &Index<'_>) ->
     // A new frontend begins with its first backend.
     let first = turns.chains.first().and_then(|chain| in_force.backend(chain));
     let start = first.and_then(|first| service.backends.iter().position(|backend| backend.address == first));
-    beginning_with(start.map_or(0, |at| service.next_alive(at)))
+    schedule::beginning_with(start.map_or(0, |at| service.next_alive(at)), slots)
 }

@@ -1,6 +1,5 @@
-//! Our table as a model that prints itself as `nft` reads it.
+//! Our table as a model.
 
-use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::net::{Endpoint, Family};
@@ -100,17 +99,17 @@ pub struct Choice {
 #[derive(Debug)]
 pub enum By {
     /// There is only one.
-    Only(u16),
+    Only(usize),
     /// In turn: the backend of each slot.
-    Turns(Vec<u16>),
+    Turns(Vec<usize>),
     /// At random: each backend with its weight.
-    Random(Vec<(u16, u32)>),
+    Random(Vec<(usize, u32)>),
     /// By the lowest byte of the client's address: the backend of each of its values.
-    Source(Family, Vec<u16>),
+    Source(Family, Vec<usize>),
 }
 
 /// Whether weights need a map of intervals: else each number is one backend's.
-pub fn are_intervals(weights: &[(u16, u32)]) -> bool {
+pub fn are_intervals(weights: &[(usize, u32)]) -> bool {
     weights.iter().any(|(_, weight)| *weight != 1)
 }
 
@@ -130,22 +129,22 @@ pub fn key(name: &str) -> String {
 
 /// The chain of a frontend.
 pub fn frontend(key: &str) -> String {
-    format!("{FRONTEND}{key}")
+    [FRONTEND, key].concat()
 }
 
 /// Its chain for the source address.
 pub fn source(key: &str) -> String {
-    format!("{SOURCE}{key}")
+    [SOURCE, key].concat()
 }
 
 /// The chain of its backend with this index.
-pub fn backend(key: &str, index: u16) -> String {
+pub fn backend(key: &str, index: usize) -> String {
     format!("{BACKEND}{key}/{index}")
 }
 
 /// The counter of a backend.
 pub fn counter(frontend: &str, address: &Endpoint) -> String {
-    format!("{TAKEN}{frontend}/{}", key(&address.to_string()))
+    [TAKEN, frontend, "/", &key(&address.to_string())].concat()
 }
 
 /// The lowest byte of an address.
@@ -167,130 +166,5 @@ impl Table {
     /// The rule with this number, from 0, of a chain.
     pub fn rule(&self, chain: &str, number: usize) -> Option<&Rule> {
         self.chains.iter().find(|known| known.name == chain)?.rules.get(number)
-    }
-}
-
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "table inet {TABLE} {{")?;
-        for counter in &self.counters {
-            writeln!(f, "\tcounter {counter} {{\n\t}}")?;
-        }
-        for Chain { name, base, rules } in &self.chains {
-            writeln!(f, "\tchain {name} {{")?;
-            if let Some(Base { name, kind, priority, .. }) = base {
-                writeln!(f, "\t\ttype {kind} hook {name} priority {priority}; policy accept;")?;
-            }
-            for rule in rules {
-                writeln!(f, "\t\t{rule}")?;
-            }
-            f.write_str("\t}\n")?;
-        }
-        f.write_str("}\n")
-    }
-}
-
-/// `ip` or `ip6`.
-fn word(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ip",
-        Family::V6 => "ip6",
-    }
-}
-
-/// Prints a map of verdicts; a long one has a line for each element.
-struct Elements<'a>(&'a [(String, String)]);
-
-impl fmt::Display for Elements<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let long = self.0.len() > 3;
-        f.write_str("vmap {")?;
-        for (at, (key, chain)) in self.0.iter().enumerate() {
-            if at > 0 {
-                f.write_char(',')?;
-            }
-            f.write_str(if long { "\n\t\t\t" } else { " " })?;
-            write!(f, "{key} : goto {chain}")?;
-        }
-        f.write_str(if long { "\n\t\t}" } else { " }" })
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Rule::Dispatch(family, binds) => {
-                let keyed = |(bind, chain): &(Endpoint, String)| {
-                    (format!("tcp . {} . {}", bind.ip(), bind.port()), chain.clone())
-                };
-                let elements: Vec<_> = binds.iter().map(keyed).collect();
-                write!(f, "meta l4proto . {} daddr . th dport {}", word(*family), Elements(&elements))
-            }
-            Rule::Leave(family, binds) => {
-                let keyed =
-                    |(bind, chain): &(Endpoint, String)| (format!("{} . {}", bind.ip(), bind.port()), chain.clone());
-                let elements: Vec<_> = binds.iter().map(keyed).collect();
-                let family = word(*family);
-                write!(
-                    f,
-                    "meta l4proto tcp ct status dnat ct original {family} daddr . ct original proto-dst {}",
-                    Elements(&elements)
-                )
-            }
-            Rule::Choose(choice) => choice.fmt(f),
-            Rule::Deliver(counter, to) => {
-                write!(f, "meta l4proto tcp counter name {counter} dnat {} to {to}", word(to.family()))
-            }
-            Rule::From(_, Source::Addresses(first, last)) => {
-                write!(f, "snat {} to {first}", word(Family::of(*first)))?;
-                if first != last {
-                    write!(f, "-{last}")?;
-                }
-                Ok(())
-            }
-            Rule::From(_, Source::Masquerade) => f.write_str("masquerade"),
-            Rule::From(family, Source::Client) => {
-                let family = word(*family);
-                write!(f, "snat {family} to {family} saddr")
-            }
-            Rule::Refuse => f.write_str(
-                "meta l4proto tcp tcp flags & (fin | syn | rst | ack) == syn ct state new reject with tcp reset",
-            ),
-            Rule::Reset => f.write_str(
-                "meta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn ct state new reject with tcp reset",
-            ),
-        }
-    }
-}
-
-impl fmt::Display for Choice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first {
-            f.write_str("meta l4proto tcp tcp flags & (fin | syn | rst | ack) == syn ")?;
-        }
-        let to = |index: &u16| backend(&self.frontend, *index);
-        match &self.by {
-            By::Only(index) => write!(f, "goto {}", to(index)),
-            By::Turns(slots) => {
-                let elements: Vec<_> =
-                    (0..).zip(slots).map(|(n, index): (u32, _)| (n.to_string(), to(index))).collect();
-                write!(f, "numgen inc mod {} {}", slots.len(), Elements(&elements))
-            }
-            By::Random(weights) => {
-                let (mut elements, mut from) = (Vec::new(), 0);
-                for (index, weight) in weights {
-                    let last = from + weight - 1;
-                    let range = if *weight == 1 { from.to_string() } else { format!("{from}-{last}") };
-                    elements.push((range, to(index)));
-                    from = last + 1;
-                }
-                write!(f, "numgen random mod {from} {}", Elements(&elements))
-            }
-            By::Source(family, owners) => {
-                let keyed = |(byte, index): (u8, _)| (lowest_byte(*family, byte).to_string(), to(index));
-                let elements: Vec<_> = (0..=255).zip(owners).map(keyed).collect();
-                write!(f, "{} saddr & {} {}", word(*family), lowest_byte(*family, 255), Elements(&elements))
-            }
-        }
     }
 }

@@ -6,7 +6,8 @@ use std::io;
 use super::iptables;
 use crate::net::Family;
 use crate::sys::file;
-use crate::sys::netlink::{self, find, next, text_of, Netlink};
+use crate::sys::netlink::{self, big, find, text_of, Netlink};
+use crate::sys::nftables::expression;
 use crate::text::Shown;
 
 /// NFPROTO_INET, for both families.
@@ -23,8 +24,6 @@ const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_HANDLE: u16 = 3;
 const RULE_EXPRESSIONS: u16 = 4;
-const EXPRESSION_NAME: u16 = 1;
-const EXPRESSION_DATA: u16 = 2;
 
 /// Where packets pass (enum nf_inet_hooks).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,13 +58,6 @@ pub struct Rule {
     pub handle: u64,
     /// Its expressions, as the kernel has them.
     pub(super) expressions: Vec<u8>,
-}
-
-/// Takes the first expression from the others: its name and its attributes.
-#[inline(never)]
-pub(super) fn expression<'a>(expressions: &mut &'a [u8]) -> Option<(&'a str, &'a [u8])> {
-    let (_, one) = next(expressions)?;
-    Some((text_of(one, EXPRESSION_NAME).unwrap_or_default(), find(one, EXPRESSION_DATA).unwrap_or_default()))
 }
 
 /// Whether it is one of these names.
@@ -122,11 +114,6 @@ impl fmt::Display for Chain {
         };
         write!(f, "{family} {} {}", Shown(&self.table), Shown(&self.name))
     }
-}
-
-/// A number, which nf_tables has in the order of the network.
-pub(super) fn big(attributes: &[u8], kind: u16) -> Option<u32> {
-    Some(u32::from_be_bytes(find(attributes, kind)?.try_into().ok()?))
 }
 
 /// The name of our own table, which others cannot have.

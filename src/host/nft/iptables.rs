@@ -1,9 +1,8 @@
 //! Matches and targets of iptables in rules of nf_tables, where iptables-nft has written them: the kernel hands out the name
 //! and the very structure that iptables has filled in (linux/netfilter/xt_*.h).
 
-use super::chain::{big, Base};
-use super::walk::{Fate, Match, TRACKING};
-use crate::sys::netlink::{find, text_of};
+use super::fate::{Fate, Match, TRACKING};
+use crate::sys::netlink::{big, find, text_of};
 
 /// NFTA_MATCH_NAME and NFTA_TARGET_NAME, then the revision and the structure.
 const NAME: u16 = 1;
@@ -37,8 +36,8 @@ fn short(info: &[u8], at: usize) -> u16 {
     }
 }
 
-/// Whether the first packet of a balanced connection matches in a chain. `delivered`: it has its new destination there.
-pub(super) fn matches(data: &[u8], base: Base, delivered: bool) -> Match {
+/// Whether the first packet of a balanced connection matches in a chain of this priority. `delivered`: it has its new destination there.
+pub(super) fn matches(data: &[u8], priority: i32, delivered: bool) -> Match {
     let info = find(data, INFO).unwrap_or_default();
     match (name(data), big(data, REVISION)) {
         ("comment", _) => Match::Yes,
@@ -47,10 +46,10 @@ pub(super) fn matches(data: &[u8], base: Base, delivered: bool) -> Match {
             let is = NEW | if delivered { DNAT } else { 0 };
             let state = (short(info, STATES) & is != 0) != (inverted & STATE != 0);
             // This is the original direction; inverted it is the other.
-            let no = flags & STATE != 0 && base.priority > TRACKING && !state || flags & inverted & DIRECTION != 0;
+            let no = flags & STATE != 0 && priority > TRACKING && !state || flags & inverted & DIRECTION != 0;
             match flags & !(STATE | DIRECTION | ALIAS) {
                 _ if no => Match::No,
-                0 if flags != 0 && base.priority > TRACKING => Match::Yes,
+                0 if flags != 0 && priority > TRACKING => Match::Yes,
                 _ => Match::Unknown,
             }
         }
@@ -74,7 +73,6 @@ pub(super) fn target(data: &[u8]) -> Option<Fate> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::nft::Hook;
     use crate::sys::netlink::attribute;
 
     /// A match or target as the kernel sends it.
@@ -96,8 +94,7 @@ mod tests {
 
     #[test]
     fn states_are_those_of_a_new_connection() {
-        let base = |priority| Base { hook: Hook::Forward, priority, drops: true, nat: false };
-        let forward = |data: &[u8]| matches(data, base(0), true);
+        let forward = |data: &[u8]| matches(data, 0, true);
         let established = (1 << 1) | (1 << 2);
         for (flags, inverted, states, expected) in [
             (STATE, 0, established, Match::No),
@@ -116,8 +113,8 @@ mod tests {
             assert_eq!(forward(&conntrack(flags, inverted, states)), expected, "{flags} {inverted} {states}");
         }
         // Before it has its new destination, and before it is tracked.
-        assert_eq!(matches(&conntrack(STATE, 0, DNAT), base(0), false), Match::No);
-        assert_eq!(matches(&conntrack(STATE, 0, established), base(-300), true), Match::Unknown);
+        assert_eq!(matches(&conntrack(STATE, 0, DNAT), 0, false), Match::No);
+        assert_eq!(matches(&conntrack(STATE, 0, established), -300, true), Match::Unknown);
         // Another revision has another structure; a short one has nothing that matches.
         assert_eq!(forward(&sent(b"conntrack\0", 1, &[0; 168])), Match::Unknown);
         for length in 0..152 {

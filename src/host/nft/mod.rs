@@ -2,10 +2,12 @@
 //! netlink (linux/netfilter/nf_tables.h); no program is needed.
 
 mod chain;
+mod fate;
 mod iptables;
 mod set;
 mod walk;
 
 pub use self::chain::{chains, offloads, translates, uses_conntrack, Base, Chain, Hook, OURS};
+pub use self::fate::Fate;
 pub use self::set::Sets;
-pub use self::walk::{closes, Fate, Path};
+pub use self::walk::{closes, Path};

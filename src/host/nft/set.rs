@@ -1,8 +1,8 @@
 //! Sets and maps that rules look values up in.
 
-use super::chain::{big, Chain, INET};
+use super::chain::{Chain, INET};
 use crate::net::Family;
-use crate::sys::netlink::{attribute, find, find_in, next, Netlink, ELEMENTS};
+use crate::sys::netlink::{attribute, big, find, find_in, next, Netlink, ELEMENTS};
 
 /// Of linux/netfilter/nf_tables.h.
 const LIST_TABLE: u16 = 1;

@@ -1,10 +1,12 @@
 //! The way of a connection's first packet through a chain, as far as its rules can be understood.
 
-use super::chain::{big, chains, expression, is_one_of, Base, Chain, Hook, Rule};
+use super::chain::{chains, is_one_of, Base, Chain, Hook, Rule};
+use super::fate::{Fate, Match, TRACKING};
 use super::iptables;
 use super::set::Sets;
 use crate::net::{Endpoint, Family, Octets};
-use crate::sys::netlink::{find, find_in, text_of};
+use crate::sys::netlink::{big, find, find_in, text_of};
+use crate::sys::nftables::expression;
 
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
@@ -19,9 +21,6 @@ const MOST_RULES: u32 = 20_000;
 const DST_NAT: u32 = 1 << 5;
 const NEW: u32 = 1 << 3;
 
-/// Below this priority connections are not tracked yet (NF_IP_PRI_CONNTRACK).
-pub(super) const TRACKING: i32 = -200;
-
 /// A connection that is balanced.
 #[derive(Debug, Clone)]
 pub struct Path {
@@ -33,35 +32,6 @@ pub struct Path {
     pub arrives: String,
     /// The interface by which it leaves; empty if that is not known.
     pub leaves: String,
-}
-
-/// What becomes of it in a chain; with the handle of the rule that does it, or 0 for the policy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// It goes on, as far as can be told.
-    Through,
-    /// It goes on, unless it is one of those that a rule drops: those from a banned client.
-    Sometimes,
-    /// It is dropped.
-    Dropped,
-    /// The same, and the client is told.
-    Refused,
-    /// The same, unless a rule that was not understood lets it through before.
-    DroppedPerhaps,
-    /// A rule gives it another destination or source.
-    Taken,
-    /// A rule keeps it from being tracked.
-    Untracked,
-    /// A rule tracks it where its answers are not.
-    Split,
-}
-
-/// Whether a packet matches. What is further down prevails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Match {
-    Yes,
-    Unknown,
-    No,
 }
 
 /// What a rule does with what it matches.
@@ -253,7 +223,7 @@ impl<'a> Walk<'a, '_> {
                     all = all.max(match name {
                         "cmp" => compare(&value, data),
                         "lookup" => self.look_up(&value, data, &mut verdict),
-                        "match" => iptables::matches(data, self.base, *self.destination() != self.path.bind),
+                        "match" => iptables::matches(data, self.base.priority, *self.destination() != self.path.bind),
                         _ => Match::Unknown,
                     });
                     // What a map has for the value is not compared any further.

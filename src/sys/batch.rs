@@ -52,6 +52,8 @@ pub enum Verb {
     DeleteRules = 8,
     /// NFT_MSG_NEWSET.
     NewSet = 9,
+    /// NFT_MSG_DELSET.
+    DeleteSet = 11,
     /// NFT_MSG_NEWSETELEM.
     NewElements = 12,
     /// NFT_MSG_DELSETELEM: without elements, all of them.

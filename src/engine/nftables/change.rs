@@ -1,9 +1,9 @@
 //! The way from what is in force to the wanted table, as one batch.
 
-use super::encode::{chain_of_ours, counter, new_chain, new_rule};
+use super::encode::{bind_key, chain_of_ours, counter, delete_map, element, new_chain, new_map, new_rule};
 use super::index::{Index, Sorted};
 use super::read::Seen;
-use super::table::{Table, TABLE};
+use super::table::{Map, Table, TABLE};
 use crate::sys::batch::{Batch, Verb};
 use crate::sys::netlink::{find, part};
 use crate::sys::nftables::{chain, elements, object, rule, set};
@@ -14,6 +14,10 @@ pub fn is_same(index: &Index<'_>, wanted: &Table) -> bool {
         index.chains.all().len() == wanted.chains.len() && index.counters.all().len() == wanted.counters.len();
     for name in &wanted.counters {
         same = same && index.counters.has(name.as_bytes());
+    }
+    same &= index.maps.all().len() == wanted.maps.len();
+    for map in &wanted.maps {
+        same = same && index.is_kind(map) && !has_other_elements(index, map, &mut |_, _, _| {});
     }
     for known in &wanted.chains {
         same = same && index.is_based(&known.name, known.base) && index.has_rules(&known.name, &known.rules);
@@ -29,6 +33,9 @@ pub fn to(wanted: &Table, index: &Index<'_>, family: libc::c_int, name: &'static
     let mut anew = anew || index.seen.family.is_some_and(|there| there != family);
     for chain in &wanted.chains {
         anew |= index.chains.has(chain.name.as_bytes()) && !index.is_based(&chain.name, chain.base);
+    }
+    for map in &wanted.maps {
+        anew |= index.maps.has(map.name.as_bytes()) && !index.is_kind(map);
     }
     if anew {
         batch.begin(Verb::DeleteTable);
@@ -49,6 +56,15 @@ pub fn to(wanted: &Table, index: &Index<'_>, family: libc::c_int, name: &'static
         }
     }
     let mut maps = 0;
+    for map in &wanted.maps {
+        if !index.maps.has(map.name.as_bytes()) {
+            maps += 1;
+            new_map(&mut batch, map, maps);
+        }
+        has_other_elements(index, map, &mut |verb, key, chain| {
+            element(&mut batch, verb, map.name.as_bytes(), key, chain)
+        });
+    }
     for chain in &wanted.chains {
         if !index.has_rules(&chain.name, &chain.rules) {
             if index.chains.has(chain.name.as_bytes()) {
@@ -60,6 +76,12 @@ pub fn to(wanted: &Table, index: &Index<'_>, family: libc::c_int, name: &'static
         }
     }
     // What is no longer wanted goes when nothing leads there any more.
+    let names = Sorted::names(&mut wanted.maps.iter().map(|map| map.name));
+    for known in index.maps.all() {
+        if !names.has(known.name) {
+            delete_map(&mut batch, known.name);
+        }
+    }
     let names = Sorted::names(&mut wanted.chains.iter().map(|chain| chain.name.as_str()));
     for verb in [Verb::DeleteRules, Verb::DeleteChain] {
         for chain in index.chains.all() {
@@ -75,6 +97,38 @@ pub fn to(wanted: &Table, index: &Index<'_>, family: libc::c_int, name: &'static
         }
     }
     batch
+}
+
+/// Calls `change` with what makes the elements of a map the wanted ones: what to do with a key, and its chain. Tells whether
+/// there is anything.
+fn has_other_elements(index: &Index<'_>, map: &Map, change: &mut dyn FnMut(Verb, &[u8], &str)) -> bool {
+    let there = index.elements(map.name.as_bytes());
+    let (mut stay, mut differs) = (0, false);
+    let mut new = Vec::new();
+    for (bind, chain) in &map.binds {
+        let key = bind_key(map, bind);
+        match there.named(&key).first() {
+            Some(known) if known.content == chain.as_bytes() => stay += 1,
+            _ => new.push((key, chain)),
+        }
+    }
+    if stay < there.all().len() {
+        for known in there.all() {
+            let stays = map
+                .binds
+                .iter()
+                .any(|(bind, chain)| known.content == chain.as_bytes() && known.name == bind_key(map, bind).as_slice());
+            if !stays {
+                differs = true;
+                change(Verb::DeleteElements, known.name, "");
+            }
+        }
+    }
+    for (key, chain) in new {
+        differs = true;
+        change(Verb::NewElements, &key, chain);
+    }
+    differs
 }
 
 /// The messages that bring back what was read, in a table of this family, counters with what they had counted. What is `there`

@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Write};
 
-use super::table::{are_intervals, backend, lowest_byte, Base, By, Choice, Rule};
+use super::table::{are_intervals, backend, lowest_byte, Base, By, Choice, Map, Rule};
 use crate::net::{Endpoint, Family, Octets};
 use crate::sys::batch::{Batch, Verb};
 use crate::sys::nftables::{self, chain, data, elements, object, rule, set, ELEMENT};
@@ -63,6 +63,59 @@ pub fn counter(batch: &mut Batch, verb: Verb, name: &[u8]) {
         let at = batch.open(object::DATA);
         batch.close(at);
     }
+}
+
+/// Makes a named map, without elements. `number` is another one for each map of a batch.
+pub fn new_map(batch: &mut Batch, map: &Map, number: u32) {
+    batch.begin(Verb::NewSet);
+    batch.text(set::NAME, map.name);
+    let (kind, length) = kind(map);
+    for (attribute, number) in [
+        (set::FLAGS, set::MAP),
+        (set::KEY_TYPE, kind),
+        (set::KEY_LENGTH, length),
+        (set::DATA_TYPE, set::VERDICTS),
+        (set::ID, number),
+    ] {
+        batch.number(attribute, number);
+    }
+}
+
+/// The type and the length of the keys of a named map.
+pub fn kind(map: &Map) -> (u32, u32) {
+    let (address, length) = of_family(map.family);
+    match map.has_protocol {
+        true => (key_of(&[L4PROTO, address, SERVICE]), length + 8),
+        false => (key_of(&[address, SERVICE]), length + 4),
+    }
+}
+
+/// The key of a bind in a named map.
+pub fn bind_key(map: &Map, bind: &Endpoint) -> Vec<u8> {
+    // Each value begins in a register of its own, with zeros behind it.
+    key(if map.has_protocol { &[TCP, 0, 0, 0] } else { &[] }, bind)
+}
+
+/// Adds an element to a named map, or deletes it.
+pub fn element(batch: &mut Batch, verb: Verb, map: &[u8], key: &[u8], chain: &str) {
+    batch.begin(verb);
+    batch.name(elements::SET, map);
+    let list = batch.open(elements::LIST);
+    let element = batch.open(ELEMENT);
+    let value = batch.open(elements::KEY);
+    batch.bytes(data::VALUE, key);
+    batch.close(value);
+    if verb == Verb::NewElements {
+        verdict(batch, elements::DATA, chain);
+    }
+    batch.close(element);
+    batch.close(list);
+}
+
+/// Deletes a named map.
+pub fn delete_map(batch: &mut Batch, name: &[u8]) {
+    batch.begin(Verb::DeleteSet);
+    batch.name(set::NAME, name);
 }
 
 /// Adds a rule to the end of a chain, with its map before it. `maps` is the number of the last map of the batch.
@@ -159,22 +212,6 @@ impl Writer<'_> {
     /// The map that a rule has, if it has one.
     fn elements(&mut self, new: &Rule) {
         match new {
-            Rule::Dispatch(family, binds) => {
-                let (address, length) = of_family(*family);
-                self.new_map(key_of(&[L4PROTO, address, SERVICE]), length + 8, 0, binds.len());
-                for (bind, chain) in binds {
-                    // Each value begins in a register of its own, with zeros behind it.
-                    let words = format_args!("tcp . {} . {}", bind.ip(), bind.port());
-                    self.add(&key(&[TCP, 0, 0, 0], bind), words, chain);
-                }
-            }
-            Rule::Leave(family, binds) => {
-                let (address, length) = of_family(*family);
-                self.new_map(key_of(&[address, SERVICE]), length + 4, 0, binds.len());
-                for (bind, chain) in binds {
-                    self.add(&key(&[], bind), format_args!("{} . {}", bind.ip(), bind.port()), chain);
-                }
-            }
             Rule::Choose(Choice { frontend, by, .. }) => match by {
                 By::Only(_) => return,
                 By::Turns(slots) => {
@@ -213,7 +250,7 @@ impl Writer<'_> {
                     }
                 }
             },
-            Rule::Deliver(..) | Rule::From(..) | Rule::Refuse | Rule::Reset => return,
+            _ => return,
         }
         self.batch.close(self.list);
     }
@@ -282,20 +319,20 @@ impl Writer<'_> {
         if chain.is_empty() {
             self.batch.number(elements::FLAGS, elements::INTERVAL_END);
         } else {
-            self.verdict(elements::DATA, chain);
+            verdict(self.batch, elements::DATA, chain);
         }
         self.batch.close(element);
     }
+}
 
-    /// The verdict to go to a chain.
-    pub(super) fn verdict(&mut self, kind: u16, chain: &str) {
-        let outer = self.batch.open(kind);
-        let inner = self.batch.open(data::VERDICT);
-        self.batch.number(data::CODE, data::GOTO as u32);
-        self.batch.text(data::CHAIN, chain);
-        self.batch.close(inner);
-        self.batch.close(outer);
-    }
+/// The verdict to go to a chain.
+pub fn verdict(batch: &mut Batch, kind: u16, chain: &str) {
+    let outer = batch.open(kind);
+    let inner = batch.open(data::VERDICT);
+    batch.number(data::CODE, data::GOTO as u32);
+    batch.text(data::CHAIN, chain);
+    batch.close(inner);
+    batch.close(outer);
 }
 
 /// The type and the length of an address.

@@ -1,6 +1,6 @@
 //! The expressions of a rule, as the kernel evaluates them.
 
-use super::encode::{Writer, MAP, TCP};
+use super::encode::{verdict, Writer, MAP, TCP};
 use super::table::{are_intervals, backend, lowest_byte, By, Choice, Rule};
 use crate::net::{Family, Octets};
 use crate::service::Source;
@@ -66,7 +66,7 @@ impl Writer<'_> {
     /// Appends the expressions of a rule whose map is written.
     pub(super) fn expressions(&mut self, rule: &Rule) {
         match rule {
-            Rule::Dispatch(family, _) => {
+            Rule::Dispatch(family, map) => {
                 let (destination, length, port) = match family {
                     Family::V4 => (16, 4, PORT_4),
                     Family::V6 => (24, 16, PORT_6),
@@ -78,9 +78,9 @@ impl Writer<'_> {
                 self.say("meta l4proto . ");
                 self.say(word(*family));
                 self.say(" daddr . th dport");
-                self.look_up();
+                self.look_up_in(map);
             }
-            Rule::Leave(family, _) => {
+            Rule::Leave(family, map) => {
                 let (destination, port) = match family {
                     Family::V4 => (DESTINATION_4, NEXT_4),
                     Family::V6 => (DESTINATION_6, NEXT_6),
@@ -92,7 +92,7 @@ impl Writer<'_> {
                 self.say("ct status dnat ct original ");
                 self.say(word(*family));
                 self.say(" daddr . ct original proto-dst");
-                self.look_up();
+                self.look_up_in(map);
             }
             Rule::Choose(Choice { frontend, first, by }) => {
                 if *first {
@@ -146,7 +146,7 @@ impl Writer<'_> {
             By::Only(index) => {
                 let chain = backend(frontend, *index);
                 self.begin("immediate", &[VERDICT]);
-                self.verdict(2, &chain);
+                verdict(self.batch, 2, &chain);
                 self.end();
                 self.say("goto ");
                 self.say(&chain);
@@ -235,11 +235,21 @@ impl Writer<'_> {
         self.with("immediate", &[to], &[value]);
     }
 
+    /// Goes to the chain that the rule's own map has for a value.
     fn look_up(&mut self) {
         self.begin("lookup", &[NONE, FIRST, VERDICT, self.map]);
         self.batch.text(1, MAP);
         self.end();
         self.say_map();
+    }
+
+    /// The same of a map that has a name.
+    fn look_up_in(&mut self, map: &str) {
+        self.begin("lookup", &[NONE, FIRST, VERDICT]);
+        self.batch.text(1, map);
+        self.end();
+        self.say(" vmap @");
+        self.say(map);
     }
 
     /// New addresses from the first register, up to that in another one; a new port.

@@ -1,14 +1,14 @@
 //! What was read of our table, in order, to be searched and compared.
 
-use super::encode;
+use super::encode::{self, MAP};
 use super::read::Seen;
-use super::table::{self, counter, Base, Rule, BACKEND, DRAINING, FRONTEND, PREROUTING, TABLE};
+use super::table::{self, counter, Base, Map, Rule, BACKEND, DRAINING, FRONTEND, PREROUTING, TABLE};
 use crate::engine::{add_slot, InForce};
 use crate::net::Endpoint;
 use crate::service::Name;
 use crate::sys::batch::{Batch, Verb, NESTED};
 use crate::sys::netlink::{big, find, find_in, name_of, next, part};
-use crate::sys::nftables::{chain, data, elements, expression, object, rule, INET};
+use crate::sys::nftables::{chain, data, elements, expression, object, rule, set, INET};
 use crate::text::{has, number};
 
 /// A thing of a list, or an element of a map. All lists are of this one type, so that the binary has one sort.
@@ -17,7 +17,7 @@ pub struct Entry<'a> {
     /// Its name; of a rule that of its chain, of a list of elements that of their map; of an element its key.
     pub name: &'a [u8],
     /// Its attributes; of an element the chain that it leads to, or [`END`].
-    content: &'a [u8],
+    pub content: &'a [u8],
 }
 
 /// No chain: the element ends an interval.
@@ -85,6 +85,8 @@ pub struct Index<'a> {
     pub chains: Sorted<'a>,
     /// All counters.
     pub counters: Sorted<'a>,
+    /// All maps that have a name of ours.
+    pub maps: Sorted<'a>,
     rules: Sorted<'a>,
     elements: Sorted<'a>,
 }
@@ -93,8 +95,12 @@ impl<'a> Index<'a> {
     /// Of what was read.
     #[inline(never)]
     pub fn of(seen: &'a Seen) -> Self {
+        let mut maps = Sorted::of_list(&seen.maps, set::NAME);
+        // Those of single rules are compared, and go, with these.
+        maps.0.retain(|map| big(map.content, set::FLAGS).unwrap_or(0) & set::ANONYMOUS == 0);
         Index {
             seen,
+            maps,
             chains: Sorted::of_list(&seen.chains, chain::NAME),
             counters: Sorted::of_list(&seen.counters, object::NAME),
             rules: Sorted::of_list(&seen.rules, rule::CHAIN),
@@ -117,6 +123,22 @@ impl<'a> Index<'a> {
             }
             _ => false,
         }
+    }
+
+    /// Whether a map is of the right kind.
+    pub fn is_kind(&self, map: &Map) -> bool {
+        let Some(known) = self.maps.named(map.name.as_bytes()).first() else { return false };
+        let (_, length) = encode::kind(map);
+        big(known.content, set::FLAGS) == Some(set::MAP) && big(known.content, set::KEY_LENGTH) == Some(length)
+    }
+
+    /// The elements of a map.
+    pub fn elements(&self, map: &[u8]) -> Sorted<'a> {
+        let mut found = Vec::new();
+        for list in self.elements.named(map) {
+            each_element(list.content, &mut found);
+        }
+        Sorted::of(found)
     }
 
     /// Whether the rules of a chain are these.
@@ -142,6 +164,10 @@ impl<'a> Index<'a> {
                 }
             }
         }
+        // A map that has a name is compared by itself.
+        if wanted_elements.is_empty() {
+            return true;
+        }
         let (there, wanted) = (self.elements_of(known), Sorted::of(wanted_elements));
         let mut same = there.0.len() == wanted.0.len();
         for (there, wanted) in there.0.iter().zip(wanted.all()) {
@@ -152,15 +178,12 @@ impl<'a> Index<'a> {
 
     /// The elements of the map in which expressions look something up.
     fn elements_of(&self, mut expressions: &[u8]) -> Sorted<'a> {
-        let mut found = Vec::new();
         while let Some((name, of)) = expression(&mut expressions) {
             if name == "lookup" {
-                for list in self.elements.named(name_of(of, 1)) {
-                    each_element(list.content, &mut found);
-                }
+                return self.elements(name_of(of, 1));
             }
         }
-        Sorted::of(found)
+        Sorted(Vec::new())
     }
 
     /// The connections that a counter has counted; 0 if it is not there.
@@ -211,7 +234,8 @@ impl<'a> Index<'a> {
     /// How the connections of a frontend are dealt out.
     pub fn turns(&self, frontend: &str) -> Turns<'a> {
         let mut turns = Turns { chains: Vec::new(), is_exact: false };
-        for rule in self.rules.named(table::frontend(frontend).as_bytes()) {
+        // What follows is there only for packets that are on their way when this one is replaced.
+        if let Some(rule) = self.rules.named(table::frontend(frontend).as_bytes()).first() {
             let all = expressions(rule);
             let mut rest = all;
             while let Some((name, of)) = expression(&mut rest) {
@@ -308,7 +332,9 @@ fn are(mut known: &[u8], mut wanted: &[u8]) -> bool {
         match (expression(&mut known), expression(&mut wanted)) {
             (None, None) => return true,
             (Some((name, known)), Some((other, wanted))) if name == other => {
-                if name != "lookup" && !contains(known, wanted) {
+                // The kernel has given a name to the map of a single rule.
+                let is_own_map = name == "lookup" && name_of(wanted, 1) == MAP.as_bytes();
+                if !is_own_map && !contains(known, wanted) {
                     return false;
                 }
             }

@@ -3,13 +3,24 @@
 use std::fmt;
 
 use super::encode::text;
-use super::table::{Base, Chain, Rule, Table, TABLE};
+use super::table::{Base, Chain, Map, Rule, Table, TABLE};
+use crate::net::Family;
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table inet {TABLE} {{")?;
         for counter in &self.counters {
             writeln!(f, "\tcounter {counter} {{\n\t}}")?;
+        }
+        for Map { name, family, has_protocol, binds } in &self.maps {
+            let (of, before) = if *has_protocol { ("inet_proto . ", "tcp . ") } else { ("", "") };
+            let address = if *family == Family::V4 { "ipv4_addr" } else { "ipv6_addr" };
+            write!(f, "\tmap {name} {{\n\t\ttype {of}{address} . inet_service : verdict\n\t\telements = {{")?;
+            for (at, (bind, chain)) in binds.iter().enumerate() {
+                let comma = if at > 0 { "," } else { "" };
+                write!(f, "{comma}\n\t\t\t{before}{} . {} : goto {chain}", bind.ip(), bind.port())?;
+            }
+            f.write_str("\n\t\t}\n\t}\n")?;
         }
         for Chain { name, base, rules } in &self.chains {
             writeln!(f, "\tchain {name} {{")?;

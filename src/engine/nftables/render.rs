@@ -2,8 +2,8 @@
 
 use super::index::Index;
 use super::table::{
-    backend, counter, frontend, key, source, By, Choice, Rule, Table, DRAINING, INPUT, OUTPUT, POSTROUTING, PREROUTING,
-    STRAYS,
+    backend, counter, frontend, key, source, By, Choice, Map, Rule, Table, BINDS, DRAINING, INPUT, OUTPUT, POSTROUTING,
+    PREROUTING, SOURCES, STRAYS, STRAY_BINDS,
 };
 use crate::engine::Plan;
 use crate::net::{Endpoint, Family};
@@ -36,11 +36,19 @@ pub fn table(plan: &Plan<'_>, in_force: &Index<'_>, is_shut: IsShut<'_>) -> Opti
     if !binds.strays.is_empty() {
         table.push(STRAYS.to_owned(), None, vec![Rule::Reset]);
     }
-    let dispatch = |binds: &[(Endpoint, String)]| each_family(binds, Rule::Dispatch);
-    table.push(PREROUTING.name.to_owned(), Some(&PREROUTING), dispatch(&binds.dispatch));
-    table.push(OUTPUT.name.to_owned(), Some(&OUTPUT), dispatch(&binds.dispatch));
-    table.push(POSTROUTING.name.to_owned(), Some(&POSTROUTING), each_family(&binds.leave, Rule::Leave));
-    table.push(INPUT.name.to_owned(), Some(&INPUT), dispatch(&binds.strays));
+    let dispatch = |family, name| Rule::Dispatch(family, name);
+    for (bases, names, binds, rule) in [
+        (&[&PREROUTING, &OUTPUT][..], BINDS, &binds.dispatch, &dispatch as &dyn Fn(_, _) -> _),
+        (&[&POSTROUTING], SOURCES, &binds.leave, &|family, name| Rule::Leave(family, name)),
+        (&[&INPUT], STRAY_BINDS, &binds.strays, &dispatch),
+    ] {
+        let has_protocol = names != SOURCES;
+        let used = maps(binds, names, has_protocol, &mut table.maps);
+        for base in bases {
+            let rules = used.iter().map(|(family, name)| rule(*family, name)).collect();
+            table.push(base.name.to_owned(), Some(base), rules);
+        }
+    }
     Some(table)
 }
 
@@ -52,20 +60,27 @@ struct Binds {
     strays: Vec<(Endpoint, String)>,
 }
 
-fn each_family(binds: &[(Endpoint, String)], rule: fn(Family, Vec<(Endpoint, String)>) -> Rule) -> Vec<Rule> {
-    let mut rules = Vec::new();
-    for family in Family::ALL {
-        let mut own = Vec::new();
-        for (bind, chain) in binds {
+/// Adds a map for each family that has binds, and returns them.
+fn maps(
+    all: &[(Endpoint, String)],
+    names: [&'static str; 2],
+    has_protocol: bool,
+    to: &mut Vec<Map>,
+) -> Vec<(Family, &'static str)> {
+    let mut used = Vec::new();
+    for (family, name) in Family::ALL.into_iter().zip(names) {
+        let mut binds = Vec::new();
+        for (bind, chain) in all {
             if bind.family() == family {
-                own.push((*bind, chain.clone()));
+                binds.push((*bind, chain.clone()));
             }
         }
-        if !own.is_empty() {
-            rules.push(rule(family, own));
+        if !binds.is_empty() {
+            to.push(Map { name, family, has_protocol, binds });
+            used.push((family, name));
         }
     }
-    rules
+    used
 }
 
 fn serve(service: &Service, in_force: &Index<'_>, is_shut: IsShut<'_>, table: &mut Table, binds: &mut Binds) {
@@ -77,11 +92,14 @@ fn serve(service: &Service, in_force: &Index<'_>, is_shut: IsShut<'_>, table: &m
         table.counters.push(counter);
     }
     let first = *schedule != Schedule::Source;
-    let rule = match by(service, &own, in_force) {
-        Some(by) => Rule::Choose(Choice { frontend: own.clone(), first, by }),
-        None => Rule::Refuse,
+    let choose = |by| Rule::Choose(Choice { frontend: own.clone(), first, by });
+    let rules = match (by(service, &own, in_force), backends.iter().position(|backend| backend.weight > 0)) {
+        (Some(by @ By::Only(_)), _) => vec![choose(by)],
+        // A packet that is on its way while the first rule is replaced finds its map empty, and gets to the second one.
+        (Some(by), Some(any)) => vec![choose(by), choose(By::Only(any))],
+        _ => vec![Rule::Refuse],
     };
-    table.push(frontend(&own), None, vec![rule]);
+    table.push(frontend(&own), None, rules);
     table.push(source(&own), None, vec![Rule::From(family, *from)]);
     binds.dispatch.push((*bind, frontend(&own)));
     binds.leave.push((*bind, source(&own)));

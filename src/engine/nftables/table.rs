@@ -49,6 +49,8 @@ pub static INPUT: Base = Base { name: "input", kind: "filter", hook: 1, priority
 pub struct Table {
     /// Named counters.
     pub counters: Vec<String>,
+    /// Named maps, of binds.
+    pub maps: Vec<Map>,
     /// Chains; each before those that lead to it.
     pub chains: Vec<Chain>,
 }
@@ -64,13 +66,35 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
+/// A map that has a name. Where frontends come and go, single elements of it do, and the rules that look something up in it
+/// stay: a packet that is on its way through a rule that goes finds its map empty already.
+#[derive(Debug)]
+pub struct Map {
+    /// Its name.
+    pub name: &'static str,
+    /// Of its binds.
+    pub family: Family,
+    /// The key has the protocol before the bind.
+    pub has_protocol: bool,
+    /// The chain of each bind.
+    pub binds: Vec<(Endpoint, String)>,
+}
+
+/// The maps of each family: the chains of binds for new connections, for the source address of balanced ones, and for packets of
+/// unknown ones.
+pub const BINDS: [&str; 2] = ["binds", "binds6"];
+/// See [`BINDS`].
+pub const SOURCES: [&str; 2] = ["sources", "sources6"];
+/// See [`BINDS`].
+pub const STRAY_BINDS: [&str; 2] = ["strays", "strays6"];
+
 /// A rule.
 #[derive(Debug)]
 pub enum Rule {
-    /// Sends new connections to a bind to its chain.
-    Dispatch(Family, Vec<(Endpoint, String)>),
-    /// Sends balanced connections to the chain of their bind for the source address.
-    Leave(Family, Vec<(Endpoint, String)>),
+    /// Sends what comes to a bind to its chain in the map of this name.
+    Dispatch(Family, &'static str),
+    /// Sends balanced connections to the chain of their bind in the map of this name.
+    Leave(Family, &'static str),
     /// Chooses a backend.
     Choose(Choice),
     /// Counts a connection and sends it to a backend.

@@ -362,10 +362,10 @@ story!(a_thousand_and_twenty_four_backends_are_exact, |lab| {
     assert_eq!(lab.ours(), [""; 0]);
 });
 
-story!(two_hundred_reloads_lose_nothing, |lab| {
+/// Puts one config after the other in force while clients connect: not one is lost, and one that is held lives on.
+fn under_reloads(lab: &Lab, reloads: usize, config: &dyn Fn(usize) -> String) {
     serve_many();
-    let numbers = [3, 64, 4, 5, 1, 65, 3, 200];
-    lab.config(&many(numbers[7]));
+    lab.config(&config(0));
     lab.ok("start");
     let held =
         inside("client", || connect_within(PATIENCE, "10.1.0.2:0".parse().unwrap(), BIND.parse().unwrap()).unwrap());
@@ -382,19 +382,34 @@ story!(two_hundred_reloads_lose_nothing, |lab| {
         })
     });
     let since = Instant::now();
-    for n in 0..200 {
-        lab.config(&many(numbers[n % numbers.len()]));
+    for n in 0..reloads {
+        lab.config(&config(n));
         lab.ok("reload");
         thread::sleep((since + Duration::from_millis(90) * n as u32).saturating_duration_since(Instant::now()));
     }
     done.store(true, std::sync::atomic::Ordering::Relaxed);
     // One that failed would have panicked.
     let made: usize = clients.map(|client| client.join().expect("a connection was lost")).iter().sum();
-    println!("{made} connections over 200 reloads in {:?}", since.elapsed());
+    println!("{made} connections over {reloads} reloads in {:?}", since.elapsed());
     assert!(made > 5000, "{made}");
     let mut line = String::new();
     held.read_line(&mut line).unwrap();
     assert!(line.starts_with("10.2."), "{line}");
+}
+
+story!(two_hundred_reloads_lose_nothing, |lab| {
+    let numbers = [200, 3, 64, 4, 5, 1, 65, 3];
+    under_reloads(lab, 200, &|n| many(numbers[n % numbers.len()]));
+});
+
+story!(frontends_that_come_and_go_are_not_felt_by_another, |lab| {
+    let backends = (0..5).map(|n| format!("'10.2.4.{}:80'", n + 1)).collect::<Vec<_>>().join(", ");
+    under_reloads(lab, 100, &|n| {
+        let others: String = (0..n % 4)
+            .map(|other| format!(", {{bind: '10.9.0.1:{}', privateip: none, backends: [{backends}]}}", 5000 + other))
+            .collect();
+        format!("frontends: [{{bind: '{BIND}', privateip: 10.2.0.1, backends: [{backends}]}}{others}]")
+    });
 });
 
 /// A table that its owner holds: nobody else may change it.

@@ -38,15 +38,21 @@ pub fn is_shut(bind: Endpoint, chains: &[Chain]) -> bool {
     // Only on this host it can be dropped there.
     let Ok(addresses) = Routes::open().and_then(|mut routes| routes.addresses(bind.family())) else { return false };
     let Some(own) = route::find_address(&addresses, bind.address()) else { return false };
-    let path = Path { bind, backend: bind, arrives: name(Some(own.interface)), leaves: String::new() };
-    let mut sets = Sets::default();
-    for chain in chains {
-        let Some(base) = chain.base.filter(|base| base.hook == Hook::Input) else { continue };
-        if let (Fate::Dropped | Fate::DroppedPerhaps, _) = chain.fate(base, chains, &path, &mut sets) {
-            return true;
-        }
+    // An address of the loopback interface can be reached by all others.
+    let mut ways = vec![name(Some(own.interface))];
+    if ways.iter().all(String::is_empty) {
+        ways = addresses.iter().map(|own| name(Some(own.interface))).filter(|name| !name.is_empty()).collect();
     }
-    false
+    let mut sets = Sets::default();
+    let mut is_shut = |arrives: String| {
+        let path = Path { bind, backend: bind, arrives, leaves: String::new() };
+        // Where it may be let in, it may be for a service of this host.
+        chains.iter().any(|chain| match chain.base {
+            Some(base) if base.hook == Hook::Input => chain.fate(base, chains, &path, &mut sets).0 == Fate::Dropped,
+            _ => false,
+        })
+    };
+    !ways.is_empty() && ways.into_iter().all(&mut is_shut)
 }
 
 /// Chains of others, and the connections that meet them.

@@ -7,6 +7,7 @@ use crate::engine::{Engine, InForce, Kind, Level, Plan};
 use crate::error::{fail, plain, Error};
 use crate::host::conntrack;
 use crate::host::forwarding::{self, Forwarding};
+use crate::host::nft::firewall4;
 use crate::host::ssh;
 use crate::host::state::Folder;
 use crate::net::{Endpoint, Family};
@@ -84,7 +85,17 @@ pub fn put_in_force(
         }
         note()
     };
-    let changed = transaction::put(engines, views, &plan, &mut last)?;
+    // Before our rules, so that no connection meets them and a closed firewall4. Nothing else matches what is let through.
+    let wanted = wanted(services);
+    let opened = firewall4::let_through(&wanted, false).map_err(|error| error.and("nothing was changed"))?;
+    let changed = transaction::put(engines, views, &plan, &mut last);
+    if opened || !matches!(changed, Ok(false)) {
+        let stay = if changed.is_ok() { wanted } else { binds(views) };
+        if let Err(error) = firewall4::let_through(&stay, true) {
+            log::warning!("{error}");
+        }
+    }
+    let changed = changed?;
     for switch in &switches {
         let family = switch.family();
         if views.iter().all(|view| forwarding::is_open(&view.foreign().forward_policies, family)) {
@@ -93,7 +104,10 @@ pub fn put_in_force(
         }
     }
     if !changed {
-        return Ok(false);
+        if opened {
+            log::info!("firewall4 did not let through what is balanced; now it does");
+        }
+        return Ok(opened);
     }
     for (at, view) in views.iter().enumerate() {
         if let (1.., false, Some(engine)) = (at, view.is_empty(), engines.get(at)) {
@@ -178,6 +192,22 @@ pub fn say_what_others_do(views: &Views<'_>, services: &[Service]) {
             }
         }
     }
+}
+
+/// The same, but only where firewall4 has no rule that lets their clients through: then nothing changes by itself.
+pub fn say_what_firewall4_does(views: &Views<'_>, services: &[Service]) {
+    if firewall4::lacks_rule() {
+        say_what_others_do(views, services);
+    }
+}
+
+/// The binds of all services.
+pub fn wanted(services: &[Service]) -> Vec<Endpoint> {
+    let mut binds = Vec::new();
+    for service in services {
+        binds.push(service.bind);
+    }
+    binds
 }
 
 /// The binds of all frontends in force, draining ones too.

@@ -43,27 +43,3 @@ watch_ends() {
 		fi
 	done
 }
-
-# firewall4 drops what none of its own rules accepts, whatever iptables accepts. The package adds a chain of ours to it
-# (/usr/share/nftables.d); here it is filled with the frontends in force, in one transaction.
-let_through_firewall4() {
-	local binds ip port rules error
-	nft list chain inet fw4 paraglider >/dev/null 2>&1 || return 0
-	binds="$( (iptables-save -t filter; ip6tables-save -t filter) 2>/dev/null |
-		sed -n 's/^-A PARAGLIDER-FWD .*--ctorigdst \([^ /]*\).* --ctorigdstport \([0-9]*\) -j ACCEPT$/\1 \2/p')"
-	rules="$(
-		echo 'flush chain inet fw4 paraglider'
-		echo "$binds" | while read -r ip port; do
-			[ -n "$ip" ] || continue
-			case "$ip" in
-			*:*) set -- ipv6 ip6 ;;
-			*) set -- ipv4 ip ;;
-			esac
-			echo "add rule inet fw4 paraglider meta nfproto $1 meta l4proto tcp ct status dnat" \
-				"ct original $2 daddr $ip ct original proto-dst $port accept"
-		done
-	)"
-	error="$(echo "$rules" | nft -f - 2>&1)" && return
-	echo "firewall4 does not let through what is balanced: $error" | tee /dev/stderr | logger -t paraglider -p daemon.err
-	return 1
-}

@@ -53,6 +53,7 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
         serve::say_what_others_do(&views, &services);
     } else {
         log::info!("already in force");
+        serve::say_what_firewall4_does(&views, &services);
     }
     // The watch waits for the lock, and then finds what is meant.
     known.wake();

@@ -6,7 +6,7 @@ use crate::error::{Error, Exit};
 use crate::host::before;
 use crate::host::conntrack;
 use crate::host::forwarding;
-use crate::host::nft;
+use crate::host::nft::{self, firewall4};
 use crate::host::state::{Folder, Lock};
 use crate::net::{Endpoint, Family};
 use crate::serve;
@@ -153,6 +153,11 @@ fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, 
     for error in &failed {
         log::sentence(log::Level::Error, format_args!("{error}"));
     }
+    // What is established needs nothing of ours in firewall4.
+    let closed = if failed.is_empty() { firewall4::let_through(&[], true) } else { Ok(false) };
+    if let Err(error) = &closed {
+        log::sentence(log::Level::Error, format_args!("{error}"));
+    }
     let left = || transaction::read(engines).map_or(balanced, |now| serve::chosen(&now).len());
     let all_is_left = !failed.is_empty() && left() >= balanced;
     still_meant(folder, all_is_left);
@@ -198,7 +203,7 @@ fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, 
         }
     }
     forget(&cut);
-    Ok(if gone { Exit::Done } else { Exit::Failed })
+    Ok(if gone && closed.is_ok() { Exit::Done } else { Exit::Failed })
 }
 
 /// Lets the kernel forget the connections to `binds`, which nothing tracks any more. It would keep them for up to 5 days,

@@ -8,6 +8,7 @@ use crate::engine::transaction;
 use crate::error::{Error, Exit};
 use crate::host::before;
 use crate::host::forwarding;
+use crate::host::nft::firewall4;
 use crate::host::state::{Folder, MEANT};
 use crate::serve::{self, Config};
 use crate::service::{Preference, Service};
@@ -236,6 +237,8 @@ impl Watch<'_> {
         let rules = self.engines.first().and_then(|engine| engine.stamp());
         let forwards = |service: &Service| forwarding::forwards(service.bind.family());
         let right = !self.pending && rules.is_some() && rules == self.rules && self.services.iter().all(forwards);
+        // The stamp is that of our engine, which is not always nf_tables.
+        let right = right && firewall4::has(&serve::wanted(&self.services));
         if !self.reread && self.folder.stamp()? == self.stamp {
             // At rest nothing is written, so the age of the file is that of the last checks.
             if self.resting.is_some() {

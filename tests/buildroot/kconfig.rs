@@ -60,15 +60,15 @@ const PREBUILT: &str = "BR2_PACKAGE_PARAGLIDER_PREBUILT=y";
 fn where_buildroot_has_rust_both_ways_are_offered() {
     let cpu = ["BR2_aarch64=y", RUST];
     let config = resolve(&cpu);
-    for line in ["BR2_PACKAGE_PARAGLIDER=y", SOURCE, "BR2_PACKAGE_HOST_RUSTC=y", "BR2_PACKAGE_IPTABLES=y"] {
+    for line in ["BR2_PACKAGE_PARAGLIDER=y", SOURCE, "BR2_PACKAGE_HOST_RUSTC=y"] {
         assert!(sets(&config, line), "no {line}:\n{config}");
     }
+    assert!(!sets(&config, "BR2_PACKAGE_IPTABLES=y"), "iptables is not needed:\n{config}");
     assert!(!config.contains("_PREBUILT_TARGET"), "{config}");
 
     let config = resolve(&[cpu[0], RUST, PREBUILT]);
     assert!(sets(&config, PREBUILT) && !sets(&config, SOURCE), "{config}");
     assert!(!sets(&config, "BR2_PACKAGE_HOST_RUSTC=y"), "Rust is built for nothing:\n{config}");
-    assert!(sets(&config, "BR2_PACKAGE_IPTABLES=y"), "{config}");
     assert!(sets(&config, "BR2_PACKAGE_PARAGLIDER_PREBUILT_TARGET=\"aarch64-unknown-linux-musl\""), "{config}");
 
     // The preset can be changed.
@@ -81,7 +81,7 @@ fn on_mips_the_prebuilt_binary_is_offered() {
     for endian in ["mips", "mipsel"] {
         let config = resolve(&[&format!("BR2_{endian}=y")]);
         let target = format!("BR2_PACKAGE_PARAGLIDER_PREBUILT_TARGET=\"{endian}-unknown-linux-musl\"");
-        for line in ["BR2_PACKAGE_PARAGLIDER=y", PREBUILT, "BR2_PACKAGE_IPTABLES=y", &target] {
+        for line in ["BR2_PACKAGE_PARAGLIDER=y", PREBUILT, &target] {
             assert!(sets(&config, line), "no {line}:\n{config}");
         }
         // And menuconfig says why there is no other way. (kconfig writes the comments that it shows.)

@@ -232,30 +232,50 @@ fn the_prebuilt_binary_is_installed_or_named() {
     assert!(build.asked().is_empty(), "that needs no cargo");
 }
 
+/// The options that an engine's part of `check` knows.
+fn options(engine: &str, prefixes: &[&str]) -> Vec<String> {
+    let source = read(&format!("{ROOT}/src/engine/{engine}/probe.rs"));
+    let quoted = source.split('"').skip(1).step_by(2);
+    let is_option = |text: &&str| {
+        prefixes.iter().any(|prefix| text.starts_with(prefix))
+            && text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+    };
+    quoted.filter(is_option).map(str::to_owned).collect()
+}
+
 /// `check` knows each part of the kernel by its option; the kernel gets them all, and what they depend on.
 #[test]
 fn the_kernel_gets_what_check_asks_for() {
-    let source = read(&format!("{ROOT}/src/engine/iptables/probe.rs"));
-    let quoted = source.split('"').skip(1).step_by(2);
-    let options: Vec<&str> = quoted
-        .filter(|text| ["IP_NF_", "IP6_NF_", "NETFILTER_"].iter().any(|prefix| text.starts_with(prefix)))
-        .filter(|text| text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))
-        .collect();
-    assert!(options.len() >= 12 && options.contains(&"NETFILTER_XT_MATCH_STATISTIC"), "{options:?}");
+    let nftables = options("nftables", &["NF_TABLES", "NFT_"]);
+    assert!(nftables.len() >= 8 && nftables.iter().any(|option| option == "NFT_NUMGEN"), "{nftables:?}");
+    let iptables = options("iptables", &["IP_NF_", "IP6_NF_", "NETFILTER_"]);
+    let statistic = "NETFILTER_XT_MATCH_STATISTIC";
+    assert!(iptables.len() >= 12 && iptables.iter().any(|option| option == statistic), "{iptables:?}");
     // NF_CONNTRACK_PROCFS: `status` counts the connections in /proc/net/nf_conntrack. NF_CT_NETLINK: `watch` ends some.
     let conntrack = ["NF_CONNTRACK", "NF_CONNTRACK_PROCFS", "NF_CT_NETLINK"];
-    let basis = [&["INET", "NETFILTER", "NETFILTER_ADVANCED", "NF_NAT"][..], &conntrack].concat();
+    let always = [&["INET", "NETFILTER", "NF_NAT", "NF_TABLES_IPV4", "NFT_REJECT"][..], &conntrack].concat();
     let legacy = ["NETFILTER_XTABLES_LEGACY", "IP_NF_IPTABLES_LEGACY", "IP6_NF_IPTABLES_LEGACY"];
+    let tables = ["NETFILTER_ADVANCED", "IP_NF_IPTABLES", "IP6_NF_IPTABLES"];
     for settings in [&[][..], &PREBUILT] {
-        let enabled = Build::new(Path::new(ROOT), settings).ok("linux-fixups");
-        for option in options.iter().chain(&basis).chain(&legacy).chain(&["IP_NF_IPTABLES", "IP6_NF_IPTABLES"]) {
-            assert!(enabled.lines().any(|line| line == format!("CONFIG_{option}")), "no {option} in\n{enabled}");
+        let of = |more: &[&str]| Build::new(Path::new(ROOT), &[settings, more].concat()).ok("linux-fixups");
+        let has = |enabled: &str, option: &str| enabled.lines().any(|line| line == format!("CONFIG_{option}"));
+        // As the package comes, without iptables.
+        let enabled = of(&[]);
+        for option in nftables.iter().map(String::as_str).chain(always.iter().copied()) {
+            assert!(has(&enabled, option), "no {option} in\n{enabled}");
         }
-        assert!(!enabled.contains("CONFIG_NF_TABLES"), "{enabled}");
-        let nft = [settings, &["BR2_PACKAGE_IPTABLES_NFTABLES=y"]].concat();
-        let enabled = Build::new(Path::new(ROOT), &nft).ok("linux-fixups");
-        for option in ["NF_TABLES", "NF_TABLES_IPV4", "NFT_COMPAT", "NFT_NAT", "IP_NF_NAT"] {
-            assert!(enabled.lines().any(|line| line == format!("CONFIG_{option}")), "no {option} in\n{enabled}");
+        for useless in ["XT", "IP_NF_", "IP6_NF_", "NFT_COMPAT"] {
+            assert!(!enabled.contains(useless), "{useless} in\n{enabled}");
+        }
+        let enabled = of(&["BR2_PACKAGE_IPTABLES=y"]);
+        let all = nftables.iter().chain(&iptables).map(String::as_str).chain(always.iter().chain(&legacy).copied());
+        for option in all.chain(tables) {
+            assert!(has(&enabled, option), "no {option} in\n{enabled}");
+        }
+        assert!(!enabled.contains("NFT_COMPAT"), "{enabled}");
+        let enabled = of(&["BR2_PACKAGE_IPTABLES=y", "BR2_PACKAGE_IPTABLES_NFTABLES=y"]);
+        for option in ["NFT_COMPAT", "NF_TABLES_IPV6", statistic] {
+            assert!(has(&enabled, option), "no {option} in\n{enabled}");
         }
     }
 }

@@ -419,6 +419,18 @@ impl Lab {
         }
     }
 
+    /// Whether rules of ours hand new connections to this backend. (In nftables a chain that is there may have no turn.)
+    pub fn leads_to(&self, backend: &str) -> bool {
+        let ours = self.ours();
+        ours.iter().filter(|line| line.contains(backend)).any(|line| match line.split_once(" chain backend/") {
+            Some((_, chain)) => {
+                let goto = format!("goto backend/{}", chain.split(' ').next().unwrap());
+                ours.iter().any(|line| line.split([',', '}']).any(|turn| turn.trim_end().ends_with(&goto)))
+            }
+            None => line.contains("-j DNAT"),
+        })
+    }
+
     /// Whether a rule of ours is about IPv6.
     pub fn has_rules_of_ipv6(&self) -> bool {
         self.ours().iter().any(|line| line.starts_with("ip6tables") || line.contains(" ip6 "))

@@ -24,6 +24,7 @@ mod conntrack;
 mod dark;
 mod engine;
 mod failure;
+mod firewall4;
 mod forwarding;
 mod guard;
 mod health;

@@ -62,6 +62,20 @@ const NFTABLES: &[Situation] = &[
         &["error    nftables: ip other forward (priority 0): a rule (handle "],
     ),
     row(
+        "a set of addresses and ports",
+        "nft 'add table inet other; add chain inet other forward { type filter hook forward priority 0; }; \
+         add rule inet other forward ip daddr . tcp dport { 10.2.0.11 . 81, 10.2.0.12 . 80 } drop'",
+        TABLE,
+        &["error    nftables: inet other forward (priority 0): a rule (handle ", "drops the connections of 10.1.0.1:8080 to 10.2.0.12:80"],
+    ),
+    row(
+        "a set of addresses and ranges of ports, which is not understood",
+        "nft 'add table inet other; add chain inet other forward { type filter hook forward priority 0; policy drop; }; \
+         add rule inet other forward ip daddr . tcp dport { 10.2.0.11 . 80-81, 10.2.0.12 . 80-81, 10.2.0.13 . 80-81 } accept'",
+        TABLE,
+        &["warning  nftables: inet other forward (priority 0): its policy may drop the connections of 10.1.0.1:8080"],
+    ),
+    row(
         "a set that could let it through",
         "nft 'add table inet other; add chain inet other forward { type filter hook forward priority 0; policy drop; }; \
          add rule inet other forward ip saddr { 198.51.100.1, 198.51.100.7 } accept'",
@@ -106,10 +120,16 @@ const HEALTHY_TABLES: &[&str] = &[
      add rule inet other forward ct state { established, related } accept; add rule inet other forward ct status dnat accept; \
      add rule inet other forward reject",
     // firewall4 with our package, when the service has started
-    "add chain inet other forward { type filter hook forward priority 0; policy drop; }; add chain inet other paraglider; \
-     add rule inet other forward ct state vmap { established : accept, related : accept }; \
-     add rule inet other forward jump paraglider; add rule inet other paraglider meta nfproto ipv4 meta l4proto tcp \
-     ct status dnat ct original ip daddr 10.1.0.1 ct original proto-dst 8080 accept",
+    "add set inet other binds { type ipv4_addr . inet_service; elements = { 10.1.0.1 . 8080, 10.1.0.1 . 8081 }; }; \
+     add chain inet other forward { type filter hook forward priority 0; policy drop; }; \
+     add rule inet other forward ct state new ct status dnat meta l4proto { tcp, udp } \
+     ct original ip daddr . ct original proto-dst @binds accept; \
+     add rule inet other forward ct state vmap { established : accept, related : accept }",
+    // keys of several values
+    "add chain inet other forward { type filter hook forward priority 0; policy drop; }; \
+     add rule inet other forward ip daddr . tcp dport { 10.2.0.11 . 81, 10.3.0.1 . 80 } drop; \
+     add rule inet other forward meta l4proto . ip daddr vmap { udp . 10.2.0.11 : drop, tcp . 10.2.0.11 : accept, \
+     tcp . 10.2.0.12 : accept, tcp . 10.2.0.13 : accept }",
     // a router's own
     "add chain inet other forward { type filter hook forward priority 0; policy drop; }; \
      add rule inet other forward ct state established,related accept; add rule inet other forward ct state invalid drop; \
@@ -168,17 +188,24 @@ on_all!(what_tables_of_nftables_do_to_ipv6_is_named, |lab| {
     }
 });
 
-on_all!(firewall4_with_our_chain_is_no_complaint_before_the_service_starts, |lab| {
+on_all!(firewall4_with_our_rule_is_no_complaint_before_the_service_starts, |lab| {
     router();
     lab.config(C);
     sh("nft 'add table inet fw4; add chain inet fw4 forward { type filter hook forward priority 0; policy drop; }; \
         add rule inet fw4 forward ct state vmap { established : accept, related : accept }'");
     assert_eq!(lab.paraglider("check").0, 1);
-    // The package's chain, which is empty until then.
-    sh("nft 'add chain inet fw4 paraglider; add rule inet fw4 forward jump paraglider'");
+    // The package's chain; its set is empty until then.
+    sh("nft 'add set inet fw4 paraglider { type ipv4_addr . inet_service; }; add chain inet fw4 forward_paraglider; \
+        add rule inet fw4 forward ct status dnat jump forward_paraglider; add rule inet fw4 forward_paraglider \
+        meta l4proto tcp ct original ip daddr . ct original proto-dst @paraglider accept'");
     let out = lab.ok("check");
-    assert!(out.contains("ok       nftables: inet fw4 forward: the service lets through there"), "{out}");
+    assert!(out.contains("ok       nftables: inet fw4 forward: `start` lets through there what is balanced"), "{out}");
     assert_eq!(complaints(&out), [""; 0]);
+    // It does nothing for what is dropped before.
+    sh("nft 'insert rule inet fw4 forward ip daddr 10.2.0.11 drop; add element inet fw4 paraglider { 10.1.0.1 . 8080 }'");
+    let (code, out, _) = lab.paraglider("check");
+    assert!(code == 1 && out.contains("nftables: inet fw4 forward (priority 0): a rule (handle "), "{out}");
+    sh("nft 'flush chain inet fw4 forward'");
     // It does nothing elsewhere.
     sh("nft 'add chain inet fw4 raw { type filter hook prerouting priority raw; }; add rule inet fw4 raw tcp dport 8080 drop'");
     assert_eq!(lab.paraglider("check").0, 1);

@@ -1,5 +1,5 @@
 //! The OpenWrt packages: what is in them, and what they do on a router. The router is a root directory of its own with
-//! busybox, the real iptables and nft, and small stand-ins for what OpenWrt has around a package (`system/`).
+//! busybox, no iptables or the real one, and small stand-ins for what OpenWrt has around a package (`system/`).
 #![allow(
     missing_docs,
     clippy::unwrap_used,

@@ -107,7 +107,7 @@ fn an_ipk_is_what_opkg_expects() {
         let fields = [
             "Package: paraglider".to_owned(),
             format!("Version: {version}-r1"),
-            "Depends: iptables, iptables-mod-ipopt, kmod-ipt-nat, kmod-ipt-conntrack".to_owned(),
+            "Depends: kmod-nft-nat | iptables-mod-ipopt".to_owned(),
             "Source: openwrt".to_owned(),
             "License: MIT".to_owned(),
             "Section: net".to_owned(),
@@ -180,7 +180,7 @@ fn an_apk_is_prepared_and_handed_to_apk_mkpkg() {
             "license:MIT".to_owned(),
             "origin:openwrt".to_owned(),
             "maintainer:The Paraglider authors".to_owned(),
-            "depends:iptables iptables-mod-ipopt kmod-ipt-nat kmod-ipt-conntrack".to_owned(),
+            "depends:kmod-nft-nat".to_owned(),
         ]
     );
     assert_eq!(options["--files"], [format!("{work}/data")]);
@@ -241,7 +241,7 @@ fn the_feed_makes_the_same_package() {
     let makefile = fs::read_to_string(format!("{ROOT}/openwrt/Makefile")).unwrap();
     assert!(makefile.contains(&format!("\nPKG_VERSION:={}\n", env!("CARGO_PKG_VERSION"))));
     assert!(makefile.contains("\nPKG_RELEASE:=1\n"));
-    let depends = "+iptables +iptables-mod-ipopt +kmod-ipt-nat +kmod-ipt-conntrack\n";
+    let depends = "+kmod-nft-nat\n";
     assert!(makefile.contains(&format!("DEPENDS:=$(RUST_ARCH_DEPENDS) {depends}")));
     let section = |name: &str| {
         let begin = format!("define Package/paraglider/{name}\n");

@@ -1,4 +1,4 @@
-//! A router: a root directory with busybox, iptables, nft and the stand-ins, in which the package is installed.
+//! A router: a root directory with busybox and the stand-ins, and perhaps iptables, in which the package is installed.
 
 use std::fs;
 use std::os::unix::fs::{symlink, PermissionsExt};
@@ -13,6 +13,9 @@ use nix::unistd::Pid;
 
 use crate::lab::{needs_ipv6, sh, tool, Lab, Variant};
 use crate::{package, HERE, ROOT};
+
+/// Where the router's nft is.
+const NFT: &str = "/usr/libexec";
 
 /// A router in a laboratory, of which it is the balancer.
 pub struct Router {
@@ -29,7 +32,8 @@ pub struct Done {
 }
 
 impl Router {
-    /// A router without the package. With the nft variant its firewall is firewall4, else firewall3.
+    /// A router without the package. Its firewall is firewall4, but with iptables-legacy firewall3. With
+    /// [`Variant::Netlink`] it is as OpenWrt comes: there is no iptables.
     pub fn new(lab: &Lab) -> Self {
         let root = lab.path("router");
         fs::create_dir_all(root.join("dev")).unwrap();
@@ -72,20 +76,27 @@ impl Router {
             }
         }
         // The real programs with their libraries, at the places that they know. (Debian's busybox has no flock.)
-        let programs = "/usr/sbin/xtables-nft-multi /usr/sbin/xtables-legacy-multi /usr/sbin/nft /usr/bin/flock";
-        let modules = "$(find /usr/lib -path '*/xtables/*.so')";
-        sh(&format!(
-            "cp -L --parents {programs} {modules} $(ldd {programs} {modules} | grep -o '/[^ :]*' | sort -u) {root}"
-        ));
+        let mut programs = String::from("/usr/bin/flock");
+        if router.variant != Variant::Netlink {
+            let modules = "$(find /usr/lib -path '*/xtables/*.so')";
+            programs += &format!(" /usr/sbin/xtables-nft-multi /usr/sbin/xtables-legacy-multi {modules}");
+        }
+        let libraries = |of: &str| format!("$(ldd {of} | grep -o '/[^ :]*' | sort -u)");
+        sh(&format!("cp -L --parents {programs} {} {root}", libraries(&programs)));
+        // nft is for firewall4 and the maintainer scripts: a service does not find it.
+        let nft = "$(command -v nft)";
+        sh(&format!("cp -L --parents {} {root} && mkdir {root}{NFT} && cp -L {nft} {root}{NFT}/nft", libraries(nft)));
         for family in ["iptables", "ip6tables"] {
             for verb in ["", "-save", "-restore"] {
                 for (infix, variant) in [("", router.variant), ("-nft", Variant::Nft), ("-legacy", Variant::Legacy)] {
                     let link = router.root.join(format!("usr/sbin/{family}{infix}{verb}"));
-                    symlink(format!("xtables-{}-multi", variant.infix()), link).unwrap();
+                    if router.variant != Variant::Netlink {
+                        symlink(format!("xtables-{}-multi", variant.infix()), link).unwrap();
+                    }
                 }
             }
         }
-        let firewall = if router.variant == Variant::Nft { "firewall4" } else { "firewall3" };
+        let firewall = if router.variant == Variant::Legacy { "firewall3" } else { "firewall4" };
         for (file, place) in [
             ("rc.common", "etc/rc.common"),
             ("functions.sh", "lib/functions.sh"),
@@ -100,8 +111,8 @@ impl Router {
         router
     }
 
-    /// Unpacks the package as opkg does, and runs its postinst.
-    pub fn install(&self, upgrade: bool) -> Done {
+    /// Unpacks the package.
+    fn unpack(&self) {
         let dir = tempfile::tempdir().unwrap();
         let (package, dir) = (package::ipk(HERE), dir.path());
         sh(&format!("tar -xzf '{}' -C {}", package.display(), dir.display()));
@@ -116,7 +127,22 @@ impl Router {
             let place = format!("usr/lib/opkg/info/paraglider.{file}");
             fs::copy(dir.join("control").join(file), self.root.join(place)).unwrap();
         }
+    }
+
+    /// Installs it as opkg does.
+    pub fn install(&self, upgrade: bool) -> Done {
+        self.unpack();
         self.script("postinst", upgrade)
+    }
+
+    /// Installs it as apk does: the package's own part of the script comes after the service has been started.
+    pub fn install_by_apk(&self) {
+        self.unpack();
+        let own = self.root.join("usr/lib/opkg/info/paraglider.postinst-pkg");
+        let later = own.with_extension("later");
+        fs::rename(own, later).unwrap();
+        assert_eq!(self.script("postinst", false).code, 0);
+        assert_eq!(self.script("later", false).code, 0);
     }
 
     /// Removes the package as opkg does.
@@ -169,7 +195,7 @@ impl Router {
     /// Runs a maintainer script of the package.
     pub fn script(&self, name: &str, upgrade: bool) -> Done {
         let flag = if upgrade { "PKG_UPGRADE=1" } else { "" };
-        self.run(&format!("{flag} /bin/sh /usr/lib/opkg/info/paraglider.{name}"))
+        self.run(&format!("{flag} PATH=$PATH:{NFT} /bin/sh /usr/lib/opkg/info/paraglider.{name}"))
     }
 
     fn command(&self, line: &str) -> Command {

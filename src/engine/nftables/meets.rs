@@ -2,7 +2,7 @@
 
 use super::table::{POSTROUTING, PREROUTING};
 use crate::engine::{Finding, Level};
-use crate::host::nft::{self, Base, Chain, Fate, Hook, Path, Sets};
+use crate::host::nft::{self, firewall4, Base, Chain, Fate, Hook, Path, Sets};
 use crate::host::route::{self, Interface, Packet, Routes};
 use crate::net::{Endpoint, Family};
 use crate::service::{Service, Source};
@@ -94,7 +94,9 @@ impl<'a> Meets<'a, '_> {
     fn judge(&mut self, chain: &'a Chain, base: Base, sets: &mut Sets<'a>) {
         // Rules of nat at one priority race; only what comes before is sure to win.
         let (dispatch, source) = if self.written { (PREROUTING.priority, POSTROUTING.priority) } else { (-100, 100) };
-        let mut sometimes = 0;
+        let (mut sometimes, mut waits) = (0, false);
+        let is_firewall4 = chain.is_firewall4(base);
+        let lacks_rule = is_firewall4 && firewall4::lacks_rule();
         for (path, as_client) in self.paths {
             let (fate, handle) = chain.fate(base, self.chains, path, sets);
             let (mut level, mut insert) = (Level::Error, String::new());
@@ -125,14 +127,12 @@ impl<'a> Meets<'a, '_> {
                     ("tracks", " in a zone of their own; their answers have to be in the same one")
                 }
                 (Fate::Through | Fate::Taken | Fate::Untracked | Fate::Split, _) => continue,
+                // What is not yet in the set gets there at `start`; what is missing after that is told with our own rules.
                 (Fate::Dropped | Fate::Refused | Fate::DroppedPerhaps, Hook::Forward)
-                    if chain.is_filled_at_start(self.chains) =>
+                    if is_firewall4 && !lacks_rule && !firewall4::has(&[path.bind]) =>
                 {
-                    self.add(
-                        Level::Ok,
-                        format_args!("{chain}: the service lets through there what is balanced, from its start on"),
-                    );
-                    return;
+                    waits = true;
+                    continue;
                 }
                 (Fate::Dropped | Fate::Refused | Fate::DroppedPerhaps, hook) => {
                     let mut does = "drops";
@@ -142,6 +142,9 @@ impl<'a> Meets<'a, '_> {
                     // Where connections have their new destination, one rule is for all of them.
                     if hook == Hook::Prerouting {
                         (does, "; remove it, or except them")
+                    } else if lacks_rule {
+                        insert.push_str(firewall4::remedy());
+                        (does, "; ")
                     } else {
                         insert = format!("nft insert rule {chain} ct status dnat accept");
                         match self.written {
@@ -164,6 +167,9 @@ impl<'a> Meets<'a, '_> {
                 ),
             );
             return;
+        }
+        if waits {
+            self.add(Level::Ok, format_args!("{chain}: `start` lets through there what is balanced"));
         }
         if sometimes != 0 {
             self.add(

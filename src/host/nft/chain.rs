@@ -97,11 +97,6 @@ impl Chain {
     pub(super) fn is_beside(&self, other: &Chain) -> bool {
         self.family == other.family && self.table == other.table
     }
-
-    /// Whether it is firewall4's, to which our package for OpenWrt has added a chain that the service fills.
-    pub fn is_filled_at_start(&self, chains: &[Chain]) -> bool {
-        self.table == "fw4" && chains.iter().any(|other| other.table == "fw4" && other.name == "paraglider")
-    }
 }
 
 /// As `nft` takes it: `inet filter forward`.

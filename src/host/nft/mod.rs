@@ -3,6 +3,7 @@
 
 mod chain;
 mod fate;
+pub mod firewall4;
 mod iptables;
 mod set;
 mod walk;

@@ -11,6 +11,7 @@ const LIST_ELEMENTS: u16 = 3;
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_DATA: u16 = 2;
 const ELEMENT_FLAGS: u16 = 3;
+const ELEMENT_KEY_END: u16 = 10;
 const DATA_VALUE: u16 = 1;
 const INTERVAL_END: u32 = 1;
 const CATCHALL: u32 = 2;
@@ -46,8 +47,8 @@ struct Set<'a> {
 pub struct Sets<'a>(Vec<Set<'a>>);
 
 impl<'a> Sets<'a> {
-    /// Looks up a value in a set of the chain's table: what a map has for it (nothing, if it is a set), or `None` if it is
-    /// not there. Fails if that cannot be told.
+    /// Looks up in a set of the chain's table what begins with a key: what a map has for it (nothing, if it is a set), or
+    /// `None` if it is not there. Fails if that cannot be told.
     pub(super) fn look_up(&mut self, chain: &'a Chain, name: &'a str, value: &[u8]) -> Result<Option<&[u8]>, ()> {
         let mut at = 0;
         while self.0.get(at).is_some_and(|set| set.name != name || !set.of.is_beside(chain)) {
@@ -76,8 +77,9 @@ fn look_up<'a>(mut elements: &'a [u8], value: &[u8]) -> Result<Option<&'a [u8]>,
             others = Some(data);
             continue;
         }
-        // A key of several values, of which only the last one is known.
-        if key.len() != value.len() {
+        // A key of several values, of which only the first ones are known; or one whose values are intervals.
+        let Some(value) = value.get(..key.len()) else { return Err(()) };
+        if find_in(element, ELEMENT_KEY_END, DATA_VALUE).is_some_and(|end| end != key) {
             return Err(());
         }
         intervals |= ends;
@@ -87,7 +89,7 @@ fn look_up<'a>(mut elements: &'a [u8], value: &[u8]) -> Result<Option<&'a [u8]>,
         }
     }
     Ok(match last {
-        Some(last) if !last.ends && (intervals || last.key == value) => Some(last.data),
+        Some(last) if !last.ends && (intervals || value.starts_with(last.key)) => Some(last.data),
         _ => others,
     })
 }
@@ -136,7 +138,9 @@ mod tests {
                 assert_eq!(look_up(&intervals, &[value]).unwrap().is_some(), found, "{value} {order:?}");
             }
         }
-        assert_eq!(look_up(&ports, &[10, 8, 0, 11]), Err(()));
+        // Padded to a word, as in a register; and a key of which only the first value is known.
+        assert_eq!(look_up(&ports, &[1, 187, 0, 0]), Ok(Some(&[1][..])));
+        assert_eq!(look_up(&element(&[10, 9, 0, 1, 0, 80, 0, 0], false), &[10, 9, 0, 1]), Err(()));
         let others = [element(&[0, 80], false), element(&[], false)].concat();
         let found = (look_up(&others, &[0, 80]), look_up(&others, &[0, 81]));
         assert_eq!(found, (Ok(Some(&[0][..])), Ok(Some(&[7][..]))));

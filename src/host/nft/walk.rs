@@ -45,7 +45,7 @@ enum Verdict<'a> {
     Goto(&'a Chain),
 }
 
-/// The value that a comparison looks at: as many of these bytes, of which as many are compared as the rule has; none if it is
+/// A value in a register: as many of these bytes, of which as many are compared as the rule has; none if it is
 /// not known.
 #[derive(Debug, Clone, Copy)]
 struct Value {
@@ -71,6 +71,49 @@ fn address(endpoint: &Endpoint) -> Value {
 fn name_of(interface: &str) -> Value {
     let length = if interface.is_empty() { 0 } else { 16 };
     Value { length, ..is(interface.as_bytes()) }
+}
+
+/// What the registers hold: 16 words of four bytes, each with the value that begins there.
+struct Registers([Value; 16]);
+
+impl Registers {
+    /// Nothing that is known.
+    fn empty() -> Self {
+        Registers([is(&[]); 16])
+    }
+
+    /// The word that an attribute of an expression names: registers 1 to 4 have four words each (NFT_REG_1), those from 8 on
+    /// have one (NFT_REG32_00).
+    fn word(data: &[u8], attribute: u16) -> usize {
+        match big(data, attribute).unwrap_or(0) as usize {
+            long @ 1..=4 => (long - 1) * 4,
+            short => short.wrapping_sub(8),
+        }
+    }
+
+    /// The value in the register that this attribute names.
+    fn value(&self, data: &[u8], attribute: u16) -> Value {
+        self.0.get(Self::word(data, attribute)).copied().unwrap_or(is(&[]))
+    }
+
+    fn load(&mut self, data: &[u8], attribute: u16, value: Value) {
+        if let Some(at) = self.0.get_mut(Self::word(data, attribute)) {
+            *at = value;
+        }
+    }
+
+    /// All that is known from this register on: the values that a key is made of, each padded to whole words.
+    fn key(&self, data: &[u8], attribute: u16) -> Vec<u8> {
+        let (mut key, mut word) = (Vec::new(), Self::word(data, attribute));
+        while let Some(value) = self.0.get(word).filter(|value| value.length > 0) {
+            key.extend_from_slice(value.known(16));
+            while key.len() % 4 != 0 {
+                key.push(0);
+            }
+            word += value.length.div_ceil(4);
+        }
+        key
+    }
 }
 
 impl Value {
@@ -186,24 +229,28 @@ impl<'a> Walk<'a, '_> {
 
     /// Whether a rule matches, and what it does then.
     fn rule(&mut self, rule: &'a Rule) -> (Match, Verdict<'a>) {
-        let (mut all, mut verdict, mut value) = (Match::Yes, Verdict::Next, is(&[]));
+        let (mut all, mut verdict, mut registers) = (Match::Yes, Verdict::Next, Registers::empty());
         let mut conditions = 0;
         let mut rest = rule.expressions.as_slice();
         while let Some((name, data)) = expression(&mut rest) {
             match name {
-                "payload" => value = self.payload(data),
-                "meta" => value = self.meta(data),
+                "payload" => registers.load(data, 1, self.payload(data)),
+                "meta" => registers.load(data, 1, self.meta(data)),
                 "ct" => {
-                    value = self.ct(data);
+                    registers.load(data, 1, self.ct(data));
                     // Key 17 is the zone; attribute 4 the register that it is set from, 3 the direction.
                     if big(data, 2) == Some(17) && find(data, 4).is_some() && find(data, 3).is_none() {
                         verdict = Verdict::End(Fate::Split);
                     }
                 }
-                "bitwise" => match find_in(data, 4, DATA_VALUE) {
-                    Some(mask) => value.mask(mask),
-                    None => value.length = 0,
-                },
+                "bitwise" => {
+                    let mut value = registers.value(data, 1);
+                    match find_in(data, 4, DATA_VALUE) {
+                        Some(mask) => value.mask(mask),
+                        None => value.length = 0,
+                    }
+                    registers.load(data, 2, value);
+                }
                 "immediate" => {
                     if let Some(decided) = find_in(data, 2, DATA_VERDICT) {
                         verdict = decide(self.chains, self.start, decided);
@@ -221,14 +268,14 @@ impl<'a> Walk<'a, '_> {
                 _ => {
                     conditions += 1;
                     all = all.max(match name {
-                        "cmp" => compare(&value, data),
-                        "lookup" => self.look_up(&value, data, &mut verdict),
+                        "cmp" => compare(&registers.value(data, 1), data),
+                        "lookup" => self.look_up(&registers.key(data, 2), data, &mut verdict),
                         "match" => iptables::matches(data, self.base.priority, *self.destination() != self.path.bind),
                         _ => Match::Unknown,
                     });
                     // What a map has for the value is not compared any further.
                     if name != "cmp" {
-                        value.length = 0;
+                        registers = Registers::empty();
                     }
                 }
             }
@@ -240,13 +287,13 @@ impl<'a> Walk<'a, '_> {
         (all, verdict)
     }
 
-    /// Looks up a value in a set, or a verdict in a map of verdicts (register 0).
-    fn look_up(&mut self, value: &Value, data: &'a [u8], verdict: &mut Verdict<'a>) -> Match {
+    /// Looks up a key in a set, or a verdict in a map of verdicts (register 0).
+    fn look_up(&mut self, key: &[u8], data: &'a [u8], verdict: &mut Verdict<'a>) -> Match {
         let by_verdict = find(data, 3) == Some(&[0; 4]);
         let name = text_of(data, 1).unwrap_or_default();
-        let found = match value.length {
-            0 => Err(()),
-            _ => self.sets.look_up(self.start, name, value.known(16)),
+        let found = match key {
+            [] => Err(()),
+            _ => self.sets.look_up(self.start, name, key),
         };
         let Ok(found) = found else {
             if by_verdict {

@@ -3,8 +3,10 @@
 use super::findings::Findings;
 use crate::engine::transaction::{self, Views};
 use crate::engine::{choice, iptables, Engine, InForce, Level, Plan, Share};
+use crate::host::nft::firewall4;
 use crate::host::remedy;
 use crate::host::state::Lock;
+use crate::serve;
 use crate::service::{Preference, Service};
 
 /// Adds what is found.
@@ -57,6 +59,11 @@ fn others(plan: &Plan<'_>, engines: &[Box<dyn Engine>], views: &Views<'_>, findi
         if plan.has(*family) && policy == "DROP" {
             findings.ok(format_args!("{family} FORWARD policy: DROP, and our own rules let through what is balanced"));
         }
+    }
+    if !firewall4::has(&serve::binds(views)) {
+        findings.warning(format_args!(
+            "firewall4: it does not let through what is balanced; `paraglider start` puts it right"
+        ));
     }
     for view in views {
         findings.all(&view.meets(plan, false));

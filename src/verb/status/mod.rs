@@ -12,6 +12,7 @@ use crate::engine::{choice, Engine, Level, Plan};
 use crate::error::{Error, Exit};
 use crate::host::conntrack;
 use crate::host::forwarding;
+use crate::host::nft::firewall4;
 use crate::host::route;
 use crate::host::state::Folder;
 use crate::net::Family;
@@ -127,6 +128,8 @@ fn drift(path: &str, services: &[Service], engines: &[Box<dyn Engine>], views: &
     } else if first.differs(&plan) {
         let rules = || format!("the rules are not those of {}; `paraglider start` puts them right", Escaped(path));
         Some(dropped(services, views).unwrap_or_else(rules))
+    } else if !firewall4::has(&serve::binds(views)) {
+        Some("firewall4 does not let through what is balanced; `paraglider start` puts it right".into())
     } else {
         let shut = Family::ALL.into_iter().find(|family| plan.has(*family) && !forwarding::forwards(*family))?;
         Some(format!("{shut} forwarding is off, so nothing gets through; `paraglider start` switches it on"))

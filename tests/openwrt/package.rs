@@ -155,14 +155,47 @@ fn an_apk_is_prepared_and_handed_to_apk_mkpkg() {
     let dir = tempfile::tempdir().unwrap();
     let apk = dir.path().join("apk");
     let seen = dir.path().join("seen");
-    fs::write(&apk, format!("#!/bin/sh\nprintf '%s\\n' \"$@\" >{}\n", seen.display())).unwrap();
+    // As apk-tools 3.0 behaves: its help ends with 1, what it does not know is refused, and it writes what it was told to.
+    let real = format!(
+        r#"#!/bin/sh
+[ "$1" = mkpkg ] || exit 1
+if [ "$2" = --help ]; then
+	printf '%s\n' 'Usage: apk mkpkg [<OPTIONS>...]' '  -F, --files PATH' '  -I, --info FIELD:VALUE' \
+		'  -o, --output FILE' '  -s, --script TYPE:FILE'
+	exit 1
+fi
+printf '%s\n' "$@" >{seen}
+shift
+named= output=
+while [ $# -gt 1 ]; do
+	case $1 in
+	--info) case $2 in name:?*|version:?*) named=x$named ;; esac ;;
+	--files) [ -d "$2" ] || exit 99 ;;
+	--script) [ -f "${{2#*:}}" ] || exit 99 ;;
+	--output) output=$2 ;;
+	*) echo "apk: unrecognized option '$1'" >&2; exit 1 ;;
+	esac
+	shift 2
+done
+[ "$named" = xx ] && [ $# = 0 ] || exit 99
+echo ADB >"$output"
+"#,
+        seen = seen.display()
+    );
+    // One that only says that it does not know the applet.
+    fs::write(&apk, "#!/bin/sh\necho \"apk: 'mkpkg' is not an apk command. See 'apk --help'.\" >&2\n").unwrap();
     fs::set_permissions(&apk, fs::Permissions::from_mode(0o755)).unwrap();
+    let output = pack(&format!("{}:{usual}", dir.path().display()));
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::write(&apk, real).unwrap();
     let fakeroot = dir.path().join("fakeroot");
     fs::write(&fakeroot, "#!/bin/sh\nexec \"$@\"\n").unwrap();
     fs::set_permissions(&fakeroot, fs::Permissions::from_mode(0o755)).unwrap();
     let output = pack(&format!("{}:{usual}", dir.path().display()));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let work = format!("target/openwrt/{HERE}/apk");
+    let package = format!("{ROOT}/target/dist/apk/{HERE}/paraglider-{version}-r1.apk");
+    assert_eq!(fs::read_to_string(package).unwrap(), "ADB\n");
     let words = fs::read_to_string(seen).unwrap();
     let mut words = words.lines();
     assert_eq!(words.next(), Some("mkpkg"));

@@ -282,20 +282,25 @@ fn round_robin_goes_in_the_order_of_the_list() {
     }
 }
 
-/// The README shows what `print` prints for its first config.
+/// The README shows what `print` prints for its first config, by both engines.
 #[test]
 fn the_readme_shows_the_rules_of_its_sample() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = fs::read_to_string(&path).unwrap();
     let sample = readme.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
-    let rules = text(&config::parse(sample.as_bytes()).unwrap().services, Family::V4);
-    let (before, after) = readme.split_once("<!-- print -->\n```\n").unwrap();
-    let (_, after) = after.split_once("```\n<!-- /print -->").unwrap();
-    let right = format!("{before}<!-- print -->\n```\n{rules}```\n<!-- /print -->{after}");
-    if std::env::var_os("UPDATE").is_some() {
-        fs::write(root.join("README.md"), &right).unwrap();
+    let services = config::parse(sample.as_bytes()).unwrap().services;
+    let mut right = readme.clone();
+    for (name, rules) in
+        [("print", text(&services, Family::V4)), ("print nftables", nftables::text(&Plan::Serve(&services)))]
+    {
+        let (before, after) = right.split_once(&format!("<!-- {name} -->\n```\n")).unwrap();
+        let (_, after) = after.split_once(&format!("```\n<!-- /{name} -->")).unwrap();
+        right = format!("{before}<!-- {name} -->\n```\n{rules}```\n<!-- /{name} -->{after}");
     }
-    assert_eq!(right, fs::read_to_string(root.join("README.md")).unwrap());
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &right).unwrap();
+    }
+    assert_eq!(right, fs::read_to_string(&path).unwrap());
 }
 
 /// All configs of the README are valid.

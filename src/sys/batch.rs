@@ -31,6 +31,9 @@ const OFFSET: u16 = 2;
 /// NLA_F_NESTED: attributes are inside.
 pub const NESTED: u16 = 1 << 15;
 
+/// Bytes for a rule: a batch is made of each to compare it.
+const SMALL: usize = 512;
+
 /// Bytes of nlmsghdr and nfgenmsg.
 const HEADER: usize = 20;
 
@@ -114,7 +117,7 @@ impl fmt::Display for Refusal {
 impl Batch {
     /// An empty one, about a table of a family.
     pub fn of(family: libc::c_int, table: &'static str) -> Self {
-        let mut batch = Batch { bytes: Vec::new(), family: family as u8, table, last: 0, count: 0 };
+        let mut batch = Batch { bytes: Vec::with_capacity(SMALL), family: family as u8, table, last: 0, count: 0 };
         batch.message(BEGIN, 0, 0, NFTABLES);
         batch
     }

@@ -1,5 +1,6 @@
 //! Sentences for people: through `log`, under the program's name instead of the module's.
 
+use std::ffi::CStr;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -12,6 +13,7 @@ use simple_logger::SimpleLogger;
 
 use crate::sys::file;
 use crate::sys::poll;
+use crate::sys::spawn::variable;
 
 /// How long stderr may refuse to take anything before a sentence is dropped, in milliseconds. A serial console of 9600
 /// baud takes 256 bytes in 270 ms.
@@ -39,10 +41,10 @@ enum Reader {
 }
 
 /// What the service of procd sets, to `procd`.
-const FORMAT: &str = "PARAGLIDER_LOG";
+const FORMAT: &CStr = c"PARAGLIDER_LOG";
 
 /// What systemd sets: the device and the inode of the stream to the journal, which our stderr may be (systemd.exec(5)).
-const JOURNAL: &str = "JOURNAL_STREAM";
+const JOURNAL: &CStr = c"JOURNAL_STREAM";
 
 impl Reader {
     fn of_stderr() -> Self {
@@ -50,12 +52,12 @@ impl Reader {
         if unsafe { libc::isatty(libc::STDERR_FILENO) } == 1 {
             return Reader::Terminal;
         }
-        if std::env::var_os(FORMAT).is_some_and(|format| format == "procd") {
+        if variable(FORMAT).is_some_and(|format| format == "procd") {
             return Reader::Procd;
         }
         let own = file::stat_of(libc::STDERR_FILENO).map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
-        match (own, std::env::var_os(JOURNAL)) {
-            (Ok(own), Some(stream)) if stream == own.as_str() => Reader::Journal,
+        match (own, variable(JOURNAL)) {
+            (Ok(own), Some(stream)) if stream == own => Reader::Journal,
             _ => Reader::Other,
         }
     }

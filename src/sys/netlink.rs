@@ -60,6 +60,10 @@ const NETFILTER: usize = 4;
 /// it had no memory never comes.
 const PATIENCE: u64 = 1000;
 
+/// Bytes for a single answer, and for the parts of a dump, of which the kernel sends so many at once.
+const MOST: usize = 8 * 1024;
+const MOST_OF_DUMP: usize = 32 * 1024;
+
 /// How often a request is sent whose answer was lost (ENOBUFS, EINTR).
 const TRIES: usize = 3;
 
@@ -132,6 +136,13 @@ impl Netlink {
         self.repeat(kind, REQUEST | DUMP, &netfilter(family), attributes)
     }
 
+    /// The same as the function of this name.
+    pub fn generation(&mut self) -> Option<u64> {
+        // NFTA_GEN_ID, the first attribute of the answer.
+        let answer = self.ask(GENERATION, libc::AF_UNSPEC, &[]).ok()?;
+        Some(u32::from_be_bytes(answer.get(4..8)?.try_into().ok()?).into())
+    }
+
     fn list_all(&mut self, kind: u16, header: &[u8], attributes: &[u8], take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         let all = self.repeat(kind, REQUEST | DUMP, header, attributes)?;
         let mut rest = all.as_slice();
@@ -169,7 +180,11 @@ impl Netlink {
         request.extend_from_slice(attributes);
         self.socket.write_all(&request)?;
 
-        self.buffer.resize(32 * 1024, 0);
+        // What is written there takes memory.
+        let most = if flags & DUMP == DUMP { MOST_OF_DUMP } else { MOST };
+        if self.buffer.len() < most {
+            self.buffer.resize(most, 0);
+        }
         let (mut found, mut torn) = (Vec::new(), false);
         let refused = loop {
             let mut rest = receive(&mut self.socket, &mut self.buffer)?;
@@ -248,11 +263,9 @@ pub(super) fn message<'a>(rest: &mut &'a [u8]) -> Option<Message<'a>> {
     Some(Message { kind: u16::from_ne_bytes([a, b]), flags: u16::from_ne_bytes([c, d]), sequence, bytes })
 }
 
-/// The generation of all rules of nf_tables, which each change of anybody raises (NFTA_GEN_ID, the first attribute of the
-/// answer).
+/// The generation of all rules of nf_tables, which each change of anybody raises.
 pub fn generation() -> Option<u64> {
-    let answer = Netlink::open().ok()?.ask(GENERATION, libc::AF_UNSPEC, &[]).ok()?;
-    Some(u32::from_be_bytes(answer.get(4..8)?.try_into().ok()?).into())
+    Netlink::open().ok()?.generation()
 }
 
 /// nfgenmsg: family, version, resource.

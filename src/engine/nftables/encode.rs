@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Write};
 
-use super::table::{are_intervals, backend, lowest_byte, Base, By, Choice, Map, Rule};
+use super::table::{are_intervals, backend, lowest_byte, Base, By, Map, Rule};
 use crate::net::{Endpoint, Family, Octets};
 use crate::sys::batch::{Batch, Verb};
 use crate::sys::nftables::{self, chain, data, elements, object, rule, set, ELEMENT};
@@ -212,18 +212,18 @@ impl Writer<'_> {
     /// The map that a rule has, if it has one.
     fn elements(&mut self, new: &Rule) {
         match new {
-            Rule::Choose(Choice { frontend, by, .. }) => match by {
+            Rule::Choose(choice) => match &choice.by {
                 By::Only(_) => return,
                 By::Turns(slots) => {
                     self.new_map(INTEGER, 4, MACHINE, slots.len());
                     for (slot, index) in slots.iter().enumerate() {
-                        self.add_number(slot, &backend(frontend, *index));
+                        self.add_number(slot, &backend(&choice.frontend, *index));
                     }
                 }
                 By::Random(weights) if !are_intervals(weights) => {
                     self.new_map(INTEGER, 4, MACHINE, weights.len());
                     for (number, (index, _)) in weights.iter().enumerate() {
-                        self.add_number(number, &backend(frontend, *index));
+                        self.add_number(number, &backend(&choice.frontend, *index));
                     }
                 }
                 By::Random(weights) => {
@@ -231,7 +231,7 @@ impl Writer<'_> {
                     self.new_map(INTEGER, 4, BIG_ENDIAN, weights.len());
                     let mut from = 0_u32;
                     for (index, weight) in weights {
-                        let (key, chain) = (from.to_be_bytes(), backend(frontend, *index));
+                        let (key, chain) = (from.to_be_bytes(), backend(&choice.frontend, *index));
                         match weight {
                             1 => self.add(&key, format_args!("{from}"), &chain),
                             _ => self.add(&key, format_args!("{from}-{}", from + weight - 1), &chain),
@@ -246,7 +246,7 @@ impl Writer<'_> {
                     self.new_map(address, length, 0, owners.len());
                     for (byte, index) in (0..=u8::MAX).zip(owners) {
                         let ip = lowest_byte(*family, byte);
-                        self.add(Octets::of(&ip).as_slice(), format_args!("{ip}"), &backend(frontend, *index));
+                        self.add(Octets::of(&ip).as_slice(), format_args!("{ip}"), &backend(&choice.frontend, *index));
                     }
                 }
             },

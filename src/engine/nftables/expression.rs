@@ -94,7 +94,8 @@ impl Writer<'_> {
                 self.say(" daddr . ct original proto-dst");
                 self.look_up_in(map);
             }
-            Rule::Choose(Choice { frontend, first, by }) => {
+            Rule::Choose(choice) => {
+                let Choice { frontend, first, by } = &**choice;
                 if *first {
                     self.is_tcp();
                     self.flags(EQUAL);

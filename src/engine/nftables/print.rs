@@ -8,31 +8,36 @@ use crate::net::Family;
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "table inet {TABLE} {{")?;
+        let mut table = ["table inet ", TABLE, " {\n"].concat();
+        let mut add = |parts: &[&str]| table.push_str(&parts.concat());
         for counter in &self.counters {
-            writeln!(f, "\tcounter {counter} {{\n\t}}")?;
+            add(&["\tcounter ", counter, " {\n\t}\n"]);
         }
         for Map { name, family, has_protocol, binds } in &self.maps {
             let (of, before) = if *has_protocol { ("inet_proto . ", "tcp . ") } else { ("", "") };
             let address = if *family == Family::V4 { "ipv4_addr" } else { "ipv6_addr" };
-            write!(f, "\tmap {name} {{\n\t\ttype {of}{address} . inet_service : verdict\n\t\telements = {{")?;
-            for (at, (bind, chain)) in binds.iter().enumerate() {
-                let comma = if at > 0 { "," } else { "" };
-                write!(f, "{comma}\n\t\t\t{before}{} . {} : goto {chain}", bind.ip(), bind.port())?;
+            add(&["\tmap ", name, " {\n\t\ttype ", of, address, " . inet_service : verdict\n\t\telements = {"]);
+            let mut comma = "";
+            for (bind, chain) in binds {
+                let (ip, port) = (bind.ip().to_string(), bind.port().to_string());
+                add(&[comma, "\n\t\t\t", before, &ip, " . ", &port, " : goto ", chain]);
+                comma = ",";
             }
-            f.write_str("\n\t\t}\n\t}\n")?;
+            add(&["\n\t\t}\n\t}\n"]);
         }
         for Chain { name, base, rules } in &self.chains {
-            writeln!(f, "\tchain {name} {{")?;
+            add(&["\tchain ", name, " {\n"]);
             if let Some(Base { name, kind, priority, .. }) = base {
-                writeln!(f, "\t\ttype {kind} hook {name} priority {priority}; policy accept;")?;
+                let priority = priority.to_string();
+                add(&["\t\ttype ", kind, " hook ", name, " priority ", &priority, "; policy accept;\n"]);
             }
             for rule in rules {
-                writeln!(f, "\t\t{rule}")?;
+                add(&["\t\t", &text(rule), "\n"]);
             }
-            f.write_str("\t}\n")?;
+            add(&["\t}\n"]);
         }
-        f.write_str("}\n")
+        table.push_str("}\n");
+        f.write_str(&table)
     }
 }
 

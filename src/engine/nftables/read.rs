@@ -48,11 +48,11 @@ impl Seen {
         };
         let mut left = TRIES;
         loop {
-            let before = netlink::generation();
+            let before = netlink.generation();
             left -= 1;
             // Between the requests another program may change or remove what we read.
             match Self::once(&mut netlink) {
-                Ok(seen) if left == 0 || before == netlink::generation() => return Ok(seen),
+                Ok(seen) if left == 0 || before == netlink.generation() => return Ok(seen),
                 Err(error) if left == 0 => return Err(error),
                 _ => {}
             }

@@ -2,8 +2,8 @@
 
 use super::index::Index;
 use super::table::{
-    backend, counter, frontend, key, source, By, Choice, Map, Rule, Table, BINDS, DRAINING, INPUT, OUTPUT, POSTROUTING,
-    PREROUTING, SOURCES, STRAYS, STRAY_BINDS,
+    backend, counter, frontend, key, source, Base, By, Choice, Map, Rule, Table, BINDS, DRAINING, INPUT, OUTPUT,
+    POSTROUTING, PREROUTING, SOURCES, STRAYS, STRAY_BINDS,
 };
 use crate::engine::Plan;
 use crate::net::{Endpoint, Family};
@@ -22,7 +22,7 @@ pub fn table(plan: &Plan<'_>, in_force: &Index<'_>, is_shut: IsShut<'_>) -> Opti
         Plan::Nothing => return None,
         Plan::Drain(draining) => {
             // Established connections live on while there is a chain for nat, and a rule that uses their tracking.
-            table.push(DRAINING.to_owned(), None, vec![Rule::Refuse]);
+            table.push_one(DRAINING, Rule::Refuse);
             for bind in *draining {
                 binds.dispatch.push((*bind, DRAINING.to_owned()));
             }
@@ -34,21 +34,11 @@ pub fn table(plan: &Plan<'_>, in_force: &Index<'_>, is_shut: IsShut<'_>) -> Opti
         }
     }
     if !binds.strays.is_empty() {
-        table.push(STRAYS.to_owned(), None, vec![Rule::Reset]);
+        table.push_one(STRAYS, Rule::Reset);
     }
-    let dispatch = |family, name| Rule::Dispatch(family, name);
-    for (bases, names, binds, rule) in [
-        (&[&PREROUTING, &OUTPUT][..], BINDS, &binds.dispatch, &dispatch as &dyn Fn(_, _) -> _),
-        (&[&POSTROUTING], SOURCES, &binds.leave, &|family, name| Rule::Leave(family, name)),
-        (&[&INPUT], STRAY_BINDS, &binds.strays, &dispatch),
-    ] {
-        let has_protocol = names != SOURCES;
-        let used = maps(binds, names, has_protocol, &mut table.maps);
-        for base in bases {
-            let rules = used.iter().map(|(family, name)| rule(*family, name)).collect();
-            table.push(base.name.to_owned(), Some(base), rules);
-        }
-    }
+    lead(&mut table, &[&PREROUTING, &OUTPUT], BINDS, &binds.dispatch, Rule::Dispatch);
+    lead(&mut table, &[&POSTROUTING], SOURCES, &binds.leave, Rule::Leave);
+    lead(&mut table, &[&INPUT], STRAY_BINDS, &binds.strays, Rule::Dispatch);
     Some(table)
 }
 
@@ -60,13 +50,15 @@ struct Binds {
     strays: Vec<(Endpoint, String)>,
 }
 
-/// Adds a map for each family that has binds, and returns them.
-fn maps(
-    all: &[(Endpoint, String)],
+/// Adds a map for each family that has binds, and these chains with a rule for each of the maps.
+#[inline(never)]
+fn lead(
+    table: &mut Table,
+    bases: &[&'static Base],
     names: [&'static str; 2],
-    has_protocol: bool,
-    to: &mut Vec<Map>,
-) -> Vec<(Family, &'static str)> {
+    all: &[(Endpoint, String)],
+    rule: fn(Family, &'static str) -> Rule,
+) {
     let mut used = Vec::new();
     for (family, name) in Family::ALL.into_iter().zip(names) {
         let mut binds = Vec::new();
@@ -76,11 +68,17 @@ fn maps(
             }
         }
         if !binds.is_empty() {
-            to.push(Map { name, family, has_protocol, binds });
+            table.maps.push(Map { name, family, has_protocol: names != SOURCES, binds });
             used.push((family, name));
         }
     }
-    used
+    for base in bases {
+        let mut rules = Vec::new();
+        for (family, name) in &used {
+            rules.push(rule(*family, name));
+        }
+        table.push(base.name, Some(base), rules);
+    }
 }
 
 fn serve(service: &Service, in_force: &Index<'_>, is_shut: IsShut<'_>, table: &mut Table, binds: &mut Binds) {
@@ -88,21 +86,22 @@ fn serve(service: &Service, in_force: &Index<'_>, is_shut: IsShut<'_>, table: &m
     let (family, own) = (bind.family(), key(name.as_str()));
     for (index, one) in backends.iter().enumerate() {
         let counter = counter(&own, &one.address);
-        table.push(backend(&own, index), None, vec![Rule::Deliver(counter.clone(), one.address)]);
+        table.push_one(&backend(&own, index), Rule::Deliver(counter.clone(), one.address));
         table.counters.push(counter);
     }
     let first = *schedule != Schedule::Source;
-    let choose = |by| Rule::Choose(Choice { frontend: own.clone(), first, by });
+    let choose = |by| Rule::Choose(Box::new(Choice { frontend: own.clone(), first, by }));
     let rules = match (by(service, &own, in_force), backends.iter().position(|backend| backend.weight > 0)) {
         (Some(by @ By::Only(_)), _) => vec![choose(by)],
         // A packet that is on its way while the first rule is replaced finds its map empty, and gets to the second one.
         (Some(by), Some(any)) => vec![choose(by), choose(By::Only(any))],
         _ => vec![Rule::Refuse],
     };
-    table.push(frontend(&own), None, rules);
-    table.push(source(&own), None, vec![Rule::From(family, *from)]);
-    binds.dispatch.push((*bind, frontend(&own)));
-    binds.leave.push((*bind, source(&own)));
+    let (dispatch, leave) = (frontend(&own), source(&own));
+    table.push(&dispatch, None, rules);
+    table.push_one(&leave, Rule::From(family, *from));
+    binds.dispatch.push((*bind, dispatch));
+    binds.leave.push((*bind, leave));
     if first && is_shut(*bind) {
         binds.strays.push((*bind, STRAYS.to_owned()));
     }

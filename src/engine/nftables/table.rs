@@ -96,7 +96,7 @@ pub enum Rule {
     /// Sends balanced connections to the chain of their bind in the map of this name.
     Leave(Family, &'static str),
     /// Chooses a backend.
-    Choose(Choice),
+    Choose(Box<Choice>),
     /// Counts a connection and sends it to a backend.
     Deliver(String, Endpoint),
     /// Sets the source address.
@@ -181,10 +181,17 @@ pub fn lowest_byte(family: Family, byte: u8) -> IpAddr {
 
 impl Table {
     /// Adds a chain, unless it has no rule.
-    pub fn push(&mut self, name: String, base: Option<&'static Base>, rules: Vec<Rule>) {
+    #[inline(never)]
+    pub fn push(&mut self, name: &str, base: Option<&'static Base>, rules: Vec<Rule>) {
         if !rules.is_empty() {
-            self.chains.push(Chain { name, base, rules });
+            self.chains.push(Chain { name: name.to_owned(), base, rules });
         }
+    }
+
+    /// Adds a chain of one rule.
+    #[inline(never)]
+    pub fn push_one(&mut self, name: &str, rule: Rule) {
+        self.push(name, None, vec![rule]);
     }
 
     /// The rule with this number, from 0, of a chain.

@@ -6,68 +6,83 @@ use super::super::words::Words;
 use crate::net::{self, Endpoint, Family};
 use crate::text::number;
 
-/// What a rule tells apart among the packets in question.
+/// What a rule tells apart among the packets in question: a bit for each condition, so that all of them are copied and joined
+/// at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Only {
-    /// Only to those of some clients, or at some times: a ban, or a limit.
-    pub clients: bool,
-    /// Only to clients that come by other interfaces than most.
-    pub elsewhere: bool,
-    /// Only to some frontends or backends.
-    pub servers: bool,
-    /// Only to those that come in or leave by some interface, which may be all.
-    pub interfaces: bool,
-    /// It stands in a chain that firewalls leave to the administrator: nothing of it is there by default.
-    pub by_hand: bool,
-    /// Only to those that an ACCEPT before it in the same chain of others has left.
-    pub rest: bool,
-    /// Not to all, as far as can be told.
-    pub partly: bool,
-}
+pub struct Only(u8);
+
+/// Not to all, as far as can be told.
+const PARTLY: u8 = 1;
 
 impl Only {
     /// To all packets.
-    pub const ALL: Only = Only {
-        clients: false,
-        elsewhere: false,
-        servers: false,
-        interfaces: false,
-        by_hand: false,
-        rest: false,
-        partly: false,
-    };
-    /// To some clients.
-    pub const CLIENTS: Only = Only { clients: true, partly: true, ..Only::ALL };
-    const ELSEWHERE: Only = Only { elsewhere: true, partly: true, ..Only::ALL };
-    const SERVERS: Only = Only { servers: true, ..Only::ALL };
-    const INTERFACES: Only = Only { interfaces: true, ..Only::ALL };
+    pub const ALL: Only = Only(0);
+    /// Only to those of some clients, or at some times: a ban, or a limit.
+    pub const CLIENTS: Only = Only(2 | PARTLY);
+    /// Only to clients that come by other interfaces than most.
+    const ELSEWHERE: Only = Only(4 | PARTLY);
+    /// Only to some frontends or backends.
+    const SERVERS: Only = Only(8);
+    /// Only to those that come in or leave by some interface, which may be all.
+    const INTERFACES: Only = Only(16);
+    /// It stands in a chain that firewalls leave to the administrator: nothing of it is there by default.
+    pub const BY_HAND: Only = Only(32);
+    /// Only to those that an ACCEPT before it in the same chain of others has left.
+    pub const REST: Only = Only(64);
+
+    /// Whether it has this condition.
+    fn has(self, condition: Only) -> bool {
+        self.0 & condition.0 & !PARTLY != 0
+    }
+
+    /// [`CLIENTS`](Self::CLIENTS).
+    pub fn clients(self) -> bool {
+        self.has(Only::CLIENTS)
+    }
+
+    /// [`ELSEWHERE`](Self::ELSEWHERE).
+    pub fn elsewhere(self) -> bool {
+        self.has(Only::ELSEWHERE)
+    }
+
+    /// [`SERVERS`](Self::SERVERS).
+    pub fn servers(self) -> bool {
+        self.has(Only::SERVERS)
+    }
+
+    /// [`INTERFACES`](Self::INTERFACES).
+    pub fn interfaces(self) -> bool {
+        self.has(Only::INTERFACES)
+    }
+
+    /// [`BY_HAND`](Self::BY_HAND).
+    pub fn by_hand(self) -> bool {
+        self.has(Only::BY_HAND)
+    }
+
+    /// [`REST`](Self::REST).
+    pub fn rest(self) -> bool {
+        self.has(Only::REST)
+    }
 
     /// What two conditions together tell apart.
     pub fn and(self, other: Only) -> Only {
-        Only {
-            clients: self.clients || other.clients,
-            elsewhere: self.elsewhere || other.elsewhere,
-            servers: self.servers || other.servers,
-            interfaces: self.interfaces || other.interfaces,
-            by_hand: self.by_hand || other.by_hand,
-            rest: self.rest || other.rest,
-            partly: self.partly || other.partly,
-        }
+        Only(self.0 | other.0)
     }
 
     /// It applies to all of the packets.
     pub fn is_all(self) -> bool {
-        !self.partly
+        self.0 & PARTLY == 0
     }
 
     /// It is about whatever passes, and not meant for some clients or servers.
     pub fn is_general(self) -> bool {
-        !self.is_for_some_clients() && !self.servers && !self.by_hand
+        !self.is_for_some_clients() && !self.servers() && !self.by_hand()
     }
 
     /// Most likely it leaves other clients alone.
     pub fn is_for_some_clients(self) -> bool {
-        self.clients || self.elsewhere
+        self.clients() || self.elsewhere()
     }
 }
 
@@ -212,8 +227,8 @@ pub fn reach(rule: &str, packet: &Packet<'_>) -> Option<Only> {
             return None;
         }
         // A rule that names servers is about them, even if there are no others.
-        if !all || of.servers && !not {
-            reach = reach.and(Only { partly: !all, ..of });
+        if !all || of.servers() && !not {
+            reach = reach.and(Only(of.0 & !PARTLY | if all { 0 } else { PARTLY }));
         }
         not = false;
     }
@@ -360,7 +375,9 @@ mod tests {
         };
         match reach(rule, &packet) {
             None => "-".to_owned(),
-            Some(Only { clients, elsewhere, servers, interfaces, .. }) => {
+            Some(only) => {
+                let (clients, elsewhere) = (only.clients(), only.elsewhere());
+                let (servers, interfaces) = (only.servers(), only.interfaces());
                 [(clients, 'c'), (elsewhere, 'e'), (servers, 's'), (interfaces, 'i')]
                     .iter()
                     .filter(|one| one.0)

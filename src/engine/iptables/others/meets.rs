@@ -216,12 +216,12 @@ impl Meets<'_> {
         let (mut unasked, mut bans) = (0, 0);
         for one in drops {
             if one.at < self.ours.forward {
-                if one.effect == Effect::Inspects || one.only.is_for_some_clients() && !one.only.rest {
+                if one.effect == Effect::Inspects || one.only.is_for_some_clients() && !one.only.rest() {
                     bans += 1;
                     if bans <= MOST {
                         self.add(Level::Ok, "filter", one, "stands before our rules and can drop balanced connections");
                     }
-                } else if one.only.rest {
+                } else if one.only.rest() {
                     self.add(Level::Warning, "filter", one, ALLOW_LIST);
                 } else if one.only.is_general() {
                     self.add(
@@ -238,7 +238,7 @@ impl Meets<'_> {
                         "drops balanced connections; it names them, so our rules are left behind it: remove or narrow it",
                     );
                 }
-            } else if (one.only.clients || one.only.servers || one.only.by_hand) && unasked < MOST {
+            } else if (one.only.clients() || one.only.servers() || one.only.by_hand()) && unasked < MOST {
                 unasked += 1;
                 self.add(
                     Level::Warning,
@@ -261,7 +261,7 @@ impl Meets<'_> {
         let by_nftables = self.home == Home::Nftables;
         for one in met.iter().filter(|one| one.effect == Effect::Drops) {
             let said = match by_nftables {
-                true if one.only.rest => ALLOW_LIST,
+                true if one.only.rest() => ALLOW_LIST,
                 _ if one.only.is_for_some_clients() => continue,
                 true if self.plain && one.only.is_general() => {
                     "drops balanced connections, and no rule of nftables can overrule it; write `engine: iptables`, whose \
@@ -270,7 +270,7 @@ impl Meets<'_> {
                 true => "drops balanced connections, and no rule of nftables can overrule it; remove or narrow it",
                 false => "drops balanced connections: packets must pass both variants of iptables; remove it there",
             };
-            let level = if one.only.rest { Level::Warning } else { Level::Error };
+            let level = if one.only.rest() { Level::Warning } else { Level::Error };
             self.add(level, "filter", one, said);
         }
         let policy = others.chain(self.family, "filter", "FORWARD").map_or("", |chain| chain.policy.as_str());
@@ -338,12 +338,12 @@ impl Meets<'_> {
         let mut named = 0;
         for one in &met {
             // A ban; or, where the rest is dropped, what lets only some in.
-            let bans = one.effect == Effect::Drops && (one.only.clients || one.names_ports);
+            let bans = one.effect == Effect::Drops && (one.only.clients() || one.names_ports);
             let only = one.only;
             let admits = one.effect == Effect::Accepts
                 && one.names_ports
                 && shut
-                && (only.is_for_some_clients() || only.interfaces);
+                && (only.is_for_some_clients() || only.interfaces());
             if (bans || admits) && named < MOST {
                 named += 1;
                 self.add(

@@ -116,7 +116,9 @@ impl<'a> Walk<'a, '_> {
             }
             let Some(mut own) = reach(rule, self.packet) else { continue };
             own = own.and(spared);
-            own.by_hand |= by_hand;
+            if by_hand {
+                own = own.and(Only::BY_HAND);
+            }
             let way = self.rule(name, rule, depth, own.and(outer), named);
             // What leaves a built-in chain meets its policy.
             if depth == 0 && way == Way::Returned {
@@ -126,14 +128,14 @@ impl<'a> Walk<'a, '_> {
             }
             match way {
                 Way::On => {}
-                Way::Returned if own.clients && !own.elsewhere => spared = spared.and(Only::CLIENTS),
+                Way::Returned if own.clients() && !own.elsewhere() => spared = spared.and(Only::CLIENTS),
                 Way::Ended
-                    if own.clients
-                        && !own.elsewhere
+                    if own.clients()
+                        && !own.elsewhere()
                         && depth > 0
                         && target(rule).is_some_and(|(name, _)| name == "ACCEPT") =>
                 {
-                    spared = spared.and(Only { rest: true, ..Only::CLIENTS });
+                    spared = spared.and(Only::CLIENTS.and(Only::REST));
                 }
                 // Only what all packets do ends the way of all.
                 _ if !own.is_all() => {}

@@ -183,21 +183,15 @@ pub fn say_who_is_balanced(engines: &[Box<dyn Engine>], services: &[Service]) {
     }
 }
 
-/// Warns about rules of others: those that drop or take balanced connections, and those that no longer see them.
-pub fn say_what_others_do(views: &Views<'_>, services: &[Service]) {
+/// Warns about rules of others: those that drop or take balanced connections, and those that no longer see them, as far as
+/// they are of this level at `least`.
+pub fn say_what_others_do(views: &Views<'_>, services: &[Service], least: Level) {
     for view in views {
         for finding in view.meets(&Plan::Serve(services), true) {
-            if finding.level > Level::Ok {
+            if finding.level >= least {
                 log::warning!("{}", finding.text);
             }
         }
-    }
-}
-
-/// The same, but only where firewall4 has no rule that lets their clients through: then nothing changes by itself.
-pub fn say_what_firewall4_does(views: &Views<'_>, services: &[Service]) {
-    if firewall4::lacks_rule() {
-        say_what_others_do(views, services);
     }
 }
 

@@ -1,6 +1,6 @@
 //! `start`, `reload`, `restart`: put the config's rules in force, or leave everything as it was.
 
-use crate::engine::{choice, transaction};
+use crate::engine::{choice, transaction, Level};
 use crate::error::{Error, Exit};
 use crate::host::before;
 use crate::host::conntrack::{self, Connection};
@@ -50,10 +50,11 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
     }
     if changed? {
         serve::say_who_is_balanced(&engines, &services);
-        serve::say_what_others_do(&views, &services);
+        serve::say_what_others_do(&views, &services, Level::Warning);
     } else {
         log::info!("already in force");
-        serve::say_what_firewall4_does(&views, &services);
+        // A firewall that came since then may drop all of it.
+        serve::say_what_others_do(&views, &services, Level::Error);
     }
     // The watch waits for the lock, and then finds what is meant.
     known.wake();

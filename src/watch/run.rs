@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use crate::engine::choice::{self, Engines};
-use crate::engine::transaction;
+use crate::engine::{transaction, Level};
 use crate::error::{Error, Exit};
 use crate::host::before;
 use crate::host::forwarding;
@@ -153,7 +153,7 @@ impl Watch<'_> {
         before::clean(self.folder.base());
         serve::say_who_is_balanced(&engines, &self.services);
         self.presence.look(&self.services);
-        serve::say_what_others_do(&views, &self.services);
+        serve::say_what_others_do(&views, &self.services, Level::Warning);
         Ok(())
     }
 

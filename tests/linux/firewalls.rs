@@ -48,6 +48,7 @@ fn flush(lab: &Lab) -> &'static str {
     match lab.variant {
         Variant::Nft => "nft flush ruleset",
         Variant::Legacy => "iptables -F; iptables -t nat -F; iptables -X; iptables -t nat -X",
+        Variant::Netlink => "/opt/test/nft flush ruleset",
     }
 }
 
@@ -63,6 +64,11 @@ mod whatever_they_do_the_rules_come_back {
     #[test]
     fn legacy() {
         in_lab("firewalls::whatever_they_do_the_rules_come_back::legacy", Variant::Legacy, story);
+    }
+
+    #[test]
+    fn netlink() {
+        in_lab("firewalls::whatever_they_do_the_rules_come_back::netlink", Variant::Netlink, story);
     }
 
     fn story(lab: &Lab) {
@@ -162,6 +168,7 @@ mod docker_puts_its_rules_in_front {
         };
         let before = "-D FORWARD -j DOCKER-FORWARD;-F DOCKER-FORWARD;-F DOCKER;-X DOCKER-FORWARD;-X DOCKER";
         let rules = "-P FORWARD DROP;-N DOCKER;-A DOCKER ! -i lan -o lan -j DROP;-N DOCKER-FORWARD;\
+                     -A DOCKER-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT;\
                      -A DOCKER-FORWARD -j DOCKER;-I FORWARD -j DOCKER-FORWARD";
         let line = |rule: &str, prefix: &str| format!("ExecStartPre={prefix}/usr/sbin/iptables {rule}\n");
         let mut unit = "[Service]\nExecStart=/bin/sleep 1000\n".to_owned();
@@ -174,7 +181,78 @@ mod docker_puts_its_rules_in_front {
             settle(&machine);
             assert_eq!(ask_often("client", BIND, 4), shares(&[1, 2], 2), "{verb}\n{}", machine.journal());
         }
+
+        // With nftables there is no way through: it is told, by what, and the way back is a reload.
+        let held = lab::inside("client", || {
+            let held = Held::open(BIND.parse().unwrap()).unwrap();
+            let first = held.ask().unwrap();
+            (held, first)
+        });
+        let (held, first) = held.join().unwrap();
+        let yaml = machine.path("/etc/paraglider/glider.yaml");
+        fs::write(&yaml, format!("engine: nftables\n{}", config(&[1, 2]))).unwrap();
+        machine.ok("systemctl reload paraglider");
+        assert_eq!(ask_often("client", BIND, 1).into_keys().collect::<Vec<_>>(), ["TimedOut"]);
+        // The policy comes into play where no rule drops them before.
+        for by in [
+            "`-A DOCKER ! -i lan -o lan -j DROP` drops balanced connections, and",
+            "the policy of FORWARD is DROP, and",
+        ] {
+            machine.ok("systemctl reload paraglider");
+            let table = format!("IPv4 filter table of {}", lab.variant.engine());
+            let told = format!("{table}: {by} no rule of nftables can overrule it; write `engine: iptables`");
+            let (done, said) = machine.sh("paraglider check");
+            assert!(!done && said.contains(&format!("error    {told}")), "{said}");
+            assert!(machine.journal().contains(&told), "{}", machine.journal());
+            machine.sh("iptables -F DOCKER");
+        }
+        for engine in ["iptables", "nftables", "auto"] {
+            fs::write(&yaml, format!("engine: {engine}\n{}", config(&[1, 2]))).unwrap();
+            machine.ok("systemctl reload paraglider");
+            assert_eq!(held.ask().unwrap(), first, "{engine}: the connection was cut");
+        }
+        assert_eq!(ask_often("client", BIND, 4), shares(&[1, 2], 2), "{}", machine.journal());
+        machine.ok("paraglider check");
     }
+}
+
+/// It comes along with Docker or ufw, and goes again.
+#[test]
+fn iptables_is_installed_later() {
+    in_lab("firewalls::iptables_is_installed_later", Variant::Netlink, |lab| {
+        let machine = match booted(lab) {
+            Ok(machine) => machine,
+            Err(why) => return println!("skipped: systemd: {why}"),
+        };
+        let held = lab::inside("client", || {
+            let held = Held::open(BIND.parse().unwrap()).unwrap();
+            let first = held.ask().unwrap();
+            (held, first)
+        });
+        let (held, first) = held.join().unwrap();
+        let is = |engine: &str| {
+            machine.ok("systemctl reload paraglider");
+            let (_, said) = machine.sh("paraglider status");
+            assert!(said.starts_with(&format!("in force ({engine}, ")), "{said}");
+            assert_eq!(ask_often("client", BIND, 4), shares(&[1, 2], 2), "{engine}\n{}", machine.journal());
+            assert_eq!(held.ask().unwrap(), first, "{engine}: the connection was cut");
+        };
+        let names = ["", "-save", "-restore"].map(|verb| format!("/usr/sbin/iptables{verb} /usr/sbin/ip6tables{verb}"));
+        is("nftables");
+        machine.ok("cp -a /opt/test/usr /");
+        machine.ok(&format!("for name in {}; do ln -s /opt/test/xtables-nft-multi $name; done", names.join(" ")));
+        assert!(machine.sh("paraglider status").1.contains("`paraglider start` moves them to iptables-nft"));
+        is("iptables-nft");
+        // Before it goes, the rules move back, as the README says.
+        let yaml = machine.path("/etc/paraglider/glider.yaml");
+        fs::write(&yaml, format!("engine: nftables\n{}", config(&[1, 2]))).unwrap();
+        is("nftables");
+        machine.ok(&format!("rm {}", names.join(" ")));
+        fs::write(&yaml, config(&[1, 2])).unwrap();
+        is("nftables");
+        machine.ok("systemctl stop paraglider");
+        assert_eq!(lab.ours(), Vec::<String>::new());
+    });
 }
 
 /// The real ones, by systemctl and by their own commands.
@@ -191,6 +269,11 @@ mod real_ones {
         in_lab("firewalls::real_ones::legacy", Variant::Legacy, story);
     }
 
+    #[test]
+    fn netlink() {
+        in_lab("firewalls::real_ones::netlink", Variant::Netlink, story);
+    }
+
     fn story(lab: &Lab) {
         let machine = match booted(lab) {
             Ok(machine) => machine,
@@ -201,7 +284,11 @@ mod real_ones {
             assert_eq!(ask_often("client", BIND, 4), shares(&[1, 2], 2), "{what}\n{}", machine.journal());
         };
         is_right("boot");
-        if lab.variant == Variant::Nft && machine.path("/lib/systemd/system/nftables.service").exists() {
+        if lab.variant == Variant::Netlink {
+            // A host whose firewall is nftables has nft, and the service.
+            machine.ok("mv /opt/test/nft /usr/sbin");
+        }
+        if lab.variant != Variant::Legacy && machine.path("/lib/systemd/system/nftables.service").exists() {
             for line in [
                 "systemctl start nftables",
                 "systemctl reload nftables",
@@ -211,7 +298,11 @@ mod real_ones {
                 machine.ok(line);
                 is_right(line);
             }
-        } else if lab.variant == Variant::Nft {
+            if lab.variant == Variant::Netlink {
+                // It is iptables' rules that netfilter-persistent saves.
+                return nftables_drops(&machine, is_right);
+            }
+        } else if lab.variant != Variant::Legacy {
             println!("skipped: nftables.service is not installed here");
         }
         // The machine has the files of this system, and tests/setup has fetched what that lacks.
@@ -245,5 +336,34 @@ mod real_ones {
         }
         machine.ok("systemctl stop paraglider; netfilter-persistent reload");
         assert_eq!(lab.ours(), Vec::<String>::new());
+    }
+
+    /// What its forward chain drops, no rule in another table can let through: that is told, and what is named for it helps.
+    fn nftables_drops(machine: &Machine, is_right: impl Fn(&str)) {
+        let write = |rules: &str| {
+            let chain = format!("type filter hook forward priority filter; policy drop;\n{rules}");
+            let text = format!("flush ruleset\ntable inet filter {{\n chain forward {{\n{chain} }}\n}}\n");
+            fs::write(machine.path("/etc/nftables.conf"), text).unwrap();
+            machine.ok("systemctl restart nftables");
+            settle(machine);
+        };
+        write("ct state established,related accept\n");
+        assert_eq!(ask_often("client", BIND, 1).into_keys().collect::<Vec<_>>(), ["TimedOut"]);
+        let told = "nftables: inet filter forward (priority 0): its policy drops the connections of 10.9.0.1:4444 to \
+                    10.2.0.11:80, which no rule in another table can overrule; ";
+        let journal = machine.sh("journalctl --no-pager --output=cat --unit=paraglider-again").1;
+        assert!(journal.contains(told), "{journal}");
+        let (code, said) = machine.sh("paraglider check");
+        let remedy = said.lines().find_map(|line| line.strip_prefix("error    ")?.strip_prefix(told));
+        let remedy = remedy.unwrap_or_else(|| panic!("{said}"));
+        assert!(!code && remedy.starts_with("nft "), "{said}");
+        // As it stands.
+        machine.ok(remedy);
+        is_right("the remedy");
+        machine.ok("paraglider check");
+        // And where it lasts.
+        write("ct state established,related accept\nct status dnat accept\n");
+        is_right("the remedy in nftables.conf");
+        machine.ok("paraglider check");
     }
 }

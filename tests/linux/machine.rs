@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::lab::{run, serve, Lab};
+use crate::lab::{run, serve, Lab, Variant};
 use crate::{deb, ROOT};
 
 const PATH: &str = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
@@ -20,7 +20,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The files of this system, iptables being of the laboratory's variant; or why that cannot be had here.
+    /// The files of this system, iptables being of the laboratory's variant, or not installed; or why that cannot be had
+    /// here.
     pub fn new(lab: &Lab) -> Result<Self, String> {
         if fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.split_whitespace().nth(2) != Some("4294967295"))
         {
@@ -30,7 +31,8 @@ impl Machine {
             fs::metadata(file).map_err(|_| format!("{file} is missing"))?;
         }
         let dir = lab.path("machine");
-        let output = run(script(), &["prepare", &dir.display().to_string(), lab.variant.infix()]);
+        let variant = if lab.variant == Variant::Netlink { "none" } else { lab.variant.infix() };
+        let output = run(script(), &["prepare", &dir.display().to_string(), variant]);
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).trim().into());
         }

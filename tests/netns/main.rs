@@ -30,6 +30,7 @@ mod guard;
 mod health;
 mod host;
 mod icmp;
+mod input;
 mod listing;
 mod nftables;
 mod others;

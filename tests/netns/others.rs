@@ -420,7 +420,7 @@ on_all!(what_stops_connections_is_named, |lab| {
     }
 });
 
-// Rules of iptables, which is read for them; the nftables engine looks only at what drops.
+// Rules of iptables, which is read for them; those of nftables: input.rs.
 on_both!(rules_for_the_bind_in_input_are_said_to_be_of_no_use_now, |lab| {
     for host in ["b1", "b2", "b3"] {
         serve(host, 80);

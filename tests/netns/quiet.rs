@@ -72,14 +72,20 @@ on_all!(the_second_way_to_the_internet_works_as_the_recipe_says, |lab| {
     lab.config("frontend: {bind: '203.0.113.1:8080', backends: ['10.2.0.11:80']}");
     lab.ok("start");
     assert_eq!(ask_often("client2", "203.0.113.1:8080", 1), answers(&[("TimedOut", 1)]));
-    for line in [
-        "iptables -t mangle -A PREROUTING -i tun -m conntrack --ctstate NEW -j CONNMARK --set-mark 2",
-        "iptables -t mangle -A PREROUTING -m conntrack --ctdir REPLY -j CONNMARK --restore-mark",
-        "ip route add default via 203.0.113.2 table 102",
-        "ip rule add fwmark 2 lookup 102 priority 102",
-    ] {
-        sh(line);
-    }
+    // Where there is no iptables, the same by nft.
+    let marks: &[&str] = match lab.variant {
+        Variant::Netlink => &[
+            "nft 'add table inet ways; add chain inet ways marks { type filter hook prerouting priority mangle; }'",
+            "nft 'add rule inet ways marks iifname tun ct state new ct mark set 2'",
+            "nft 'add rule inet ways marks ct direction reply meta mark set ct mark'",
+        ],
+        _ => &[
+            "iptables -t mangle -A PREROUTING -i tun -m conntrack --ctstate NEW -j CONNMARK --set-mark 2",
+            "iptables -t mangle -A PREROUTING -m conntrack --ctdir REPLY -j CONNMARK --restore-mark",
+        ],
+    };
+    marks.iter().for_each(|line| drop(sh(line)));
+    sh("ip route add default via 203.0.113.2 table 102; ip rule add fwmark 2 lookup 102 priority 102");
     assert_eq!(ask_often("client2", "203.0.113.1:8080", 1), answers(&[("b1 10.2.0.1", 1)]));
     let out = lab.ok("check");
     assert!(

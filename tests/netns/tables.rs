@@ -1,6 +1,8 @@
 //! `check` walks the tables of nftables outside of iptables, where an ACCEPT of iptables is not the last word.
 
-use crate::lab::{ask_often, serve, sh, Lab, Variant};
+use std::time::Duration;
+
+use crate::lab::{ask_often, connect_within, inside, serve, sh, Lab, Variant};
 use crate::situations::{complaints, router, row, tell, Situation, C, C6};
 use crate::{answers, on_all};
 
@@ -12,7 +14,7 @@ const NFTABLES: &[Situation] = &[
         "a policy",
         "nft 'add table inet other; add chain inet other forward { type filter hook forward priority 1; policy drop; }'",
         TABLE,
-        &["error    nftables: inet other forward (priority 1): its policy drops the connections of 10.1.0.1:8080 to 10.2.0.11:80", "nft insert rule inet other forward ct status dnat accept"],
+        &["error    nftables: inet other forward (priority 1): its policy drops the connections of 10.1.0.1:8080 to 10.2.0.11:80", "overrule; nft add rule inet other forward ct status dnat accept"],
     ),
     row(
         "a policy, and rules that let others through (firewall4)",
@@ -165,9 +167,15 @@ on_all!(what_tables_of_nftables_do_is_named, |lab| {
     lab.config("frontend: {bind: '10.1.0.1:8080', privateip: 10.2.0.1, backends: ['10.2.0.11:80']}");
     lab.ok("start");
     assert_eq!(ask_often("client", "10.1.0.1:8080", 1), answers(&[("TimedOut", 1)]));
+    // It is told again, though nothing has to be written; and no more than that.
+    let (code, _, err) = lab.paraglider("start");
+    let drops = "nftables: inet other forward (priority 0): its policy drops the connections of 10.1.0.1:8080";
+    assert!(code == 0 && err.contains("already in force") && err.contains(drops), "{err}");
     sh("umount /usr/sbin/nft && nft insert rule inet other forward ct status dnat accept");
     assert_eq!(ask_often("client", "10.1.0.1:8080", 1), answers(&[("b1 10.2.0.1", 1)]));
     assert_eq!(complaints(&lab.ok("check")), [""; 0]);
+    let (_, _, err) = lab.paraglider("start");
+    assert!(err.contains("already in force") && !err.contains("nftables:"), "{err}");
 });
 
 on_all!(what_tables_of_nftables_do_to_ipv6_is_named, |lab| {
@@ -209,4 +217,34 @@ on_all!(firewall4_with_our_rule_is_no_complaint_before_the_service_starts, |lab|
     // It does nothing elsewhere.
     sh("nft 'add chain inet fw4 raw { type filter hook prerouting priority raw; }; add rule inet fw4 raw tcp dport 8080 drop'");
     assert_eq!(lab.paraglider("check").0, 1);
+});
+
+on_all!(the_remedy_for_a_drop_keeps_the_bans_before_it, |lab| {
+    router();
+    serve("b1", 80);
+    lab.config("frontend: {bind: '10.1.0.1:8080', privateip: 10.2.0.1, backends: ['10.2.0.11:80']}");
+    sh("ip -n client addr add 10.1.0.3/24 dev eth0");
+    let is_served = |from: &'static str| {
+        let from = format!("{from}:0").parse().unwrap();
+        let connect = move || connect_within(Duration::from_millis(600), from, "10.1.0.1:8080".parse().unwrap());
+        inside("client", connect).join().unwrap().is_ok()
+    };
+    lab.ok("start");
+    for (policy, ending) in
+        [("drop", ""), ("accept", "reject"), ("accept", "ip daddr 10.2.0.0/24 drop"), ("drop", "reject")]
+    {
+        sh(&format!(
+            "nft -f - <<'X'\ntable inet other {{\n chain forward {{\n type filter hook forward priority 0; policy {policy};\n\
+             ct state established,related accept\n ip saddr 10.1.0.3 drop\n {ending}\n }}\n}}\nX"
+        ));
+        assert!(!is_served("10.1.0.2") && !is_served("10.1.0.3"));
+        let (code, out, _) = lab.paraglider("check");
+        let error = out.lines().find(|line| line.starts_with("error ")).unwrap_or_else(|| panic!("{out}"));
+        let (_, remedy) = error.rsplit_once("; ").unwrap();
+        assert!(code == 1 && remedy.starts_with("nft "), "{error}");
+        sh(remedy);
+        assert!(is_served("10.1.0.2") && !is_served("10.1.0.3"), "{remedy}");
+        assert_eq!(complaints(&lab.ok("check")), [""; 0], "{remedy}");
+        sh(TABLE);
+    }
 });

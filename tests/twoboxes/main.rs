@@ -100,9 +100,9 @@ fn takeover(how: &str, lab: &Lab, traffic: &Traffic, limit: Duration, change: im
     let alive = held.iter().filter(|held| held.error.is_none()).count();
     let gap = held.iter().map(|held| held.gap).max().unwrap();
     println!(
-        "two boxes, iptables-{}, {how}: new connections after {} ms ({lost} tries given up), {alive} of {HELD} held ones \
+        "two boxes, {}, {how}: new connections after {} ms ({lost} tries given up), {alive} of {HELD} held ones \
          alive, longest gap {} ms",
-        lab.variant.infix(),
+        lab.variant.engine(),
         again.as_millis(),
         gap.as_millis(),
     );
@@ -224,6 +224,11 @@ fn slow_legacy() {
 }
 
 #[test]
+fn slow_netlink() {
+    in_lab("slow_netlink", Variant::Netlink, slow);
+}
+
+#[test]
 fn fast_nft() {
     in_lab("fast_nft", Variant::Nft, fast);
 }
@@ -231,4 +236,9 @@ fn fast_nft() {
 #[test]
 fn fast_legacy() {
     in_lab("fast_legacy", Variant::Legacy, fast);
+}
+
+#[test]
+fn fast_netlink() {
+    in_lab("fast_netlink", Variant::Netlink, fast);
 }

@@ -2,7 +2,7 @@
 //! the places where they belong, and the addresses and interfaces that those name.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{symlink, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use crate::lab::{host, program, sh, tool, Lab};
+use crate::lab::{host, program, sh, tool, Lab, Variant};
 
 const RECIPE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/keepalived");
 
@@ -84,8 +84,11 @@ impl Balancer {
         let name = format!("box{number}");
         let dir = lab.path(&name);
         let balancer = Balancer { name: name.clone(), number, dir, running: Vec::new() };
-        for folder in ["keepalived", "conntrackd", "run", "bin"] {
+        for folder in ["keepalived", "conntrackd", "run", "bin", "guard"] {
             fs::create_dir_all(balancer.dir.join(folder)).unwrap();
+        }
+        if lab.variant == Variant::Netlink {
+            symlink(lab.path("bin/nft"), balancer.dir.join("guard/nft")).unwrap();
         }
         let recipe = |file: &str| fs::read_to_string(format!("{RECIPE}/{file}")).unwrap();
         let keepalived = recipe(&format!("{name}/keepalived.conf"));
@@ -160,7 +163,10 @@ impl Balancer {
         let (code, said) = self.paraglider("start");
         assert!(code == 0 && said.contains("is balanced over 3 backends"), "{said}");
         self.daemon(&["conntrackd", "-C", "/etc/conntrackd/conntrackd.conf"]);
-        self.daemon(&["keepalived", "--dont-fork", "--vrrp", "--log-console", "--no-syslog"]);
+        // The guard of its script is the only one who needs nft, where there is no iptables.
+        let dir = self.dir.display();
+        let path = format!("PATH={dir}/guard:{dir}/bin:{}", std::env::var("PATH").unwrap());
+        self.daemon(&["env", &path, "keepalived", "--dont-fork", "--vrrp", "--log-console", "--no-syslog"]);
         until("conntrackd runs", || self.run(&["conntrackd", "-s"]).0 == 0);
     }
 

@@ -90,10 +90,31 @@ impl<'a> Meets<'a, '_> {
         self.found.push(Finding::new(level, format_args!("nftables: {what}")));
     }
 
+    /// Names a rule of input that balanced connections do not meet.
+    fn misses(&mut self, chain: &'a Chain, base: Base, sets: &mut Sets<'a>) {
+        for (path, _) in self.paths {
+            let Some(handle) = chain.misses(base, self.chains, path, sets) else { continue };
+            let port = path.bind.port();
+            self.add(
+                Level::Warning,
+                format_args!(
+                    "{chain} (priority {}): a rule (handle {handle}) does not apply to balanced connections, which are \
+                     forwarded; write it as `meta l4proto tcp ct original proto-dst {port} …` into a chain of forward, or as \
+                     `tcp dport {port} …` into one of prerouting with a priority below -101",
+                    base.priority
+                ),
+            );
+            return;
+        }
+    }
+
     /// Says what the first way that is hindered in a chain meets there.
     fn judge(&mut self, chain: &'a Chain, base: Base, sets: &mut Sets<'a>) {
         // Rules of nat at one priority race; only what comes before is sure to win.
         let (dispatch, source) = if self.written { (PREROUTING.priority, POSTROUTING.priority) } else { (-100, 100) };
+        if base.hook == Hook::Input {
+            return self.misses(chain, base, sets);
+        }
         let (mut sometimes, mut waits) = (0, false);
         let is_firewall4 = chain.is_firewall4(base);
         let lacks_rule = is_firewall4 && firewall4::lacks_rule();
@@ -101,8 +122,6 @@ impl<'a> Meets<'a, '_> {
             let (fate, handle) = chain.fate(base, self.chains, path, sets);
             let (mut level, mut insert) = (Level::Error, String::new());
             let (does, so) = match (fate, base.hook) {
-                // It is not balanced then.
-                (_, Hook::Input) => continue,
                 (Fate::Sometimes, _) => {
                     if sometimes == 0 {
                         sometimes = handle;
@@ -146,7 +165,14 @@ impl<'a> Meets<'a, '_> {
                         insert.push_str(firewall4::remedy());
                         (does, "; ")
                     } else {
-                        insert = format!("nft insert rule {chain} ct status dnat accept");
+                        // Behind what bans clients before.
+                        insert = match handle {
+                            0 => format!("nft add rule {chain} ct status dnat accept"),
+                            _ if chain.has(handle) => {
+                                format!("nft insert rule {chain} position {handle} ct status dnat accept")
+                            }
+                            _ => format!("nft insert rule {chain} ct status dnat accept"),
+                        };
                         match self.written {
                             true => (does, ", which no rule in another table can overrule; "),
                             false => (does, ", which no ACCEPT in iptables can overrule; "),

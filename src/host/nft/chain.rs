@@ -93,6 +93,11 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// Whether a rule with this handle is in the chain itself, and not in one that it leads to.
+    pub fn has(&self, handle: u64) -> bool {
+        self.rules.iter().any(|rule| rule.handle == handle)
+    }
+
     /// Whether both are in one table.
     pub(super) fn is_beside(&self, other: &Chain) -> bool {
         self.family == other.family && self.table == other.table

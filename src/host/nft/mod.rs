@@ -4,6 +4,7 @@
 mod chain;
 mod fate;
 pub mod firewall4;
+mod input;
 mod iptables;
 mod set;
 mod walk;

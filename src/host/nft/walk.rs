@@ -12,7 +12,7 @@ const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 
 /// How deep chains may lead into each other (NFT_JUMP_STACK_SIZE).
-const DEEPEST: usize = 16;
+pub(super) const DEEPEST: usize = 16;
 
 /// How many rules are looked at for one connection: chains that many others lead to are walked each time.
 const MOST_RULES: u32 = 20_000;
@@ -36,7 +36,7 @@ pub struct Path {
 
 /// What a rule does with what it matches.
 #[derive(Clone, Copy)]
-enum Verdict<'a> {
+pub(super) enum Verdict<'a> {
     Next,
     Return,
     Accept,
@@ -69,8 +69,18 @@ fn address(endpoint: &Endpoint) -> Value {
 
 /// The name of an interface, with zeros behind it.
 fn name_of(interface: &str) -> Value {
-    let length = if interface.is_empty() { 0 } else { 16 };
-    Value { length, ..is(interface.as_bytes()) }
+    match interface {
+        "" => ANOTHER_HOSTS,
+        _ => Value { length: 16, ..is(interface.as_bytes()) },
+    }
+}
+
+/// An interface that is not known, but that other hosts are behind: not lo, by its name or its number.
+const ANOTHER_HOSTS: Value = Value { bytes: *b"not lo\0\0\0\0\0\0\0\0\0\0", length: 0 };
+
+/// Whether a rule compares an interface with lo, the first of each host.
+fn is_lo(with: &[u8]) -> bool {
+    with.starts_with(b"lo\0") || with == 1_u32.to_ne_bytes()
 }
 
 /// What the registers hold: 16 words of four bytes, each with the value that begins there.
@@ -131,16 +141,16 @@ impl Value {
 }
 
 /// A chain, and the connection that passes it.
-struct Walk<'a, 'b> {
+pub(super) struct Walk<'a, 'b> {
     chains: &'a [Chain],
     start: &'a Chain,
     base: Base,
-    path: &'b Path,
+    pub(super) path: &'b Path,
     sets: &'b mut Sets<'a>,
     /// A rule that was not understood could have let it through.
     unsure: bool,
     /// How many rules it may still look at.
-    left: u32,
+    pub(super) left: u32,
     /// The first rule that drops what cannot be told from here.
     sometimes: Option<u64>,
     /// The rule that decided.
@@ -151,8 +161,7 @@ impl Chain {
     /// What becomes of a connection's first packet here, and by which rule; `chains` are all, among which others are found that
     /// rules lead to.
     pub fn fate<'a>(&'a self, base: Base, chains: &'a [Chain], path: &Path, sets: &mut Sets<'a>) -> (Fate, u64) {
-        let (unsure, left, sometimes, handle) = (false, MOST_RULES, None, 0);
-        let mut walk = Walk { chains, start: self, base, path, sets, unsure, left, sometimes, handle };
+        let mut walk = Walk::new(self, base, chains, path, sets);
         let fate = walk.chain(self, DEEPEST).unwrap_or(if base.drops { Fate::Dropped } else { Fate::Through });
         match (fate, walk.sometimes) {
             (Fate::Dropped | Fate::Refused, _) if walk.unsure => (Fate::DroppedPerhaps, walk.handle),
@@ -179,7 +188,19 @@ pub fn closes(family: Family) -> bool {
     false
 }
 
-impl<'a> Walk<'a, '_> {
+impl<'a, 'b> Walk<'a, 'b> {
+    /// At the beginning of a chain.
+    pub(super) fn new(
+        start: &'a Chain,
+        base: Base,
+        chains: &'a [Chain],
+        path: &'b Path,
+        sets: &'b mut Sets<'a>,
+    ) -> Self {
+        let (unsure, left, sometimes, handle) = (false, MOST_RULES, None, 0);
+        Walk { chains, start, base, path, sets, unsure, left, sometimes, handle }
+    }
+
     /// Its end, if it is in this chain or in one that this leads to.
     fn chain(&mut self, chain: &'a Chain, depth: usize) -> Option<Fate> {
         for rule in &chain.rules {
@@ -228,7 +249,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// Whether a rule matches, and what it does then.
-    fn rule(&mut self, rule: &'a Rule) -> (Match, Verdict<'a>) {
+    pub(super) fn rule(&mut self, rule: &'a Rule) -> (Match, Verdict<'a>) {
         let (mut all, mut verdict, mut registers) = (Match::Yes, Verdict::Next, Registers::empty());
         let mut conditions = 0;
         let mut rest = rule.expressions.as_slice();
@@ -334,6 +355,7 @@ impl<'a> Walk<'a, '_> {
     /// What is known of it besides: interfaces by name, the network protocol, the transport protocol.
     fn meta(&self, data: &[u8]) -> Value {
         match big(data, 2) {
+            Some(4) => ANOTHER_HOSTS,
             Some(6) => name_of(&self.path.arrives),
             Some(7) if self.base.hook != Hook::Prerouting => name_of(&self.path.leaves),
             Some(15) => is(&[self.path.bind.family().domain() as u8]),
@@ -362,9 +384,16 @@ impl<'a> Walk<'a, '_> {
 
 /// Evaluates `cmp` (enum nft_cmp_ops): equal, not equal, less, at most, more, at least, by bytes.
 fn compare(value: &Value, data: &[u8]) -> Match {
-    let (Some(operation), Some(with), 1..) = (big(data, 2), find_in(data, 3, DATA_VALUE), value.length) else {
+    let (Some(operation), Some(with)) = (big(data, 2), find_in(data, 3, DATA_VALUE)) else {
         return Match::Unknown;
     };
+    if value.length == 0 {
+        return match operation {
+            0 if value.bytes == ANOTHER_HOSTS.bytes && is_lo(with) => Match::No,
+            1 if value.bytes == ANOTHER_HOSTS.bytes && is_lo(with) => Match::Yes,
+            _ => Match::Unknown,
+        };
+    }
     let order = value.known(with.len()).cmp(with);
     let matches = match operation {
         0 => order.is_eq(),
@@ -455,6 +484,14 @@ mod tests {
         let state = NEW.to_ne_bytes();
         assert_eq!(compare(is(&state), &state, 1, &[0; 4]), Match::Yes);
         assert_eq!(compare(is(&[0; 4]), &state, 1, &[0; 4]), Match::No);
+        // Of an interface that is not known, this is known.
+        for lo in [&b"lo\0"[..], b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0\0", &1_u32.to_ne_bytes()] {
+            assert_eq!(compare(name_of(""), &[255; 16], 0, lo), Match::No);
+            assert_eq!(compare(name_of(""), &[255; 16], 1, lo), Match::Yes);
+        }
+        assert_eq!(compare(name_of(""), &[255; 16], 0, b"lo1\0"), Match::Unknown);
+        assert_eq!(compare(name_of(""), &[255; 16], 0, &2_u32.to_ne_bytes()), Match::Unknown);
+        assert_eq!(compare(is(&[]), &[], 0, b"lo\0"), Match::Unknown);
     }
 
     #[test]

@@ -146,12 +146,15 @@ shellcheck:
 		.ci buildroot contrib cross openwrt/files openwrt/pack tests --exclude='*.rs' | \
 		xargs shellcheck -e SC1090,SC1091,SC2016,SC2034
 
-# Peers that cannot be installed are said to be missing, and the rest is measured.
+# Peers that cannot be installed are said to be missing, and the rest is measured, with the binary of the boards.
 bench: setup
 	-@[ "$$(id -u)" != 0 ] || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 		haproxy iperf3 libnginx-mod-stream nftlb nginx >/dev/null
+	-@tests/boards/setup $$(uname -m)
+	@cross/setup
+	cross/build $$(uname -m)-unknown-linux-musl
 	cargo build --release --locked
-	cargo bench --locked --bench peers
+	PARAGLIDER_PROGRAM='$(CURDIR)/$(BOARD)' cargo bench --locked --bench peers
 
 cross:
 	@cross/setup

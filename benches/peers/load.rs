@@ -28,7 +28,7 @@ fn figures<const N: usize>(of: [(&str, f64); N]) -> Figures {
 
 /// One connection, both ends of it: connect, a line there, a line back, reset. One thread is client and server, so that
 /// nothing is measured of the scheduler. (It may get the other thread's connection, and the other one its own.)
-fn connection(to: SocketAddr, server: &TcpListener) -> std::io::Result<()> {
+pub fn connection(to: SocketAddr, server: &TcpListener) -> std::io::Result<()> {
     // Closing resets it: no port has to wait.
     let reset = nix::libc::linger { l_onoff: 1, l_linger: 0 };
     let mut client = TcpStream::connect(to)?;
@@ -42,7 +42,7 @@ fn connection(to: SocketAddr, server: &TcpListener) -> std::io::Result<()> {
 }
 
 /// Listens on port 80 of all addresses of `b1`.
-fn server() -> Arc<TcpListener> {
+pub fn server() -> Arc<TcpListener> {
     let listen = || {
         let listener = TcpListener::bind("0.0.0.0:80").unwrap();
         nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(4096).unwrap()).unwrap();

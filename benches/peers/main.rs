@@ -17,6 +17,7 @@
 mod lab;
 
 mod change;
+mod counted;
 mod load;
 mod report;
 mod setup;
@@ -36,10 +37,19 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["one", variant, case @ ..] => {
-            let variant = if *variant == "legacy" { Variant::Legacy } else { Variant::Nft };
-            let figures = measure(&Lab::new(variant), case);
+            let variant = match *variant {
+                "nftables" => Variant::Netlink,
+                "legacy" => Variant::Legacy,
+                _ => Variant::Nft,
+            };
+            // The emulated machine has networks of its own.
+            let counted = case[0].starts_with("counted");
+            let figures = measure(&if counted { Lab::bare(variant) } else { Lab::new(variant) }, case);
             println!("{}", figures.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "));
         }
+        ["there"] => counted::there(),
+        ["counted"] => report::write_counted(&counted::all("").unwrap()),
+        ["counted", word @ ..] => drop(counted::all(&word.join("_")).unwrap()),
         [] => report::write(&all()),
         // A word of a case's name: only those.
         [only] => drop(rounds(&cases().into_iter().filter(|case| case.contains(only)).collect::<Vec<_>>(), 3)),
@@ -55,20 +65,24 @@ fn measure(lab: &Lab, case: &[&str]) -> Figures {
         ["change", n] => change::paraglider(lab, n.parse().unwrap()),
         ["original", n] => change::one_run_per_rule(lab, n.parse().unwrap()),
         ["growth", held, privateip] => load::growth(lab, held.parse().unwrap(), privateip),
+        ["counted", what, n] => counted::connections(lab, what, n.parse().unwrap()),
+        ["counted-change", n] => counted::change(lab, n.parse().unwrap()),
         ["reloads"] => load::reloads(lab),
         other => panic!("{other:?}"),
     }
 }
 
-/// All cases as words: the variant of iptables, and what [`measure`] understands.
+/// All cases as words: the variant of iptables, or nftables, and what [`measure`] understands.
 fn cases() -> Vec<String> {
     let mut cases = vec!["nft rate direct 1".to_owned()];
-    for variant in ["nft", "legacy"] {
+    for variant in ["nftables", "nft", "legacy"] {
         cases.push(format!("{variant} rate floor 1"));
-        for what in ["paraglider", "fanout4", "linear"] {
+        // The tree, its fan-out and the list that it is better than are iptables' alone.
+        for what in ["paraglider", "fanout4", "linear"].into_iter().take(if variant == "nftables" { 1 } else { 3 }) {
             cases.extend(SIZES.map(|n| format!("{variant} rate {what} {n}")));
         }
     }
+    cases.extend(["paraglider 3", "paraglider 1024"].map(|what| format!("nftables pair {what}")));
     for variant in ["nft", "legacy"] {
         cases.extend(
             ["paraglider 3", "paraglider 1024", "fanout4 1024", "linear 1024"]
@@ -85,7 +99,7 @@ fn cases() -> Vec<String> {
         None => cases.extend(["direct", "paraglider", "haproxy"].map(|what| format!("nft bulk {what}"))),
         Some(package) => println!("missing: iperf3 (package {package})"),
     }
-    for variant in ["nft", "legacy"] {
+    for variant in ["nftables", "nft", "legacy"] {
         cases.extend(SIZES.map(|n| format!("{variant} change {n}")));
         cases.push(format!("{variant} reloads"));
     }
@@ -105,6 +119,10 @@ fn all() -> Results {
     let original: Vec<String> =
         ["nft", "legacy"].iter().flat_map(|variant| SIZES.map(|n| format!("{variant} original {n}"))).collect();
     results.extend(rounds(&original, 1));
+    match counted::all("") {
+        Ok(counted) => results.extend(counted),
+        Err(why) => println!("skipped: what is counted by instructions: {why}"),
+    }
     results
 }
 

@@ -8,9 +8,12 @@ use plotters::prelude::*;
 
 use crate::{Figures, Results, SIZES};
 
+/// The engines: name for people, word of the cases.
+const ENGINES: [(&str, &str); 3] = [("nftables", "nftables"), ("iptables-nft", "nft"), ("iptables-legacy", "legacy")];
+
 /// Writes `target/bench/results.md`, `target/bench/cpu.svg` and the tables of `benches/README.md`.
 pub fn write(results: &Results) {
-    let tables = tables(results);
+    let tables = tables(results) + &counted(results);
     println!("\n{tables}");
     fs::create_dir_all("target/bench").unwrap();
     fs::write("target/bench/results.md", &tables).unwrap();
@@ -19,6 +22,15 @@ pub fn write(results: &Results) {
     let kept = readme.split("<!-- results -->").next().unwrap_or_default();
     fs::write("benches/README.md", format!("{kept}<!-- results -->\n\n{tables}")).unwrap();
     println!("target/bench/results.md, target/bench/cpu.svg and benches/README.md are written");
+}
+
+/// The same for what is counted alone: the other tables of `benches/README.md` stay.
+pub fn write_counted(results: &Results) {
+    let tables = counted(results);
+    println!("{tables}");
+    let readme = fs::read_to_string("benches/README.md").unwrap_or_default();
+    let kept = readme.split("\n### New connections, counted").next().unwrap_or_default();
+    fs::write("benches/README.md", format!("{kept}{tables}")).unwrap();
 }
 
 /// Median, smallest and largest of one figure of a case.
@@ -40,7 +52,7 @@ fn number(value: Option<f64>, digits: usize) -> String {
 /// What is measured with `rate`, in the order of the table: name for people, words of the case.
 fn rows(results: &Results) -> Vec<(String, String)> {
     let mut rows = vec![("direct route".to_owned(), "nft rate direct 1".to_owned())];
-    for (name, variant) in [("iptables-nft", "nft"), ("iptables-legacy", "legacy")] {
+    for (name, variant) in ENGINES {
         rows.push((format!("**floor**: one plain DNAT+SNAT, {name}"), format!("{variant} rate floor 1")));
         for (what, word) in
             [("Paraglider", "paraglider"), ("the same, fan-out 4", "fanout4"), ("linear list", "linear")]
@@ -78,11 +90,8 @@ fn tables(results: &Results) -> String {
     let _ = writeln!(text, "### New connections\n\n| | per second | × floor | CPU µs each | × direct | resident MiB |\n|---|---|---|---|---|---|");
     let direct = median(results, "nft rate direct 1", "cpu_us");
     for (name, case) in rows(results) {
-        let floor = median(
-            results,
-            if case.starts_with("legacy") { "legacy rate floor 1" } else { "nft rate floor 1" },
-            "per_second",
-        );
+        let variant = case.split(' ').next().unwrap_or_default();
+        let floor = median(results, &format!("{variant} rate floor 1"), "per_second");
         let rate = spread(results, &case, "per_second");
         let cpu = median(results, &case, "cpu_us");
         let ratio = |a: Option<f64>, b: Option<f64>| number(a.zip(b).map(|(a, b)| a / b), 2);
@@ -98,7 +107,7 @@ fn tables(results: &Results) -> String {
         );
     }
 
-    let _ = writeln!(text, "\n### Beside the floor\n\nBoth in the same laboratory, in turns; connections per second × floor.\n\n| | iptables-nft | iptables-legacy |\n|---|---|---|");
+    let _ = writeln!(text, "\n### Beside the floor\n\nBoth in the same laboratory, in turns; connections per second × floor.\n\n| | nftables | iptables-nft | iptables-legacy |\n|---|---|---|---|");
     for (name, what) in [
         ("Paraglider, N = 3", "paraglider 3"),
         ("Paraglider, N = 1024", "paraglider 1024"),
@@ -109,7 +118,7 @@ fn tables(results: &Results) -> String {
             spread(results, &format!("{variant} pair {what}"), "ratio")
                 .map_or("–".into(), |(median, low, high)| format!("{median:.3} [{low:.3}–{high:.3}]"))
         };
-        let _ = writeln!(text, "| {name} | {} | {} |", cell("nft"), cell("legacy"));
+        let _ = writeln!(text, "| {name} | {} | {} | {} |", cell("nftables"), cell("nft"), cell("legacy"));
     }
 
     let _ = writeln!(text, "\n### Bulk\n\n| | Gbit/s | × direct | CPU ms per Gbit |\n|---|---|---|---|");
@@ -124,11 +133,11 @@ fn tables(results: &Results) -> String {
 
     let _ = writeln!(
         text,
-        "\n### A change of the rules\n\nMilliseconds (CPU milliseconds; peak MiB of the largest process, iptables-restore among them). The last column is \
-         one run of iptables for each rule, measured once.\n\n\
-         | | N | start | unchanged start | reload | stop | bare iptables-restore | start × bare | one run per rule |\n|---|---|---|---|---|---|---|---|---|"
+        "\n### A change of the rules\n\nMilliseconds (CPU milliseconds; peak MiB of the largest process, iptables-restore among them). Bare is the same \
+         text by iptables-restore, or by nft. The last column is one run of iptables for each rule, measured once.\n\n\
+         | | N | start | unchanged start | reload | stop | bare | start × bare | one run per rule |\n|---|---|---|---|---|---|---|---|---|"
     );
-    for variant in ["nft", "legacy"] {
+    for (name, variant) in ENGINES {
         for n in SIZES {
             let case = format!("{variant} change {n}");
             let cell = |what: &str| {
@@ -142,7 +151,7 @@ fn tables(results: &Results) -> String {
             let original = median(results, &format!("{variant} original {n}"), "start_ms");
             let _ = writeln!(
                 text,
-                "| {variant} | {n} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {name} | {n} | {} | {} | {} | {} | {} | {} | {} |",
                 cell("start"),
                 cell("unchanged"),
                 cell("reload"),
@@ -164,12 +173,66 @@ fn tables(results: &Results) -> String {
     }
 
     let _ = writeln!(text, "\n### Reloads under load\n\n| | reloads | connections | lost |\n|---|---|---|---|");
-    for variant in ["nft", "legacy"] {
+    for (name, variant) in ENGINES {
         let sum = |figure: &str| {
             let rounds = results.get(&format!("{variant} reloads")).into_iter().flatten();
             rounds.filter_map(|figures| figures.get(figure)).sum::<f64>()
         };
-        let _ = writeln!(text, "| {variant} | {:.0} | {:.0} | {:.0} |", sum("reloads"), sum("made"), sum("lost"));
+        let _ = writeln!(text, "| {name} | {:.0} | {:.0} | {:.0} |", sum("reloads"), sum("made"), sum("lost"));
+    }
+    text
+}
+
+/// What was counted on the emulated machine.
+fn counted(results: &Results) -> String {
+    let of = |case: &str, figure: &str| median(results, case, figure);
+    let Some(direct) = of("nft counted direct 1", "instructions") else { return String::new() };
+    let endpoints = of("nft counted endpoints 1", "instructions").unwrap_or_default();
+    let mut text = String::from(
+        "\n### New connections, counted\n\nThousands of instructions of both ends of a connection and of all between them, on Debian's kernel 6.1 for this \
+         architecture.\n\n\
+         | | thousand instructions | × one plain DNAT+SNAT | × direct | the way alone × direct |\n|---|---|---|---|---|\n",
+    );
+    let mut row = |name: &str, case: &str, plain: &str| {
+        let Some((value, low, high)) = spread(results, case, "instructions") else { return };
+        let beside = number(of(plain, "instructions").map(|plain| value / plain), 3);
+        let way = number((value > endpoints).then(|| (value - endpoints) / (direct - endpoints)), 2);
+        let [value, low, high] = [value, low, high].map(|one| one / 1e3);
+        let _ = writeln!(
+            text,
+            "| {name} | {value:.1} [{low:.1}–{high:.1}] | {beside} | {:.3} | {way} |",
+            value * 1e3 / direct
+        );
+    };
+    row("both ends on one host", "nft counted endpoints 1", "");
+    row("direct route", "nft counted direct 1", "");
+    for (name, variant) in ENGINES {
+        let plain = format!("{variant} counted plain 1");
+        row(&format!("**one plain DNAT+SNAT**, {name}"), &plain, &plain);
+        for n in SIZES {
+            row(&format!("Paraglider, {name}, N = {n}"), &format!("{variant} counted paraglider {n}"), &plain);
+        }
+    }
+    for n in SIZES {
+        row(&format!("nftlb, N = {n}"), &format!("nft counted nftlb {n}"), "nftables counted plain 1");
+    }
+    text.push_str(
+        "\n### A change of the rules, counted\n\nMillions of instructions of the program and what it runs.\n\n\
+         | | N | start | unchanged start | reload | stop |\n|---|---|---|---|---|---|\n",
+    );
+    for (name, variant) in ENGINES {
+        for n in SIZES {
+            let case = format!("{variant} counted-change {n}");
+            let cell = |what: &str| number(of(&case, &format!("{what}_million")), 1);
+            let _ = writeln!(
+                text,
+                "| {name} | {n} | {} | {} | {} | {} |",
+                cell("start"),
+                cell("unchanged"),
+                cell("reload"),
+                cell("stop")
+            );
+        }
     }
     text
 }

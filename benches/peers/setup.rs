@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use paraglider::schedule::{divide_evenly, Then, When};
 
-use crate::lab::{sh, Lab};
+use crate::lab::{sh, Lab, Variant};
 
 /// Where clients connect to.
 pub const BIND: &str = "10.9.0.1:4444";
@@ -51,7 +51,15 @@ pub fn conntrack() {
 /// Sets up what is to be measured; a program that has to run meanwhile is returned.
 pub fn balancer(lab: &Lab, what: &str, n: usize) -> Option<Child> {
     match what {
-        "direct" => None,
+        "direct" | "endpoints" => None,
+        "plain" => {
+            plain(lab);
+            None
+        }
+        "floor" if lab.variant == Variant::Netlink => {
+            load(lab, &nft_floor("floor", BIND));
+            None
+        }
         "floor" => {
             restore(lab, &format!("{}-A PG-x/0 -p tcp -j DNAT --to-destination {}:80\nCOMMIT\n", frame(), backend(0)));
             None
@@ -137,8 +145,47 @@ fn frame() -> String {
         .to_owned()
 }
 
+/// One DNAT and one SNAT, as one would type them: not a rule more.
+fn plain(lab: &Lab) {
+    let backend = backend(0);
+    if lab.variant == Variant::Netlink {
+        load(
+            lab,
+            &format!(
+                "table ip plain {{\n\
+                 chain pre {{ type nat hook prerouting priority dstnat; ip daddr 10.9.0.1 tcp dport 4444 dnat to {backend}:80; }}\n\
+                 chain post {{ type nat hook postrouting priority srcnat; ip daddr {backend} tcp dport 80 snat to 10.2.0.1; }}\n}}\n"
+            ),
+        );
+    } else {
+        restore(
+            lab,
+            &format!(
+                "*nat\n-A PREROUTING -d 10.9.0.1/32 -p tcp -m tcp --dport 4444 -j DNAT --to-destination {backend}:80\n\
+                 -A POSTROUTING -d {backend}/32 -p tcp -m tcp --dport 80 -j SNAT --to-source 10.2.0.1\nCOMMIT\n"
+            ),
+        );
+    }
+}
+
+/// One plain DNAT and SNAT in nftables, dispatched as Paraglider does: so only the schedules differ.
+fn nft_floor(table: &str, bind: &str) -> String {
+    let (address, port) = bind.split_once(':').unwrap();
+    format!(
+        "table inet {table} {{\n\
+         chain one {{ meta l4proto tcp dnat ip to {0}:80; }}\n\
+         chain pre {{ type nat hook prerouting priority -101; meta l4proto . ip daddr . th dport vmap {{ tcp . {address} . {port} : goto one }}; }}\n\
+         chain post {{ type nat hook postrouting priority 99; meta nfproto ipv4 meta l4proto tcp ct status dnat \
+         ct original ip daddr {address} ct original proto-dst {port} snat ip to 10.2.0.1; }}\n}}\n",
+        backend(0)
+    )
+}
+
 /// One plain DNAT and SNAT on [`SECOND`], dispatched in the same way.
 pub fn second_floor(lab: &Lab) {
+    if lab.variant == Variant::Netlink {
+        return load(lab, &nft_floor("second", SECOND));
+    }
     restore(
         lab,
         &format!(
@@ -178,6 +225,12 @@ fn tree(n: usize, fan_out: usize) -> String {
 pub fn restore(lab: &Lab, text: &str) {
     fs::write(lab.path("rules"), text).unwrap();
     sh(&format!("iptables-restore --noflush < {}", lab.path("rules").display()));
+}
+
+/// Feeds nft.
+fn load(lab: &Lab, text: &str) {
+    fs::write(lab.path("rules"), text).unwrap();
+    sh(&format!("nft -f {}", lab.path("rules").display()));
 }
 
 /// Resident memory of a process and its children, in KiB.

@@ -292,7 +292,9 @@ fn own_directory(path: &str) -> Result<(), Error> {
 /// The folder of this network namespace.
 fn dir(base: &str) -> Option<String> {
     // /proc may be missing, or be that of another PID namespace (`nsenter -n`).
-    let inode = file::namespace("net").or_else(socket::namespace)?;
+    let inode = file::namespace("net").or_else(socket::namespace);
+    // A kernel without CONFIG_NET_NS, as small routers have it, tells of other kinds only: there is one network.
+    let inode = inode.or_else(|| exists("/proc/self/ns/.").then_some(0))?;
     Some(format!("{base}/{inode}"))
 }
 

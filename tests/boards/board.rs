@@ -16,39 +16,44 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Where the other ends of its network cards come from.
 const TUN: &str = "/dev/net/tun";
 
+/// The engine that needs no iptables.
+pub const NFTABLES: &str = "nftables";
+
 /// One line of tests/boards/boards.
 #[derive(Clone)]
 pub struct Kind {
     pub name: String,
     pub megabytes: u32,
+    pub engines: Vec<String>,
     package: String,
     card: String,
     machine: String,
+    /// Where its kernel and root directory are kept: at the first board that has the same.
+    kept: PathBuf,
 }
 
 impl Kind {
     pub fn all() -> Vec<Self> {
         let table = fs::read_to_string(format!("{ROOT}/tests/boards/boards")).unwrap();
-        let kind = |line: &str| {
-            let words: Vec<&str> = line.split_whitespace().collect();
+        let rows: Vec<Vec<&str>> =
+            table.lines().filter(|line| !line.starts_with('#')).map(|line| line.split_whitespace().collect()).collect();
+        let kind = |words: &Vec<&str>| {
+            let first = rows.iter().find(|other| other[4..6] == words[4..6]).unwrap();
             Kind {
                 name: words[0].into(),
                 megabytes: words[1].parse().unwrap(),
-                package: words[2].into(),
-                card: words[5].into(),
-                machine: words[6..].join(" "),
+                engines: words[2].split(',').map(str::to_owned).collect(),
+                package: words[3].into(),
+                card: words[6].into(),
+                machine: words[7..].join(" "),
+                kept: Path::new(ROOT).join("target/boards").join(first[0]),
             }
         };
-        table.lines().filter(|line| !line.starts_with('#')).map(kind).collect()
+        rows.iter().map(kind).collect()
     }
 
     pub fn named(name: &str) -> Self {
         Self::all().into_iter().find(|kind| kind.name == name).unwrap()
-    }
-
-    /// Where its kernel and root directory are kept.
-    fn kept(&self) -> PathBuf {
-        Path::new(ROOT).join("target/boards").join(self.name.split('-').next().unwrap())
     }
 
     /// Gets its kernel and root directory; or says why it cannot be had here.
@@ -73,20 +78,18 @@ impl Kind {
         }
     }
 
-    /// Which variants of iptables it has.
-    pub fn variants(&self) -> Vec<&'static str> {
-        let has = |variant: &&str| self.kept().join(format!("root/usr/sbin/xtables-{variant}-multi")).exists();
-        ["nft", "legacy"].into_iter().filter(has).collect()
-    }
-
     /// Whether its clock can count instructions. With qemu's `-icount` a MIPS board counted something else each time, and
     /// once its network stood still.
     pub fn can_count(&self) -> bool {
         !self.name.starts_with("mips")
     }
 
+    pub fn has_modules(&self) -> bool {
+        self.kept.join("root/lib/modules").exists()
+    }
+
     pub fn has_ssh(&self) -> bool {
-        self.kept().join("root/usr/sbin/dropbear").exists()
+        self.kept.join("root/usr/sbin/dropbear").exists()
     }
 }
 
@@ -116,21 +119,22 @@ pub struct Board {
 }
 
 /// The board's root directory: what is kept of it, our package's own files, and the stand-ins for what OpenWrt has around
-/// a package. Returns the directory.
-pub fn root(lab: &Lab, kind: &Kind) -> PathBuf {
+/// a package; iptables and its firewall only where they are the engine. Returns the directory.
+pub fn root(lab: &Lab, kind: &Kind, engine: &str) -> PathBuf {
     let root = lab.path("root");
     let dir = root.display();
-    sh(&format!("rm -rf {dir} && cp -a {}/root {dir}", kind.kept().display()));
+    sh(&format!("rm -rf {dir} && cp -a {}/root {dir}", kind.kept.display()));
     sh(&format!("cd '{ROOT}' && openwrt/pack ipk {} >&2", kind.package));
     sh(&format!("cp -a '{ROOT}/target/openwrt/{}/ipk/data/.' {dir}", kind.package));
     sh(&format!("mkdir -p {dir}/etc/config {dir}/sbin {dir}/lib {dir}/root/.ssh"));
-    for (file, place) in [
-        ("boards/init", "init"),
-        ("openwrt/system/rc.common", "etc/rc.common"),
-        ("openwrt/system/firewall3", "etc/init.d/firewall"),
-        ("openwrt/system/uci", "sbin/uci"),
-    ] {
+    for (file, place) in
+        [("boards/init", "init"), ("openwrt/system/rc.common", "etc/rc.common"), ("openwrt/system/uci", "sbin/uci")]
+    {
         fs::copy(format!("{ROOT}/tests/{file}"), root.join(place)).unwrap();
+    }
+    if engine != NFTABLES {
+        sh(&format!("cp -a {}/iptables/. {dir}", kind.kept.display()));
+        fs::copy(format!("{ROOT}/tests/openwrt/system/firewall3"), root.join("etc/init.d/firewall")).unwrap();
     }
     let write = |file: &str, text: &str| fs::write(root.join(file), text).unwrap();
     write("etc/config/firewall", "");
@@ -152,9 +156,9 @@ pub fn pack(lab: &Lab, root: &Path) -> PathBuf {
 
 impl Board {
     /// Switches it on. The laboratory must have the bridges `outside` and `lan`.
-    pub fn switch_on(kind: &Kind, variant: &str, image: &Path, options: &Options) -> Self {
+    pub fn switch_on(kind: &Kind, engine: &str, image: &Path, options: &Options) -> Self {
         // In a root file system of that type the image may fill more than half of the memory.
-        let mut words = format!("quiet loglevel=1 panic=-1 cma=0 rootfstype=ramfs variant={variant}");
+        let mut words = format!("quiet loglevel=1 panic=-1 cma=0 rootfstype=ramfs engine={engine}");
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).args(kind.machine.split(' '));
         command.args(["-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"]);
@@ -180,7 +184,7 @@ impl Board {
         } else {
             " console=ttyS0"
         });
-        command.arg("-kernel").arg(kind.kept().join("kernel")).arg("-initrd").arg(image).args(["-append", &words]);
+        command.arg("-kernel").arg(kind.kept.join("kernel")).arg("-initrd").arg(image).args(["-append", &words]);
         let mut qemu = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let switched_on = Instant::now();
         let (send, screen) = mpsc::channel();
@@ -263,6 +267,6 @@ impl Drop for Board {
 /// Takes the balancing from the laboratory's own program: the client and the backends hang on bridges, where a board
 /// may take its place.
 pub fn make_room() {
-    sh("ip addr flush dev lan && ip addr flush dev wan && ip addr del 10.9.0.1/32 dev lo");
+    sh("ip addr flush dev lan && ip addr flush dev wan && ip addr flush dev lo scope global");
     sh("ip link add outside type bridge && ip link set outside up && ip link set wan master outside");
 }

@@ -23,13 +23,13 @@ fn wait_for(board: &mut Board, words: &str, backends: usize) {
     }
 }
 
-fn the_date_jumps(lab: &Lab, kind: &Kind, variant: &str) {
-    let root = root(lab, kind);
+fn the_date_jumps(lab: &Lab, kind: &Kind, engine: &str) {
+    let root = root(lab, kind, engine);
     fs::write(root.join("etc/paraglider/glider.yaml"), CONFIG).unwrap();
     let checked = CONFIG.replace("  backends:", "  health: {interval: 1s, timeout: 500ms}\n  backends:");
     fs::write(root.join("etc/paraglider/checked.yaml"), checked).unwrap();
     let image = pack(lab, &root);
-    let mut board = Board::switch_on(kind, variant, &image, &Options::default());
+    let mut board = Board::switch_on(kind, engine, &image, &Options::default());
     booted(&mut board);
     board.begin("paraglider -config /etc/paraglider/checked.yaml watch >/tmp/log 2>&1 &");
     wait_for(&mut board, "up for", 3);
@@ -51,7 +51,7 @@ fn the_date_jumps(lab: &Lab, kind: &Kind, variant: &str) {
     sh("ip -n b1 link set eth0 up");
     wait_for(&mut board, "up for", 3);
     assert_eq!(answers(4), fair(1));
-    println!("board: {} {variant}: backends leave and come back in time while the date jumps", kind.name);
+    println!("board: {} {engine}: backends leave and come back in time while the date jumps", kind.name);
 }
 
 #[test]

@@ -82,7 +82,7 @@ pub fn all(word: &str) -> Result<Results, String> {
     command.args(["-append", &format!("quiet loglevel=1 panic=-1 cma=0 console={console} only={word}")]);
     // It ends with this program, and after an hour.
     let mut guarded = Command::new("setpriv");
-    guarded.args(["--pdeathsig", "KILL", "--", "timeout", "-k", "9", "3600"]).arg(command.get_program());
+    guarded.args(["--pdeathsig", "TERM", "--", "timeout", "-k", "9", "3600"]).arg(command.get_program());
     let mut qemu = guarded.args(command.get_args()).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
     let mut results = Results::new();
     let mut said = Vec::new();

@@ -71,7 +71,7 @@ fn begin() -> Result<(Option<Folder>, Option<Lock>), Error> {
             return Ok((None, None));
         }
     };
-    tell(&folder);
+    tell(&folder, false);
     Ok((Some(folder), lock))
 }
 
@@ -91,18 +91,22 @@ fn patiently(folder: &Folder) -> Result<Lock, Error> {
 
 /// Without the lock a `watch` could take a config that is set aside for one that a killed `stop` has left.
 fn without_lock(folder: &Folder) {
-    tell(folder);
-    folder.forget();
+    tell(folder, true);
 }
 
-/// From now on nothing is meant to be in force; a running `watch` is told.
-fn tell(folder: &Folder) {
+/// From now on nothing is meant to be in force; a running `watch` is told. With `for_good` nothing is set aside that could be
+/// put back.
+fn tell(folder: &Folder, for_good: bool) {
     let known = Known::of(folder);
     if let Err(error) = folder.set_aside() {
         let who = known.who().map_or_else(String::new, |who| {
             format!("; `paraglider watch` ({who}) will put the rules back: end it, then stop again")
         });
         log::warning!("{error}{who}");
+    }
+    // Before the watch looks.
+    if for_good {
+        folder.forget();
     }
     known.wake();
     before::tell(folder.base(), libc::SIGUSR1);

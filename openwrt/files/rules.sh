@@ -4,10 +4,11 @@
 # The pid file of the watch; procd writes it.
 WATCH=/var/run/paraglider.pid
 
-# run WORDS: the messages of paraglider go to the caller and into the log (logread -e paraglider).
+# run WORDS: the messages of paraglider go to the caller and into the log (logread -e paraglider), which has a level and a name
+# of its own.
 run() {
 	local said code
-	said="$(paraglider "$@" 2>&1)"
+	said="$(PARAGLIDER_LOG=procd paraglider "$@" 2>&1)"
 	code=$?
 	if [ -n "$said" ]; then
 		echo "$said" >&2

@@ -7,7 +7,7 @@ use crate::router::Router;
 
 /// Facility daemon with the levels err and info, as syslog(3) writes them.
 pub const ERROR: &str = "<27>";
-const INFO: &str = "<30>";
+pub const INFO: &str = "<30>";
 
 const BIND: &str = "10.9.0.1:4444";
 

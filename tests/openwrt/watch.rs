@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use crate::lab::{sh, Lab, Variant};
 use crate::router::Router;
-use crate::story::{answers, fair, tell, ERROR};
+use crate::story::{answers, fair, tell, ERROR, INFO};
 
 /// procd starts one that was killed anew after 5 s.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -95,6 +95,14 @@ fn it_comes_and_goes_with_the_health_block() {
             log.lines()
                 .any(|line| line.starts_with(ERROR) && line.contains(&format!("{DEAD} of 10.9.0.1:4444 is down")))
         });
+        // What is no trouble has its own level, and no line has the name or the level twice.
+        let told = log.lines().filter(|line| line.contains("paraglider: ") || line.contains("paraglider["));
+        for line in told {
+            let trouble = line.contains("warning: ") || line.contains("error: ");
+            assert!(trouble || line.starts_with(INFO), "{line}");
+            assert!(!line.contains("[paraglider]"), "{line}");
+        }
+        assert!(log.lines().any(|line| line.starts_with(INFO) && line.contains("is balanced over")), "{log}");
         assert_eq!(router.service("status").code, 0);
         assert_eq!(router.service("running").code, 0);
 

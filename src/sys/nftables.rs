@@ -106,6 +106,8 @@ pub mod elements {
     pub const DATA: u16 = 2;
     /// NFTA_SET_ELEM_FLAGS.
     pub const FLAGS: u16 = 3;
+    /// NFTA_SET_ELEM_KEY_END: the last one of an interval of several values.
+    pub const KEY_END: u16 = 10;
     /// NFT_SET_ELEM_INTERVAL_END: from here on nothing is in the set, until the next element begins an interval.
     pub const INTERVAL_END: u32 = 1;
     /// NFT_SET_ELEM_CATCHALL.

@@ -7,23 +7,8 @@ use super::iptables;
 use crate::net::Family;
 use crate::sys::file;
 use crate::sys::netlink::{self, big, find, text_of, Netlink};
-use crate::sys::nftables::expression;
+use crate::sys::nftables::{chain, expression, rule, INET};
 use crate::text::Shown;
-
-/// NFPROTO_INET, for both families.
-pub(super) const INET: libc::c_int = 1;
-
-const CHAIN_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
-const CHAIN_HOOK: u16 = 4;
-const CHAIN_POLICY: u16 = 5;
-const CHAIN_TYPE: u16 = 7;
-const HOOK_NUMBER: u16 = 1;
-const HOOK_PRIORITY: u16 = 2;
-const RULE_TABLE: u16 = 1;
-const RULE_CHAIN: u16 = 2;
-const RULE_HANDLE: u16 = 3;
-const RULE_EXPRESSIONS: u16 = 4;
 
 /// Where packets pass (enum nf_inet_hooks).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +115,7 @@ pub fn chains(family: Family, all: bool) -> io::Result<Vec<Chain>> {
             |table: &str| of.is_some() && !all && is_one_of(table, &["filter", "nat", "mangle", "raw", "security"]);
         let before = found.len();
         netlink.list(netlink::CHAINS, number, &mut |chain| {
-            let (Some(table), Some(name)) = (text_of(chain, CHAIN_TABLE), text_of(chain, CHAIN_NAME)) else { return };
+            let (Some(table), Some(name)) = (text_of(chain, chain::TABLE), text_of(chain, chain::NAME)) else { return };
             if table != OURS && !is_iptables(table) {
                 let (table, name) = (table.to_owned(), name.to_owned());
                 found.push(Chain { family: of, table, name, base: base(chain), rules: Vec::new() });
@@ -140,11 +125,11 @@ pub fn chains(family: Family, all: bool) -> io::Result<Vec<Chain>> {
             continue;
         }
         netlink.list(netlink::RULES, number, &mut |rule| {
-            let (Some(table), Some(name)) = (text_of(rule, RULE_TABLE), text_of(rule, RULE_CHAIN)) else { return };
+            let (Some(table), Some(name)) = (text_of(rule, rule::TABLE), text_of(rule, rule::CHAIN)) else { return };
             for chain in &mut found {
                 if chain.family == of && chain.table == table && chain.name == name {
-                    let expressions = find(rule, RULE_EXPRESSIONS).unwrap_or_default().to_vec();
-                    let handle = find(rule, RULE_HANDLE).unwrap_or_default();
+                    let expressions = find(rule, rule::EXPRESSIONS).unwrap_or_default().to_vec();
+                    let handle = find(rule, rule::HANDLE).unwrap_or_default();
                     let handle = handle.try_into().map_or(0, u64::from_be_bytes);
                     chain.rules.push(Rule { handle, expressions });
                     return;
@@ -156,18 +141,18 @@ pub fn chains(family: Family, all: bool) -> io::Result<Vec<Chain>> {
 }
 
 fn base(chain: &[u8]) -> Option<Base> {
-    let hook = find(chain, CHAIN_HOOK)?;
-    let at = match big(hook, HOOK_NUMBER)? {
+    let hook = find(chain, chain::HOOK)?;
+    let at = match big(hook, chain::HOOK_NUMBER)? {
         0 => Hook::Prerouting,
         1 => Hook::Input,
         2 => Hook::Forward,
         4 => Hook::Postrouting,
         _ => return None,
     };
-    let priority = big(hook, HOOK_PRIORITY)? as i32;
+    let priority = big(hook, chain::HOOK_PRIORITY)? as i32;
     // NF_DROP is 0.
-    let drops = big(chain, CHAIN_POLICY) == Some(0);
-    Some(Base { hook: at, priority, drops, nat: text_of(chain, CHAIN_TYPE) == Some("nat") })
+    let drops = big(chain, chain::POLICY) == Some(0);
+    Some(Base { hook: at, priority, drops, nat: text_of(chain, chain::TYPE) == Some("nat") })
 }
 
 /// Whether a rule uses connection tracking, also one in iptables' tables that only `nft` can show.

@@ -1,20 +1,9 @@
 //! Sets and maps that rules look values up in.
 
-use super::chain::{Chain, INET};
+use super::chain::Chain;
 use crate::net::Family;
 use crate::sys::netlink::{attribute, big, find, find_in, next, Netlink, ELEMENTS};
-
-/// Of linux/netfilter/nf_tables.h.
-const LIST_TABLE: u16 = 1;
-const LIST_SET: u16 = 2;
-const LIST_ELEMENTS: u16 = 3;
-const ELEMENT_KEY: u16 = 1;
-const ELEMENT_DATA: u16 = 2;
-const ELEMENT_FLAGS: u16 = 3;
-const ELEMENT_KEY_END: u16 = 10;
-const DATA_VALUE: u16 = 1;
-const INTERVAL_END: u32 = 1;
-const CATCHALL: u32 = 2;
+use crate::sys::nftables::{data, elements, INET};
 
 /// How many bytes of a set are looked at: some thousand elements. Those with more are of clients (bans), and of no interest
 /// here.
@@ -69,17 +58,17 @@ impl<'a> Sets<'a> {
 fn look_up<'a>(mut elements: &'a [u8], value: &[u8]) -> Result<Option<&'a [u8]>, ()> {
     let (mut last, mut others, mut intervals): (Option<Element>, _, _) = (None, None, false);
     while let Some((_, element)) = next(&mut elements) {
-        let flags = big(element, ELEMENT_FLAGS).unwrap_or(0);
-        let data = find(element, ELEMENT_DATA).unwrap_or_default();
-        let key = find_in(element, ELEMENT_KEY, DATA_VALUE).unwrap_or_default();
-        let ends = flags & INTERVAL_END != 0;
-        if flags & CATCHALL != 0 {
+        let flags = big(element, elements::FLAGS).unwrap_or(0);
+        let data = find(element, elements::DATA).unwrap_or_default();
+        let key = find_in(element, elements::KEY, data::VALUE).unwrap_or_default();
+        let ends = flags & elements::INTERVAL_END != 0;
+        if flags & elements::CATCH_ALL != 0 {
             others = Some(data);
             continue;
         }
         // A key of several values, of which only the first ones are known; or one whose values are intervals.
         let Some(value) = value.get(..key.len()) else { return Err(()) };
-        if find_in(element, ELEMENT_KEY_END, DATA_VALUE).is_some_and(|end| end != key) {
+        if find_in(element, elements::KEY_END, data::VALUE).is_some_and(|end| end != key) {
             return Err(());
         }
         intervals |= ends;
@@ -97,12 +86,12 @@ fn look_up<'a>(mut elements: &'a [u8], value: &[u8]) -> Result<Option<&'a [u8]>,
 impl Set<'_> {
     fn read(&mut self) {
         let mut which = Vec::new();
-        attribute(&mut which, LIST_TABLE, &[self.of.table.as_bytes(), &[0]].concat());
-        attribute(&mut which, LIST_SET, &[self.name.as_bytes(), &[0]].concat());
+        attribute(&mut which, elements::TABLE, &[self.of.table.as_bytes(), &[0]].concat());
+        attribute(&mut which, elements::SET, &[self.name.as_bytes(), &[0]].concat());
         let family = self.of.family.map_or(INET, Family::domain);
         let Ok(mut netlink) = Netlink::open() else { return };
         let listed = netlink.list_of(ELEMENTS, family, &which, &mut |message| {
-            self.elements.extend_from_slice(find(message, LIST_ELEMENTS).unwrap_or_default());
+            self.elements.extend_from_slice(find(message, elements::LIST).unwrap_or_default());
         });
         self.known = listed.is_ok() && self.elements.len() <= MOST;
     }
@@ -115,11 +104,11 @@ mod tests {
     /// As the kernel has it; with its first byte as data. A key of nothing stands for all others.
     fn element(key: &[u8], ends: bool) -> Vec<u8> {
         let (mut inner, mut outer, mut all) = (Vec::new(), Vec::new(), Vec::new());
-        let flags = if key.is_empty() { CATCHALL } else { u32::from(ends) };
-        attribute(&mut inner, DATA_VALUE, key);
-        attribute(&mut outer, ELEMENT_KEY, &inner);
-        attribute(&mut outer, ELEMENT_DATA, &[key.first().copied().unwrap_or(7)]);
-        attribute(&mut outer, ELEMENT_FLAGS, &flags.to_be_bytes());
+        let flags = if key.is_empty() { elements::CATCH_ALL } else { u32::from(ends) };
+        attribute(&mut inner, data::VALUE, key);
+        attribute(&mut outer, elements::KEY, &inner);
+        attribute(&mut outer, elements::DATA, &[key.first().copied().unwrap_or(7)]);
+        attribute(&mut outer, elements::FLAGS, &flags.to_be_bytes());
         attribute(&mut all, 1, &outer);
         all
     }

@@ -6,10 +6,7 @@ use super::iptables;
 use super::set::Sets;
 use crate::net::{Endpoint, Family, Octets};
 use crate::sys::netlink::{big, find, find_in, text_of};
-use crate::sys::nftables::expression;
-
-const DATA_VALUE: u16 = 1;
-const DATA_VERDICT: u16 = 2;
+use crate::sys::nftables::{data, expression};
 
 /// How deep chains may lead into each other (NFT_JUMP_STACK_SIZE).
 pub(super) const DEEPEST: usize = 16;
@@ -266,14 +263,14 @@ impl<'a, 'b> Walk<'a, 'b> {
                 }
                 "bitwise" => {
                     let mut value = registers.value(data, 1);
-                    match find_in(data, 4, DATA_VALUE) {
+                    match find_in(data, 4, data::VALUE) {
                         Some(mask) => value.mask(mask),
                         None => value.length = 0,
                     }
                     registers.load(data, 2, value);
                 }
                 "immediate" => {
-                    if let Some(decided) = find_in(data, 2, DATA_VERDICT) {
+                    if let Some(decided) = find_in(data, 2, data::VERDICT) {
                         verdict = decide(self.chains, self.start, decided);
                     }
                 }
@@ -326,7 +323,7 @@ impl<'a, 'b> Walk<'a, 'b> {
         if found.is_some() == (big(data, 5) == Some(1)) {
             return Match::No;
         }
-        if let (Some(decided), true) = (found.and_then(|found| find(found, DATA_VERDICT)), by_verdict) {
+        if let (Some(decided), true) = (found.and_then(|found| find(found, data::VERDICT)), by_verdict) {
             *verdict = decide(self.chains, self.start, decided);
         }
         Match::Yes
@@ -384,7 +381,7 @@ impl<'a, 'b> Walk<'a, 'b> {
 
 /// Evaluates `cmp` (enum nft_cmp_ops): equal, not equal, less, at most, more, at least, by bytes.
 fn compare(value: &Value, data: &[u8]) -> Match {
-    let (Some(operation), Some(with)) = (big(data, 2), find_in(data, 3, DATA_VALUE)) else {
+    let (Some(operation), Some(with)) = (big(data, 2), find_in(data, 3, data::VALUE)) else {
         return Match::Unknown;
     };
     if value.length == 0 {
@@ -458,7 +455,7 @@ mod tests {
 
     fn comparison(operation: u32, with: &[u8]) -> Vec<u8> {
         let mut value = Vec::new();
-        attribute(&mut value, DATA_VALUE, with);
+        attribute(&mut value, data::VALUE, with);
         let mut bytes = numbered(2, operation);
         attribute(&mut bytes, 3, &value);
         bytes
@@ -515,7 +512,7 @@ mod tests {
         let mut rule = Vec::new();
         attribute(&mut rule, 1, &expression);
         let (mut verdict, mut data, mut immediate) = (Vec::new(), Vec::new(), Vec::new());
-        attribute(&mut verdict, DATA_VERDICT, &numbered(1, 1));
+        attribute(&mut verdict, data::VERDICT, &numbered(1, 1));
         attribute(&mut data, 2, &verdict);
         attribute(&mut immediate, 1, b"immediate\0");
         attribute(&mut immediate, 2, &data);
@@ -532,7 +529,7 @@ mod tests {
             (numbered(1, -3_i32 as u32), Vec::new(), Vec::new(), Vec::new());
         attribute(&mut verdict, 2, b"c\0");
         let mut inner = Vec::new();
-        attribute(&mut inner, DATA_VERDICT, &verdict);
+        attribute(&mut inner, data::VERDICT, &verdict);
         attribute(&mut data, 2, &inner);
         attribute(&mut immediate, 1, b"immediate\0");
         attribute(&mut immediate, 2, &data);

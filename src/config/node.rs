@@ -32,7 +32,7 @@ pub(super) struct Node {
     place: &'static str,
     /// Keys that do not exist here, but are tried.
     strangers: &'static [Stranger],
-    /// Of so many keys, the first ones, only one is allowed; and the message about a second one.
+    /// How many of the first keys exclude each other, and the message about a second one of them.
     only_one: (usize, &'static str),
     /// For a list or a mapping.
     end: End,

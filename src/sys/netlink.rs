@@ -60,7 +60,7 @@ const NETFILTER: usize = 4;
 /// it had no memory never comes.
 const PATIENCE: u64 = 1000;
 
-/// Bytes for a single answer, and for the parts of a dump, of which the kernel sends so many at once.
+/// Bytes for a single answer, and for a dump, which the kernel sends in pieces of at most this size.
 const MOST: usize = 8 * 1024;
 const MOST_OF_DUMP: usize = 32 * 1024;
 

@@ -1,4 +1,4 @@
-//! Sentences are written for whoever reads them: a person, the journal, procd, or any other program.
+//! Each reader gets sentences in its own form: a person, the journal, procd, any other program.
 
 use std::fs::{self, File};
 use std::io::Read;

@@ -23,7 +23,7 @@ const BITS: u32 = 6;
 const MACHINE: u32 = 1;
 const BIG_ENDIAN: u32 = 2;
 
-/// After so many bytes a list of elements goes on in another message: an attribute has at most 64 KiB.
+/// A list of elements that is longer than this, in bytes, goes on in another message: an attribute has at most 64 KiB.
 const MOST: usize = 32 * 1024;
 
 /// Maps with more elements than these have a line for each when they are said.
@@ -255,7 +255,7 @@ impl Writer<'_> {
         self.batch.close(self.list);
     }
 
-    /// Begins a map of so many verdicts, whose keys have this type and length. With an order, they are integers; those in the
+    /// Begins a map with `count` verdicts, whose keys have this type and length. With an order they are integers; integers in the
     /// order of the network are intervals.
     fn new_map(&mut self, kind: u32, length: u32, order: u32, count: usize) {
         self.map += 1;

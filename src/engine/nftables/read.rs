@@ -15,8 +15,8 @@ const TRIES: usize = 5;
 pub struct Seen {
     /// The family of the table; none if there is no table.
     pub family: Option<libc::c_int>,
-    /// It is not as we make it: somebody has set a flag, such as `dormant`, with which none of its chains is asked. Or there is
-    /// one of the other family too.
+    /// The table is not as we make it: it has a flag, such as `dormant`, with which the kernel asks none of its chains; or there
+    /// is one of the other family too.
     pub is_odd: bool,
     pub chains: Vec<u8>,
     pub rules: Vec<u8>,

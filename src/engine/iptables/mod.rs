@@ -32,6 +32,7 @@ use crate::service::{Service, Source};
 use crate::sys::file;
 use crate::sys::log;
 use crate::sys::netlink::{self, Netlink};
+use crate::sys::nftables::chain;
 
 /// The iptables of this host, or the other variant of each family.
 #[derive(Debug)]
@@ -288,9 +289,10 @@ fn chains(family: Family, table: Table) -> Result<Vec<String>, Error> {
     let mut chains: Vec<String> = Vec::new();
     let listed = Netlink::open().and_then(|mut netlink| {
         netlink.list(netlink::CHAINS, family.domain(), &mut |chain| {
-            // NFTA_CHAIN_TABLE and NFTA_CHAIN_NAME
-            if netlink::text_of(chain, 1) == Some(table.name()) {
-                chains.extend(netlink::text_of(chain, 3).filter(|name| is_ours(table, name)).map(str::to_owned));
+            if netlink::text_of(chain, chain::TABLE) == Some(table.name()) {
+                chains.extend(
+                    netlink::text_of(chain, chain::NAME).filter(|name| is_ours(table, name)).map(str::to_owned),
+                );
             }
         })
     });

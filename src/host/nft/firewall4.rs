@@ -173,16 +173,21 @@ pub fn remedy() -> &'static str {
 
 /// Whether the config of firewall4 says that files of packages are not read (`parse_bool` in its fw4.uc).
 fn is_without_includes(config: &str) -> bool {
+    option(config, "auto_includes").is_some_and(|value| ["0", "off", "false", "no"].contains(&value))
+}
+
+/// The value of the first option of this name in a config of OpenWrt (UCI), without its quotes.
+pub fn option<'a>(config: &'a str, name: &str) -> Option<&'a str> {
+    let quotes = ['\'', '"'];
     for line in config.lines() {
         let mut words = line.split_ascii_whitespace();
-        if let (Some("option"), Some(name), Some(value)) = (words.next(), words.next(), words.next()) {
-            let quotes = ['\'', '"'];
-            if name.trim_matches(quotes) == "auto_includes" {
-                return ["0", "off", "false", "no"].contains(&value.trim_matches(quotes));
+        if let (Some("option"), Some(known), Some(value)) = (words.next(), words.next(), words.next()) {
+            if known.trim_matches(quotes) == name {
+                return Some(value.trim_matches(quotes));
             }
         }
     }
-    false
+    None
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Could firewall4 take established connections off the rules?
 
 use super::findings::Findings;
+use crate::host::nft::firewall4;
 use crate::host::remedy::System;
 use crate::sys::file;
 
@@ -19,19 +20,9 @@ pub fn check(findings: &mut Findings<'_>) {
 
 /// Whether the text of /etc/config/firewall has the option on.
 fn is_on(config: &str) -> bool {
-    for line in config.lines() {
-        let mut words = line.split_ascii_whitespace();
-        if words.next() == Some("option")
-            && words.next().is_some_and(|word| word.trim_matches(QUOTES) == "flow_offloading")
-        {
-            let value = words.next().unwrap_or_default().trim_matches(QUOTES);
-            return ["1", "on", "true", "yes", "enabled"].contains(&value);
-        }
-    }
-    false
+    let on = ["1", "on", "true", "yes", "enabled"];
+    firewall4::option(config, "flow_offloading").is_some_and(|value| on.contains(&value))
 }
-
-const QUOTES: [char; 2] = ['\'', '"'];
 
 #[cfg(test)]
 mod tests {

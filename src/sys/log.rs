@@ -84,6 +84,11 @@ impl Reader {
     }
 }
 
+/// Whether a service manager reads what is said. It starts the `watch` of a config that needs one.
+pub fn is_of_service() -> bool {
+    matches!(Reader::of_stderr(), Reader::Procd | Reader::Journal)
+}
+
 /// Sends what is said to stderr.
 pub fn to_stderr(level: LevelFilter) {
     log::set_max_level(level);

@@ -52,7 +52,10 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
         serve::say_who_is_balanced(&engines, &services);
         serve::say_what_others_do(&views, &services, Level::Warning);
     } else {
-        log::info!("already in force");
+        // What calls for `again` does so at each change around it.
+        if !again {
+            log::info!("already in force");
+        }
         // A firewall that came since then may drop all of it.
         serve::say_what_others_do(&views, &services, Level::Error);
     }
@@ -61,7 +64,7 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
     before::tell(folder.base(), libc::SIGHUP);
     if services.iter().all(|service| service.health.is_none()) {
         before::clean(folder.base());
-    } else if known.watch.is_none() {
+    } else if known.watch.is_none() && !again && !log::is_of_service() {
         log::info!("the backends are not checked until `paraglider watch` runs");
     }
     if drop_removed {

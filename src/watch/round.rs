@@ -1,7 +1,7 @@
 //! A round of `watch`: goes on with the checks, says what has come of them, and ends connections to the dead.
 
 use super::run::Watch;
-use crate::error::{plain, Error};
+use crate::error::plain;
 use crate::host::conntrack;
 use crate::service::health::Health;
 use crate::service::Service;
@@ -68,8 +68,8 @@ impl Watch<'_> {
     }
 
     /// Ends the connections to backends that are dead, again and again while they are. What fails is tried again at the
-    /// next look.
-    pub(super) fn forget(&mut self) -> Result<bool, Error> {
+    /// next look, and keeps nothing else from being done.
+    pub(super) fn forget(&mut self) {
         let (now, mut binds, mut gone) = (clock(), Vec::new(), Vec::new());
         for (service, group) in self.services.iter().zip(&self.checked) {
             let ending = group.ending(service, now);
@@ -79,18 +79,21 @@ impl Watch<'_> {
             gone.push(ending);
         }
         if binds.is_empty() {
-            return Ok(true);
+            return;
         }
         let services = &self.services;
         let whose = |connection: &conntrack::Connection| {
             let mut pairs = services.iter().zip(&gone);
             pairs.any(|(service, gone)| service.bind == connection.bind && gone.contains(&connection.backend))
         };
-        conntrack::forget(&binds, &whose).complete()?;
+        match conntrack::forget(&binds, &whose).complete() {
+            Err(error) => return self.cannot_end(&error),
+            Ok(0) => {}
+            Ok(_) => self.could_end(),
+        }
         for ((service, group), gone) in self.services.iter().zip(&mut self.checked).zip(&gone) {
             group.ended(service, gone, now);
         }
-        Ok(true)
     }
 }
 

@@ -62,8 +62,8 @@ pub(super) struct Watch<'a> {
     pub(super) look: u64,
     /// Of the rules, when they were last read.
     pub(super) rules: Option<u64>,
-    /// What went wrong last, so that it is said once; and that nothing can be written into /run.
-    pub(super) trouble: [String; 2],
+    /// What went wrong last, so that it is said once: with the rules; with writing into /run; with ending connections.
+    pub(super) trouble: [String; 3],
     /// How many checks may run at the same time.
     pub(super) most: usize,
 }
@@ -115,11 +115,11 @@ pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
         presence: Presence::default(),
         look: 0,
         rules: None,
-        trouble: [String::new(), String::new()],
+        trouble: [const { String::new() }; 3],
         most: poll::descriptors().saturating_sub(SPARE).max(1),
     };
     match config {
-        Some(config) => watch.begin(config, known)?,
+        Some(config) => watch.begin(config, known, again)?,
         None => watch.rest(),
     }
     drop(lock);
@@ -130,7 +130,7 @@ pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
 
 impl Watch<'_> {
     /// The start that a watch begins with, under the lock.
-    fn begin(&mut self, config: Config, known: Known) -> Result<(), Error> {
+    fn begin(&mut self, config: Config, known: Known, again: bool) -> Result<(), Error> {
         let Config { text, engine, services } = config;
         self.text = text;
         if engine != self.engine {
@@ -146,14 +146,25 @@ impl Watch<'_> {
         if changed.is_err() {
             self.folder.discard();
         }
-        self.rules = if changed? { None } else { rules };
+        let changed = changed?;
+        self.rules = if changed { None } else { rules };
         self.stamp = self.folder.stamp()?;
         (self.pending, self.look) = (false, clock() + LOOK);
         self.tell();
         before::clean(self.folder.base());
-        serve::say_who_is_balanced(&engines, &self.services);
+        // The `start` before has said the rest.
+        let backends = self.checked.iter().map(|group| group.backends.len()).sum();
+        match backends {
+            0 => log::info!("watching the rules"),
+            _ => log::info!("watching the rules and {}", log::count(backends, "backend")),
+        }
+        if changed {
+            serve::say_who_is_balanced(&engines, &self.services);
+        }
         self.presence.look(&self.services);
-        serve::say_what_others_do(&views, &self.services, Level::Warning);
+        if changed || !again {
+            serve::say_what_others_do(&views, &self.services, if changed { Level::Warning } else { Level::Error });
+        }
         Ok(())
     }
 
@@ -249,7 +260,8 @@ impl Watch<'_> {
                     Ok(stayed) => self.untold |= !stayed,
                     Err(error) => self.cannot_write(Error::system(format_args!("{error}"))),
                 }
-                return self.forget();
+                self.forget();
+                return Ok(true);
             }
         }
         let Some(_lock) = self.folder.try_lock()? else { return Ok(false) };
@@ -272,7 +284,8 @@ impl Watch<'_> {
         self.rules = if changed { None } else { rules };
         self.pending = false;
         self.tell();
-        self.forget()
+        self.forget();
+        Ok(true)
     }
 
     /// Writes down how the backends do.
@@ -292,7 +305,7 @@ impl Watch<'_> {
 
     /// Says once that nothing can be written into /run: we go on with what is in memory.
     pub(super) fn cannot_write(&mut self, error: Error) {
-        let [_, trouble] = &mut self.trouble;
+        let [_, trouble, _] = &mut self.trouble;
         if trouble.is_empty() {
             log::warning!("cannot write into /run ({error}); going on from memory");
             trouble.push('!');
@@ -300,12 +313,29 @@ impl Watch<'_> {
     }
 
     /// Says what went wrong, once.
-    pub(super) fn complain(&mut self, error: &Error) {
-        let [trouble, _] = &mut self.trouble;
-        let said = error.to_string();
-        if said != *trouble {
-            log::sentence(log::Level::Error, format_args!("{said}"));
-            *trouble = said;
-        }
+    fn complain(&mut self, error: &Error) {
+        let [trouble, ..] = &mut self.trouble;
+        once(trouble, error, log::Level::Error);
+    }
+
+    /// Says once that connections to dead backends cannot be ended; it is tried again at each look.
+    pub(super) fn cannot_end(&mut self, error: &Error) {
+        let [.., trouble] = &mut self.trouble;
+        once(trouble, error, log::Level::Warn);
+    }
+
+    /// Connections could be ended.
+    pub(super) fn could_end(&mut self) {
+        let [.., trouble] = &mut self.trouble;
+        trouble.clear();
+    }
+}
+
+/// Says an error, unless it is what was said last.
+fn once(last: &mut String, error: &Error, level: log::Level) {
+    let said = error.to_string();
+    if said != *last {
+        log::sentence(level, format_args!("{said}"));
+        *last = said;
     }
 }

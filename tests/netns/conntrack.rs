@@ -219,7 +219,7 @@ fn what_cannot_be_ended_is_tried_again() {
         command.env("XTABLES_LOCKFILE", "/run/nobody/xtables.lock");
         let since = Instant::now();
         let watch = Watch::of(command);
-        watch.hears(since, "is balanced over 3 backends");
+        watch.hears(since, "watching the rules and 3 backends");
         let held = hold_three();
         let is_there = || {
             let table = fs::read_to_string(TABLE).unwrap();

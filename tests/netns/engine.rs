@@ -208,7 +208,7 @@ on_both!(another_engine_in_the_config_is_a_reload_for_start_and_watch, |lab| {
     assert!(by_nftables(), "{:?}", lab.ours());
     let since = Instant::now();
     let watch = Watch::spawn(lab, "watch --again");
-    watch.hears(since, "is balanced");
+    watch.hears(since, "watching the rules");
     assert!(by_nftables(), "{:?}", lab.ours());
     // Rules of ours are removed wherever they are.
     lab.ok("stop");

@@ -125,12 +125,17 @@ on_all!(connections_that_could_not_be_ended_are_ended_later, |lab| {
     sh(&format!("mkdir -p {real} {links}/net && mount --rbind /proc {real}"));
     sh(&format!("cd {real} && for file in [!0-9]*; do [ $file = net ] || ln -s {real}/$file {links}; done"));
     sh(&format!("cd {real}/net && for file in *; do ln -s {real}/net/$file {links}/net; done"));
-    let mut unshare = Command::new("unshare");
-    unshare.args(["--mount", "sh", "-c", &format!("mount --bind {links} /proc && exec \"$@\""), "sh"]);
-    unshare.arg(program()).arg("-config").arg(lab.path("glider.yaml")).arg("watch");
+    let begin = |words: &[&str]| {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "sh", "-c", &format!("mount --bind {links} /proc && exec \"$@\""), "sh"]);
+        unshare.arg(program()).arg("-config").arg(lab.path("glider.yaml")).args(words);
+        let since = Instant::now();
+        let watch = Watch::of(unshare);
+        watch.hears(since, "watching the rules and 3 backends");
+        watch
+    };
+    let watch = begin(&["watch"]);
     let since = Instant::now();
-    let watch = Watch::of(unshare);
-    watch.hears(since, "is balanced over 3 backends");
     let held = hold_three();
     sh(&format!("rm {links}/net/nf_conntrack"));
     silence("b2");
@@ -139,6 +144,14 @@ on_all!(connections_that_could_not_be_ended_are_ended_later, |lab| {
     let failed = Instant::now();
     until("two more looks", || failed.elapsed() > Duration::from_millis(4500));
     assert_eq!(watch.lines(since, "cannot end connections").len(), 1, "said once: {}", watch.text());
+    // The next one, which remembers the dead backend, lives with it too.
+    assert_eq!(watch.end(Signal::SIGKILL), None);
+    let since = Instant::now();
+    let mut watch = begin(&["watch", "--again"]);
+    watch.hears(since, "cannot end connections");
+    let failed = Instant::now();
+    until("two more looks", || failed.elapsed() > Duration::from_millis(4500));
+    assert!(watch.lives() && watch.lines(since, "cannot end connections").len() == 1, "{}", watch.text());
     sh(&format!("ln -s {real}/net/nf_conntrack {links}/net"));
     let since = Instant::now();
     until("the next look", || since.elapsed() > Duration::from_millis(2500));

@@ -103,7 +103,7 @@ on_all!(a_full_run_loses_nothing, |lab| {
     let since = Instant::now();
     let watch = Watch::spawn(lab, "watch");
     watch.hears(since, "going on from memory");
-    watch.hears(since, "is balanced over 2 backends");
+    watch.hears(since, "watching the rules and 2 backends");
     sh(lab.loses_clients());
     until("the rules are back", || lab.paraglider("status").0 == 0);
     assert_eq!(watch.lines(since, "going on from memory").len(), 1, "{}", watch.text());
@@ -119,7 +119,7 @@ on_all!(a_stop_reaches_a_watch_of_another_pid_namespace_and_no_other_process, |l
     unshare.arg("watch");
     let since = Instant::now();
     let watch = Watch::of(unshare);
-    watch.hears(since, "is balanced over 3 backends");
+    watch.hears(since, "watching the rules and 3 backends");
     // Inside it is number 1; here it has a number as well, and from a sister of its namespace none.
     let said = lab.paraglider("watch").2;
     assert!(said.contains("is running (process ") && !said.contains("(process 1)"), "{said}");
@@ -365,7 +365,7 @@ on_all!(few_descriptors_are_enough_for_checks, |lab| {
     lab.config(&checked(QUICK, &[1, 2, 3]));
     let watch = Watch::limited(lab, "ulimit -n 20");
     let since = Instant::now();
-    watch.hears(since, "is balanced over 3 backends");
+    watch.hears(since, "watching the rules and 3 backends");
     until("all are checked", || lab.ok("status").matches("up for ").count() == 3);
     b2.stop();
     watch.turns(lab, since, B2_DOWN);
@@ -395,8 +395,9 @@ on_all!(what_is_meant_is_put_back_and_nothing_after_a_stop, |lab| {
     lab.config("frontend: 1\n");
     assert_eq!(lab.paraglider("start").0, 2);
     sh(lab.loses_all());
-    again("start --again");
+    assert!(again("start --again").contains("is balanced over 2 backends"));
     assert_eq!(lab.ours(), rules);
+    assert_eq!(again("start --again"), "", "what changes nothing is silent");
     lab.ok("stop");
     assert_eq!(again("start --again"), "");
     assert_eq!(lab.ours(), [""; 0]);
@@ -407,7 +408,7 @@ on_all!(what_is_meant_is_put_back_and_nothing_after_a_stop, |lab| {
     lab.config("frontend: 1\n");
     let since = Instant::now();
     let watch = Watch::spawn(lab, "watch --again");
-    watch.hears(since, "is balanced over 3 backends");
+    watch.hears(since, "watching the rules and 3 backends");
     b2.stop();
     watch.hears(since, B2_DOWN);
     assert_eq!(watch.end(Signal::SIGKILL), None);

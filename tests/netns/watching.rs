@@ -67,8 +67,8 @@ impl Watch {
     pub fn with(lab: &Lab, words: &str) -> Self {
         let mut watch = Self::spawn(lab, words);
         until("the watch puts the rules in force", || {
-            assert!(watch.child.try_wait().unwrap().is_none(), "it ended: {}", watch.text());
-            watch.log.lock().unwrap().iter().any(|(_, line)| line.contains(" balanced ") || line.contains("in force"))
+            assert!(watch.lives(), "it ended: {}", watch.text());
+            watch.log.lock().unwrap().iter().any(|(_, line)| line.contains("watching the rules"))
         });
         lab.ok("status");
         watch
@@ -99,6 +99,11 @@ impl Watch {
             }
         });
         Watch { child, log, reader: Some(reader) }
+    }
+
+    /// Whether it has not ended.
+    pub fn lives(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     pub fn process(&self) -> u32 {

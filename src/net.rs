@@ -1,7 +1,7 @@
 //! Address families, and the endpoints of TCP connections.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::error::{refuse, Error};
 use crate::text::{has, is_word, number, part, Shown};
@@ -227,6 +227,21 @@ impl Endpoint {
             _ => <[u8; 16]>::try_from(address).ok()?.into(),
         };
         (port != 0 && !ip.is_unspecified()).then_some(Endpoint { ip, port })
+    }
+
+    /// Of every address of a family: no host is meant yet.
+    pub fn anywhere(family: Family, port: u16) -> Self {
+        let ip = match family {
+            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        Endpoint { ip, port }
+    }
+
+    /// The same port of this address.
+    #[must_use]
+    pub fn with_ip(self, ip: IpAddr) -> Self {
+        Endpoint { ip, ..self }
     }
 
     /// The address.

@@ -1,17 +1,21 @@
 //! Puts services in force on this host: their rules, and forwarding.
 
+use std::fmt;
+use std::net::IpAddr;
+
 use crate::config::{self, MOST_BYTES};
 use crate::engine::choice;
 use crate::engine::transaction::{self, Views};
 use crate::engine::{Engine, InForce, Kind, Level, Plan};
 use crate::error::{fail, plain, Error};
 use crate::host::conntrack;
+use crate::host::device;
 use crate::host::forwarding::{self, Forwarding};
 use crate::host::nft::firewall4;
 use crate::host::ssh;
 use crate::host::state::Folder;
 use crate::net::{Endpoint, Family};
-use crate::service::{Preference, Service};
+use crate::service::{Interface, Preference, Service};
 use crate::sys::file;
 use crate::sys::log;
 use crate::text::Escaped;
@@ -25,6 +29,30 @@ pub struct Config {
     pub engine: Preference,
     /// What is balanced.
     pub services: Vec<Service>,
+    /// What cannot be balanced yet.
+    pub waiting: Vec<Waiting>,
+}
+
+impl Config {
+    /// Whether a bind follows an interface.
+    pub fn follows(&self) -> bool {
+        !self.waiting.is_empty() || self.services.iter().any(|service| service.follows.is_some())
+    }
+}
+
+/// A frontend whose bind follows an interface that has no address yet.
+#[derive(Debug)]
+pub struct Waiting {
+    /// The frontend; the address of its bind is unspecified.
+    pub service: Service,
+    /// What it waits for: the end of a sentence.
+    pub why: String,
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} waits: {}", self.service.written(), self.why)
+    }
 }
 
 /// Reads the config file and judges its content.
@@ -49,7 +77,61 @@ pub fn judged(place: &str, text: Vec<u8>) -> Result<Config, Error> {
     let shown = Escaped(place);
     let config::Config { engine, services } =
         config::parse(&text).map_err(|mistake| Error::usage(format_args!("{shown}:{mistake}")))?;
-    Ok(Config { text, engine, services })
+    let (services, waiting) = placed(services);
+    Ok(Config { text, engine, services, waiting })
+}
+
+/// Gives binds that follow interfaces the addresses that these have now.
+fn placed(all: Vec<Service>) -> (Vec<Service>, Vec<Waiting>) {
+    let mut taken = wanted(&all);
+    taken.retain(|bind| !bind.address().is_unspecified());
+    let (mut services, mut waiting) = (Vec::new(), Vec::new());
+    // An interface is asked for its address once.
+    let mut known: Vec<(Interface, Family, Result<IpAddr, String>)> = Vec::new();
+    for mut service in all {
+        let family = service.bind.family();
+        let Some(follows) = &service.follows else {
+            services.push(service);
+            continue;
+        };
+        let at = known.iter().position(|(interface, of, _)| interface == follows && *of == family);
+        let at = at.unwrap_or_else(|| {
+            known.push((follows.clone(), family, device::address(follows.as_str(), family)));
+            known.len() - 1
+        });
+        let mut why = String::new();
+        match known.get(at).map(|(_, _, found)| found) {
+            Some(Ok(ip)) => {
+                let bind = service.bind.with_ip(*ip);
+                if taken.contains(&bind) {
+                    why = format!("{bind} is the bind of another frontend");
+                } else if service.backends.iter().any(|backend| backend.address == bind) {
+                    why = format!("{bind} is also a backend of this frontend");
+                } else {
+                    taken.push(bind);
+                    service.bind = bind;
+                    services.push(service);
+                    continue;
+                }
+            }
+            Some(Err(error)) => why.clone_from(error),
+            None => {}
+        }
+        waiting.push(Waiting { service, why });
+    }
+    (services, waiting)
+}
+
+/// Says which frontends wait; with `again` those only that were in force.
+pub fn say_who_waits(views: &Views<'_>, waiting: &[Waiting], again: bool) {
+    for one in waiting {
+        let was = views.iter().any(|view| view.frontends().iter().any(|known| known.name == one.service.name.as_str()));
+        match was {
+            true => log::warning!("{one}"),
+            false if !again => log::info!("{one}"),
+            false => {}
+        }
+    }
 }
 
 /// Puts `services` in force, given what was read; `note` then writes down that they are. Tells whether rules had to change.
@@ -173,13 +255,19 @@ pub fn heal(folder: &Folder, engines: &[Box<dyn Engine>]) -> Result<(), Error> {
     Ok(())
 }
 
+/// A service's bind, and the interface that it follows.
+pub fn shown(service: &Service) -> String {
+    let Service { bind, follows, .. } = service;
+    follows.as_ref().map_or_else(|| bind.to_string(), |_| format!("{bind} ({})", service.written()))
+}
+
 /// Says what was put in force.
 pub fn say_who_is_balanced(engines: &[Box<dyn Engine>], services: &[Service]) {
     let engine = choice::name(engines);
-    for Service { bind, backends, .. } in services {
-        let chosen = backends.iter().filter(|backend| backend.weight > 0).count();
+    for service in services {
+        let chosen = service.backends.iter().filter(|backend| backend.weight > 0).count();
         let backends = log::count(chosen, "backend");
-        log::info!("{bind} is balanced over {backends} by {engine}");
+        log::info!("{} is balanced over {backends} by {engine}", shown(service));
     }
 }
 

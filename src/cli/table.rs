@@ -116,7 +116,7 @@ pub static OPTIONS: [Opt; 13] = [
         short: "",
         value: "",
         verbs: &["watch"],
-        help: "only tell: exit status 0 if the config has `health:`, else 1",
+        help: "only tell: exit status 0 if the config needs a watch, else 1",
     },
     Opt { word: "--json", short: "", value: "", verbs: &["status"], help: "as JSON" },
     Opt { word: "--prometheus", short: "", value: "", verbs: &["status"], help: "as Prometheus reads it" },

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use crate::error::{refuse, Error};
-use crate::net::{port_number, Endpoint};
-use crate::service::weight;
+use crate::net::{port_number, Endpoint, Family};
+use crate::service::{weight, Interface};
 use crate::text::{self, has, listed, part, split as split_at, until, Shown};
 
 /// Whose address it is.
@@ -32,6 +32,19 @@ pub(super) fn endpoint(text: &str, whose: Whose) -> Result<Endpoint, Error> {
             Err(error)
         }
     }
+}
+
+/// Reads interface:port, or [interface]:port for IPv6; none if it is something else.
+pub(super) fn interface(text: &str) -> Result<Option<(Endpoint, Interface)>, Error> {
+    let (host, Some(behind)) = split(text) else { return Ok(None) };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    // More colons are of an IPv6 address, and slashes of a URL.
+    let (Some(name), false) = (Interface::parse(bare.unwrap_or(host)), has(behind, ':') || behind.starts_with('/'))
+    else {
+        return Ok(None);
+    };
+    let family = if bare.is_some() { Family::V6 } else { Family::V4 };
+    Ok(Some((Endpoint::anywhere(family, port(behind)?), name)))
 }
 
 /// Reads a port that stands alone.
@@ -138,7 +151,7 @@ fn kind(text: &str, whose: Whose, right: &mut String) -> &'static str {
     // More colons are of an IPv6 address.
     let name = is_word(host) && host != "localhost" && !port.is_some_and(|port| has(port, ':'));
     if name || port.is_none() && port_number(text).is_ok() {
-        return ": rules contain only addresses; write address:port, with an address of this host (`ip address` shows them)";
+        return ": write address:port or interface:port, of this host (`ip address` shows them)";
     }
     ""
 }

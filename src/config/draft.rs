@@ -3,13 +3,13 @@
 
 use std::fmt;
 
-use super::address::{endpoint, explain, Whose};
+use super::address::{endpoint, explain, interface, Whose};
 use super::words;
 use crate::error::{refuse, Error};
 use crate::net::{Endpoint, Family};
 use crate::schedule::{self, BUCKETS, MOST_SLOTS};
 use crate::service::health::Health;
-use crate::service::{weight, Backend, Name, Preference, Schedule, Service, Source, MOST_BACKENDS};
+use crate::service::{weight, Backend, Interface, Name, Preference, Schedule, Service, Source, Written, MOST_BACKENDS};
 use crate::text::{one_of, Shown};
 
 /// The message about a config without any frontend.
@@ -44,6 +44,8 @@ pub(super) struct Draft {
 pub(super) struct Frontend {
     name: Option<Name>,
     bind: Option<Endpoint>,
+    /// The interface that it follows.
+    follows: Option<Interface>,
     source: Option<Source>,
     schedule: Schedule,
     /// What `health:` says, once it is complete.
@@ -126,20 +128,24 @@ impl Draft {
 
     /// `bind:` of a frontend.
     pub fn bind(&mut self, text: &str) -> Result<(), Error> {
-        let bind = endpoint(text, Whose::Bind)?;
-        if let Some(other) = self.services.iter().find(|service| service.bind == bind) {
-            return refuse!("`{bind}` is the bind of another frontend (`{}`)", other.name);
+        let (bind, follows) = match interface(text)? {
+            Some((bind, interface)) => (bind, Some(interface)),
+            None => (endpoint(text, Whose::Bind)?, None),
+        };
+        let is_it = |other: &&Service| other.bind == bind && other.follows == follows;
+        if let Some(other) = self.services.iter().find(is_it) {
+            return refuse!("`{}` is the bind of another frontend (`{}`)", other.written(), other.name);
         }
         if self.frontend.addresses.binary_search(&bind).is_ok() {
             return refuse!("`{bind}` is also a backend of this frontend; connections would run in circles");
         }
         if let Some(family) = self.frontend.source.and_then(Source::family) {
-            same_family(bind, family, format_args!("privateip"))?;
+            same_family(text, bind, family, format_args!("privateip"))?;
         }
         if let Some(backend) = self.frontend.backends.first() {
-            same_family(bind, backend.address.family(), format_args!("the backends"))?;
+            same_family(text, bind, backend.address.family(), format_args!("the backends"))?;
         }
-        self.frontend.bind = Some(bind);
+        (self.frontend.bind, self.frontend.follows) = (Some(bind), follows);
         Ok(())
     }
 
@@ -154,7 +160,8 @@ impl Draft {
         };
         if let (Some(family), Some(bind)) = (source.family(), self.frontend.bind) {
             if family != bind.family() {
-                return refuse!("`{}` is {family}, but bind `{bind}` is {}", Shown(text), bind.family());
+                let shown = Written(self.frontend.follows.as_ref(), bind);
+                return refuse!("`{}` is {family}, but bind `{shown}` is {}", Shown(text), bind.family());
             }
         }
         self.frontend.source = Some(source);
@@ -177,7 +184,7 @@ impl Draft {
     /// `address:` of a backend.
     pub fn address(&mut self, text: &str) -> Result<(), Error> {
         let address = endpoint(text, Whose::Backend)?;
-        let Frontend { bind, backends, addresses, .. } = &mut self.frontend;
+        let Frontend { bind, follows, backends, addresses, .. } = &mut self.frontend;
         if *bind == Some(address) {
             return refuse!("`{address}` is also the bind of this frontend; connections would run in circles");
         }
@@ -185,9 +192,9 @@ impl Draft {
             return refuse!("`{address}` is already a backend of this frontend; use weight to give it more");
         };
         if let Some(bind) = bind {
-            same_family(address, bind.family(), format_args!("bind `{bind}`"))?;
+            same_family(text, address, bind.family(), format_args!("bind `{}`", Written(follows.as_ref(), *bind)))?;
         } else if let Some(first) = backends.first() {
-            same_family(address, first.address.family(), format_args!("backend `{}`", first.address))?;
+            same_family(text, address, first.address.family(), format_args!("backend `{}`", first.address))?;
         }
         if backends.len() == MOST_BACKENDS {
             return refuse!("`{address}` is one backend too many; a frontend has at most {MOST_BACKENDS}");
@@ -233,7 +240,7 @@ impl Draft {
 
     /// The end of a frontend: nothing may be missing, and what was left out gets its default.
     pub fn end_of_frontend(&mut self) -> Result<(), Error> {
-        let Frontend { name, bind, source, schedule, health, backends, backup_at, .. } =
+        let Frontend { name, bind, follows, source, schedule, health, backends, backup_at, .. } =
             std::mem::take(&mut self.frontend);
         let Some(bind) = bind else {
             return refuse!("`bind` is missing: the address:port that clients connect to");
@@ -241,7 +248,10 @@ impl Draft {
         if backends.is_empty() {
             return refuse!("`backends` is missing: a list of address:port");
         }
-        let name = name.unwrap_or_else(|| Name::of_bind(bind));
+        let name = name.unwrap_or_else(|| match &follows {
+            Some(interface) => Name::of_interface(interface, bind),
+            None => Name::of_bind(bind),
+        });
         self.unique(&name)?;
         fits(schedule, &backends)?;
         if let Some(Backend { address, .. }) = backends.iter().find(|backend| backend.backup && health.is_none()) {
@@ -251,7 +261,7 @@ impl Draft {
             return self.too_late(backup_at, Error::usage(why));
         }
         let source = source.unwrap_or(Source::Masquerade);
-        let mut service = Service { name, bind, source, backends, schedule, health };
+        let mut service = Service { name, bind, follows, source, backends, schedule, health };
         service.choose(&[]);
         self.services.push(service);
         Ok(())
@@ -299,9 +309,9 @@ fn fits(schedule: Schedule, backends: &[Backend]) -> Result<(), Error> {
     Ok(())
 }
 
-fn same_family(address: Endpoint, family: Family, other: fmt::Arguments<'_>) -> Result<(), Error> {
+fn same_family(text: &str, address: Endpoint, family: Family, other: fmt::Arguments<'_>) -> Result<(), Error> {
     if address.family() == family {
         return Ok(());
     }
-    refuse!("`{address}` is {}, but {other} is {family}; one frontend has one family", address.family())
+    refuse!("`{}` is {}, but {other} is {family}; one frontend has one family", Shown(text), address.family())
 }

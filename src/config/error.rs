@@ -80,9 +80,19 @@ impl Mistake {
         {
             finder = Finder::Ours;
             what.push_str("; an IPv6 address in brackets needs quotes, as in \"[2001:db8::1]:80\"");
+        } else if what.starts_with("found a list")
+            && split(source, "bind:").is_some_and(|(_, value)| is_in_brackets(value))
+        {
+            finder = Finder::Ours;
+            what.push_str("; an interface in brackets needs quotes, as in \"[eth0]:80\"");
         }
         (Mistake { line, column, what }, finder)
     }
+}
+
+/// Whether it begins with brackets before a port.
+fn is_in_brackets(text: &str) -> bool {
+    text.trim_ascii_start().starts_with('[') && find(text, "]:").is_some()
 }
 
 /// Whether the first thing in brackets is an IPv6 address, not an IPv4 address with its port.

@@ -3,6 +3,7 @@
 pub mod advertised;
 pub mod before;
 pub mod conntrack;
+pub mod device;
 pub mod forwarding;
 pub mod interface;
 pub mod nft;

@@ -25,6 +25,11 @@ impl System {
         Self::of(&file::read("/etc/os-release"), file::exists)
     }
 
+    /// Whether its service puts rules in force anew whenever an interface gets another address.
+    pub fn follows_interfaces(self) -> bool {
+        matches!(self, System::Opkg | System::OpenWrtApk)
+    }
+
     /// How to install a package of OpenWrt.
     fn package(self, name: &str) -> String {
         let get = if self == System::Opkg { "opkg update && opkg install" } else { "apk update && apk add" };
@@ -56,6 +61,20 @@ impl System {
         }
         system
     }
+}
+
+/// Services whose command also starts or ends the watch.
+const SERVICES: [&str; 2] = ["/etc/init.d/paraglider", "/etc/init.d/S50paraglider"];
+
+/// The command of this host's service that puts the config in force, if there is one.
+pub fn service() -> Option<String> {
+    let service = SERVICES.into_iter().find(|service| file::exists(service))?;
+    Some(format!("{service} reload"))
+}
+
+/// What puts the config in force on this host.
+pub fn start() -> String {
+    service().unwrap_or_else(|| "paraglider start".to_owned())
 }
 
 /// A part of the kernel or of iptables that Paraglider needs.

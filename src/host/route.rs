@@ -115,10 +115,21 @@ pub struct Address {
     pub peer: bool,
     /// Another host has it too, so it is not used (RFC 4862, 5.4).
     pub doubled: bool,
+    /// Other addresses of its interface are to be preferred: it is about to go, or was made for a short time (RFC 4862,
+    /// RFC 8981), or is another one of an IPv4 network.
+    pub second: bool,
+    /// It is of use beyond its link.
+    pub global: bool,
 }
 
 /// IFA_F_DADFAILED (linux/if_addr.h).
 const DOUBLED: u8 = 8;
+
+/// IFA_F_SECONDARY, which is IFA_F_TEMPORARY for IPv6; and IFA_F_DEPRECATED.
+const SECOND: u8 = 0x21;
+
+/// RT_SCOPE_LINK (linux/rtnetlink.h): this scope and higher ones end at the link or at the host.
+const LINK: u8 = 253;
 
 /// The one of these that is this address.
 #[inline(never)]
@@ -248,8 +259,10 @@ impl Routes {
             if let (Some(ip), Some(length), Some(index)) =
                 (local.or(address).and_then(ip), header.get(1), word(header, 4))
             {
-                let doubled = header.get(2).is_some_and(|flags| flags & DOUBLED != 0);
-                found.push(Address { ip, interface: Interface(index), length: *length, peer, doubled });
+                let flag = |bit: u8| header.get(2).is_some_and(|flags| flags & bit != 0);
+                let (doubled, second) = (flag(DOUBLED), flag(SECOND));
+                let global = header.get(3).is_some_and(|scope| *scope < LINK);
+                found.push(Address { ip, interface: Interface(index), length: *length, peer, doubled, second, global });
             }
         })?;
         Ok(found)

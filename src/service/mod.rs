@@ -1,11 +1,13 @@
 //! What a valid config means, as plain data. The types cannot represent an invalid config, so no layer above has to check.
 
+mod interface;
 mod name;
 mod source;
 
 pub mod health;
 
 use self::health::Health;
+pub use self::interface::{Interface, Written};
 pub use self::name::{Name, LONGEST_NAME};
 pub use self::source::{Source, MOST_SOURCES};
 use crate::error::{refuse, Error};
@@ -94,8 +96,11 @@ impl Preference {
 pub struct Service {
     /// Unique in a config.
     pub name: Name,
-    /// What clients connect to; unique in a config.
+    /// What clients connect to; unique in a config. If it follows an interface, its address is unspecified until that
+    /// interface's is known.
     pub bind: Endpoint,
+    /// The interface whose address the bind has, if that is not fixed.
+    pub follows: Option<Interface>,
     /// The source address that backends see.
     pub source: Source,
     /// At least one; each address once; of the bind's family; none is the bind.
@@ -108,6 +113,19 @@ pub struct Service {
 }
 
 impl Service {
+    /// Its bind, as the config has it.
+    pub fn written(&self) -> Written<'_> {
+        Written(self.follows.as_ref(), self.bind)
+    }
+
+    /// Whether it is what `old` was, perhaps with another address of its interface.
+    pub fn was(&self, old: &Service) -> bool {
+        match self.follows {
+            Some(_) => self.name == old.name,
+            None => self.bind == old.bind,
+        }
+    }
+
     /// The index of the next backend that takes connections, after the one of index `at`, going round.
     pub fn next_alive(&self, at: usize) -> usize {
         let backends = self.backends.len();

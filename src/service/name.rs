@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use super::interface::Interface;
 use crate::error::{refuse, Error};
-use crate::net::Endpoint;
+use crate::net::{Endpoint, Family};
 use crate::text::{fnv1a, is_word, Shown};
 
 /// Longest name of a frontend, in bytes. With `PG-`, a slash and three digits it fills the 28 bytes of a chain's name
@@ -34,6 +35,16 @@ impl Name {
             return Name(text);
         }
         Name(format!("v6:{:016x}", fnv1a(text.as_bytes())))
+    }
+
+    /// The same of a bind that follows an interface: of letters that a name from the config has.
+    pub fn of_interface(interface: &Interface, bind: Endpoint) -> Self {
+        let version = if bind.family() == Family::V6 { "-v6" } else { "" };
+        let text = format!("{interface}-{}{version}", bind.port());
+        if text.len() <= LONGEST_NAME {
+            return Name(text);
+        }
+        Name(format!("if-{:016x}", fnv1a(text.as_bytes())))
     }
 
     /// As text.

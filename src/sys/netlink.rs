@@ -67,6 +67,45 @@ const MOST_OF_DUMP: usize = 32 * 1024;
 /// How often a request is sent whose answer was lost (ENOBUFS, EINTR).
 const TRIES: usize = 3;
 
+/// RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR: messages about addresses.
+const OF_ADDRESSES: u32 = 0x110;
+
+/// Tells that addresses of this host have come or gone (rtnetlink(7)).
+#[derive(Debug)]
+pub struct Addresses(File);
+
+impl Addresses {
+    /// From now on.
+    pub fn open() -> io::Result<Self> {
+        let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK;
+        let socket = socket::open(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE)?;
+        socket::join(&socket, OF_ADDRESSES)?;
+        Ok(Addresses(socket))
+    }
+
+    /// For poll(2): readable when there is something to tell.
+    pub fn descriptor(&self) -> libc::c_int {
+        self.0.as_raw_fd()
+    }
+
+    /// Whether any has since the last call. What was lost for want of space (ENOBUFS) counts.
+    pub fn changed(&mut self) -> bool {
+        let mut changed = false;
+        let mut buffer = [0; 1024];
+        for _ in 0..MOST_EVENTS {
+            match self.0.read(&mut buffer) {
+                Ok(1..) => changed = true,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed = true,
+                _ => break,
+            }
+        }
+        changed
+    }
+}
+
+/// How many messages are read at a time.
+const MOST_EVENTS: usize = 1000;
+
 /// A socket to netfilter or to the routes.
 #[derive(Debug)]
 pub struct Netlink {

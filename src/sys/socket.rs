@@ -64,6 +64,18 @@ pub fn source(from: IpAddr, to: IpAddr) -> io::Result<IpAddr> {
     Ok(local(&socket)?.0)
 }
 
+/// Lets a netlink socket hear messages of these groups (sockaddr_nl, netlink(7)).
+pub fn join(socket: &File, groups: u32) -> io::Result<()> {
+    let mut name = [0_u8; 12];
+    let [a, b, ..] = &mut name;
+    [*a, *b] = (libc::AF_NETLINK as u16).to_ne_bytes();
+    if let Some(to) = name.get_mut(8..) {
+        to.copy_from_slice(&groups.to_ne_bytes());
+    }
+    // SAFETY: the kernel reads the 12 bytes of `name`.
+    checked(unsafe { libc::bind(socket.as_raw_fd(), name.as_ptr().cast(), 12) }).map(drop)
+}
+
 /// The address and port at this end of a socket (getsockname(2)).
 pub fn local(socket: &File) -> io::Result<(IpAddr, u16)> {
     let mut name: Address = [0; 28];

@@ -1,7 +1,7 @@
 //! `print`: the rules that `start` would put in force. Needs neither root nor netfilter.
 
 use crate::engine::{choice, iptables, nftables, Plan};
-use crate::error::{refuse, Error, Exit};
+use crate::error::{fail, refuse, Error, Exit};
 use crate::net::Family;
 use crate::serve::{self, Config};
 use crate::service::Preference;
@@ -10,7 +10,13 @@ use crate::sys::log;
 /// Prints the rules of the engine that is asked for; else of the one that `start` would write on this host. Those of
 /// iptables are of one family: IPv6 if asked for or if there is no other, else IPv4.
 pub fn run(path: &str, engine: Option<&str>, ipv6: bool, out: &mut String) -> Result<Exit, Error> {
-    let Config { engine: configured, services, .. } = serve::load(path)?;
+    let Config { engine: configured, services, waiting, .. } = serve::load(path)?;
+    for one in &waiting {
+        log::warning!("{one}");
+    }
+    if services.is_empty() {
+        return fail!("there are no rules yet: no frontend has an address");
+    }
     let preference = engine.map_or(Ok(configured), Preference::parse)?;
     let plan = Plan::Serve(&services);
     if choice::is_nftables(preference) {

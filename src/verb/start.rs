@@ -4,6 +4,7 @@ use crate::engine::{choice, transaction, Level};
 use crate::error::{Error, Exit};
 use crate::host::before;
 use crate::host::conntrack::{self, Connection};
+use crate::host::remedy::System;
 use crate::host::state::{Folder, MEANT};
 use crate::serve::{self, Config};
 use crate::service::{Preference, Service};
@@ -23,11 +24,11 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
     let preference = given.as_ref().map_or(Preference::Auto, |config| config.engine);
     let engines = choice::find(preference)?;
     let _lock = folder.lock()?;
-    let known = Known::of(&folder);
+    let mut known = Known::of(&folder);
     serve::heal(&folder, &engines)?;
     // What is in the place of the file is replaced, unless its content is needed.
     let meant = if again { folder.meant()? } else { folder.meant().unwrap_or_default() };
-    let Config { text, engine, mut services } = match (given, &meant) {
+    let config = match (given, &meant) {
         (Some(given), _) => given,
         (None, None) => return Ok(Exit::Done),
         // There was no space to write it down. A running `watch` has it in memory, and puts it back.
@@ -35,8 +36,11 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
         (None, Some(text)) if text.is_empty() => serve::load(path)?,
         (None, Some(text)) => serve::judged(MEANT, text.clone())?,
     };
+    let follows = config.follows();
+    let Config { text, engine, mut services, waiting } = config;
     let engines = if engine == preference { engines } else { choice::find(engine)? };
     let views = transaction::read(&engines)?;
+    checker::follow(&mut known.seen, &services);
     checker::recall(&known.believed(&services, &serve::chosen(&views)), &mut services);
     // Writing the same config again could only fail for want of space.
     let noted = again || meant.as_ref() == Some(&text);
@@ -53,19 +57,27 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
         serve::say_what_others_do(&views, &services, Level::Warning);
     } else {
         // What calls for `again` does so at each change around it.
-        if !again {
+        if !again && !services.is_empty() {
             log::info!("already in force");
         }
         // A firewall that came since then may drop all of it.
         serve::say_what_others_do(&views, &services, Level::Error);
     }
+    serve::say_who_waits(&views, &waiting, again);
     // The watch waits for the lock, and then finds what is meant.
     known.wake();
     before::tell(folder.base(), libc::SIGHUP);
-    if services.iter().all(|service| service.health.is_none()) {
+    let checked = services.iter().chain(waiting.iter().map(|one| &one.service)).any(|service| service.health.is_some());
+    if !checked {
         before::clean(folder.base());
-    } else if known.watch.is_none() && !again && !log::is_of_service() {
-        log::info!("the backends are not checked until `paraglider watch` runs");
+    }
+    if known.watch.is_none() && !again && !log::is_of_service() {
+        if checked {
+            log::info!("the backends are not checked until `paraglider watch` runs");
+        }
+        if follows && !System::here().follows_interfaces() {
+            log::info!("binds follow their interfaces while `paraglider watch` runs, and else at the next `start`");
+        }
     }
     if drop_removed {
         let before = serve::binds(&views);

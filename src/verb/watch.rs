@@ -2,6 +2,7 @@
 
 use super::stop;
 use crate::error::{Error, Exit};
+use crate::host::remedy::System;
 use crate::host::state::{Folder, MEANT};
 use crate::serve;
 use crate::watch::run;
@@ -15,8 +16,8 @@ pub fn run(path: &str, stop_on_exit: bool, again: bool) -> Result<Exit, Error> {
     Ok(exit)
 }
 
-/// Whether a watch is needed, as an exit status for scripts: [`Exit::Done`] if a frontend has `health:`, else
-/// [`Exit::Failed`]. Asks the config that is meant to be in force, as `watch --again` does; if there is none, the file.
+/// Whether a watch is needed, as an exit status for scripts: [`Exit::Done`] if a frontend has `health:`, or follows an
+/// interface where nobody else tells of a change; else [`Exit::Failed`]. Asks the config that is meant to be in force, as `watch --again` does; if there is none, the file.
 /// Prints nothing.
 pub fn needed(path: &str) -> Result<Exit, Error> {
     let meant = Folder::as_it_is().and_then(|folder| folder.meant().ok()?).filter(|text| !text.is_empty());
@@ -26,5 +27,8 @@ pub fn needed(path: &str) -> Result<Exit, Error> {
         Some(meant) => meant,
         None => serve::load(path)?,
     };
-    Ok(if config.services.iter().any(|service| service.health.is_some()) { Exit::Done } else { Exit::Failed })
+    let waiting = config.waiting.iter().map(|one| &one.service);
+    let checked = config.services.iter().chain(waiting).any(|service| service.health.is_some());
+    let needed = checked || config.follows() && !System::here().follows_interfaces();
+    Ok(if needed { Exit::Done } else { Exit::Failed })
 }

@@ -7,8 +7,10 @@ use super::run::Watch;
 use crate::engine::{choice, transaction};
 use crate::error::Error;
 use crate::host::state::MEANT;
-use crate::serve::{self, Config};
+use crate::serve::{self, Config, Waiting};
+use crate::service::Service;
 use crate::sys::log;
+use crate::sys::netlink::Addresses;
 use crate::sys::poll::clock;
 use crate::watch::checker::{self, Seen};
 use crate::watch::claim::Known;
@@ -33,13 +35,13 @@ impl Watch<'_> {
         match meant {
             Some(text) if text.is_empty() || text == self.text => self.wake_up(),
             Some(text) => {
-                let Config { text, engine, services } = serve::judged(MEANT, text)?;
+                let Config { text, engine, services, waiting } = serve::judged(MEANT, text)?;
                 self.write_by(engine)?;
                 self.wake_up();
                 log::info!("took the config of the last start");
                 self.text = text;
-                let seen = self.seen();
-                self.take(services, &seen);
+                let seen = self.seen_by(&services);
+                self.take(services, waiting, &seen);
             }
             None if self.resting.is_none() => self.rest(),
             None => {}
@@ -59,14 +61,14 @@ impl Watch<'_> {
 
     /// SIGHUP: a start of our own config. If it is broken or refused, all stays as it is.
     fn read_anew(&mut self) {
-        let read = serve::load(self.path).and_then(|Config { text, engine, mut services }| {
+        let read = serve::load(self.path).and_then(|Config { text, engine, mut services, waiting }| {
             log::info!("read the config anew");
             if text == self.text && self.resting.is_none() {
                 return Ok(());
             }
             let engines = choice::find(engine)?;
             let old = std::mem::replace(&mut self.text, text);
-            let seen = self.seen();
+            let seen = self.seen_by(&services);
             checker::recall(&seen, &mut services);
             let done = self.draft().and_then(|()| {
                 let views = transaction::read(&engines)?;
@@ -80,8 +82,11 @@ impl Watch<'_> {
             self.stamp = self.folder.stamp()?;
             (self.engine, self.engines) = (engine, Rc::new(engines));
             self.wake_up();
-            let seen = self.seen();
-            self.take(services, &seen);
+            let seen = self.seen_by(&services);
+            for one in &waiting {
+                log::info!("{one}");
+            }
+            self.take(services, waiting, &seen);
             Ok(())
         });
         if let Err(error) = read {
@@ -95,7 +100,60 @@ impl Watch<'_> {
         let seen = Known::remembered(self.seen(), since).believed(&self.services, &[]);
         self.checked.clear();
         let services = std::mem::take(&mut self.services);
-        self.take(services, &seen);
+        let waiting = std::mem::take(&mut self.waiting);
+        self.take(services, waiting, &seen);
+        self.moved = true;
+    }
+
+    /// Gives binds that follow interfaces the addresses of now, if these may have changed since the last look.
+    pub(super) fn follow_addresses(&mut self) -> Result<(), Error> {
+        let follows = self.addresses.is_some() || self.blind;
+        if !follows || self.resting.is_some() || !std::mem::replace(&mut self.moved, self.blind) {
+            return Ok(());
+        }
+        let Config { services, waiting, .. } = serve::judged(MEANT, self.text.clone())?;
+        let same = services.len() == self.services.len()
+            && services.iter().zip(&self.services).all(|(new, old)| new.bind == old.bind);
+        if same {
+            return Ok(());
+        }
+        for new in &services {
+            if !self.services.iter().any(|old| old.bind == new.bind) {
+                log::info!("{} has the address {} now", new.written(), new.bind.ip());
+            }
+        }
+        for one in &waiting {
+            if self.services.iter().any(|old| old.name == one.service.name) {
+                log::warning!("{one}");
+            }
+        }
+        let seen = self.seen_by(&services);
+        self.take(services, waiting, &seen);
+        Ok(())
+    }
+
+    /// Keeps what is known of the backends of frontends that begin to wait, and asks to be told of addresses if a bind
+    /// follows an interface.
+    pub(super) fn wait_for(&mut self, waiting: Vec<Waiting>, services: &[Service]) {
+        let follows = !waiting.is_empty() || services.iter().any(|service| service.follows.is_some());
+        if !follows {
+            self.addresses = None;
+        } else if self.addresses.is_none() {
+            self.addresses = Addresses::open().ok();
+        }
+        self.blind = follows && self.addresses.is_none();
+        let mut known = self.seen();
+        known.append(&mut self.away);
+        known.retain(|one| waiting.iter().any(|waiting| waiting.service.written().to_string() == one.written));
+        (self.waiting, self.away) = (waiting, known);
+    }
+
+    /// What was seen of the backends of these services, under the binds of now.
+    fn seen_by(&self, services: &[Service]) -> Vec<Seen> {
+        let mut all = self.seen();
+        all.extend_from_slice(&self.away);
+        checker::follow(&mut all, services);
+        all
     }
 
     fn seen(&self) -> Vec<Seen> {
@@ -104,6 +162,7 @@ impl Watch<'_> {
             for (backend, one) in service.backends.iter().zip(&group.backends) {
                 all.push(Seen {
                     bind: service.bind,
+                    written: service.follows.as_ref().map_or_else(String::new, |_| service.written().to_string()),
                     backend: backend.address,
                     chosen: backend.weight > 0,
                     condition: one.condition.clone(),

@@ -11,11 +11,12 @@ use crate::watch::checker::{Event, Group, News, Step};
 use crate::watch::probe::{is_ours, Probe};
 
 impl Watch<'_> {
-    /// Begins the checks that are due, and goes on with those that run. `events` are theirs, after that of the signals.
+    /// Begins the checks that are due, and goes on with those that run. `events` are theirs, after those of signals and
+    /// addresses.
     pub(super) fn check(&mut self, events: &[libc::pollfd], now: u64) {
         let backends = self.checked.iter().flat_map(|group| &group.backends);
         let mut running = backends.filter(|one| one.check.is_some()).count();
-        let mut events = events.iter().skip(1);
+        let mut events = events.iter().skip(2);
         for (service, group) in self.services.iter_mut().zip(&mut self.checked) {
             let Some(health) = &service.health else { continue };
             let (mut ended, mut any_turned, mut why) = (false, false, String::new());

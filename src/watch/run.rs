@@ -10,9 +10,10 @@ use crate::host::before;
 use crate::host::forwarding;
 use crate::host::nft::firewall4;
 use crate::host::state::{Folder, MEANT};
-use crate::serve::{self, Config};
+use crate::serve::{self, Config, Waiting};
 use crate::service::{Preference, Service};
 use crate::sys::log;
+use crate::sys::netlink::Addresses;
 use crate::sys::poll;
 use crate::sys::poll::clock;
 use crate::sys::signal::Signals;
@@ -23,6 +24,9 @@ use crate::watch::probe::Probe;
 
 /// How often the rules, and what is meant, are looked at, in milliseconds.
 const LOOK: u64 = 2000;
+
+/// How long after an address has come or gone the rules follow it, in milliseconds: seldom it is the only one.
+const SETTLE: u64 = 100;
 
 /// How soon the lock is tried again that another run has, in milliseconds.
 const AGAIN: u64 = 50;
@@ -56,6 +60,15 @@ pub(super) struct Watch<'a> {
     pub(super) pending: bool,
     /// What is known of the backends is not yet written down.
     pub(super) untold: bool,
+    /// Frontends that wait for the address of an interface, and what was known of their backends.
+    pub(super) waiting: Vec<Waiting>,
+    pub(super) away: Vec<Seen>,
+    /// Tells of addresses that come and go, if a bind follows an interface.
+    pub(super) addresses: Option<Addresses>,
+    /// An address may have come or gone.
+    pub(super) moved: bool,
+    /// A bind follows an interface, and nobody tells of addresses.
+    pub(super) blind: bool,
     /// Which addresses of the config are this host's, and the like.
     pub(super) presence: Presence,
     /// When the rules are looked at next.
@@ -112,6 +125,11 @@ pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
         reread: false,
         pending: false,
         untold: false,
+        waiting: Vec::new(),
+        away: Vec::new(),
+        addresses: None,
+        moved: false,
+        blind: false,
         presence: Presence::default(),
         look: 0,
         rules: None,
@@ -130,8 +148,8 @@ pub fn run(path: &str, again: bool) -> Result<Exit, Error> {
 
 impl Watch<'_> {
     /// The start that a watch begins with, under the lock.
-    fn begin(&mut self, config: Config, known: Known, again: bool) -> Result<(), Error> {
-        let Config { text, engine, services } = config;
+    fn begin(&mut self, config: Config, mut known: Known, again: bool) -> Result<(), Error> {
+        let Config { text, engine, services, waiting } = config;
         self.text = text;
         if engine != self.engine {
             self.write_by(engine)?;
@@ -139,9 +157,10 @@ impl Watch<'_> {
         let engines = self.engines.clone();
         let rules = engines.first().and_then(|engine| engine.stamp());
         let views = transaction::read(&engines)?;
+        checker::follow(&mut known.seen, &services);
         let seen = known.believed(&services, &serve::chosen(&views));
         self.draft()?;
-        self.take(services, &seen);
+        self.take(services, waiting, &seen);
         let changed = serve::put_in_force(&engines, &views, &self.services, &|| self.folder.mean());
         if changed.is_err() {
             self.folder.discard();
@@ -161,6 +180,9 @@ impl Watch<'_> {
         if changed {
             serve::say_who_is_balanced(&engines, &self.services);
         }
+        for one in self.waiting.iter().filter(|_| changed || !again) {
+            log::info!("{one}");
+        }
         self.presence.look(&self.services);
         if changed || !again {
             serve::say_what_others_do(&views, &self.services, if changed { Level::Warning } else { Level::Error });
@@ -176,7 +198,8 @@ impl Watch<'_> {
     }
 
     /// Takes a config, with what was `seen` of its backends.
-    pub(super) fn take(&mut self, services: Vec<Service>, seen: &[Seen]) {
+    pub(super) fn take(&mut self, services: Vec<Service>, waiting: Vec<Waiting>, seen: &[Seen]) {
+        self.wait_for(waiting, &services);
         let old = std::mem::replace(&mut self.services, services);
         checker::recall(seen, &mut self.services);
         let checked = std::mem::take(&mut self.checked);
@@ -190,7 +213,9 @@ impl Watch<'_> {
     /// Checks, looks and answers signals until one of them ends it.
     fn work(&mut self) {
         loop {
-            let mut events = vec![poll::pollfd(self.signals.descriptor(), libc::POLLIN)];
+            let addresses = self.addresses.as_ref().map_or(-1, Addresses::descriptor);
+            let mut events =
+                vec![poll::pollfd(self.signals.descriptor(), libc::POLLIN), poll::pollfd(addresses, libc::POLLIN)];
             let mut next = self.look;
             if self.resting.is_none() {
                 for (service, group) in self.services.iter().zip(&self.checked) {
@@ -212,7 +237,11 @@ impl Watch<'_> {
                     libc::SIGUSR1 => self.reread = false,
                     _ => return,
                 }
-                (self.look, self.find) = (0, true);
+                (self.look, self.find, self.moved) = (0, true, true);
+            }
+            if self.addresses.as_mut().is_some_and(Addresses::changed) {
+                self.moved = true;
+                self.look = self.look.min(clock() + SETTLE);
             }
             if self.resting.is_none() {
                 self.check(&events, clock());
@@ -245,6 +274,7 @@ impl Watch<'_> {
     /// Makes the kernel's rules those of the config that is meant, if they are not. Tells whether it could: another run may
     /// have the lock.
     fn reconcile(&mut self) -> Result<bool, Error> {
+        self.follow_addresses()?;
         let rules = self.engines.first().and_then(|engine| engine.stamp());
         let forwards = |service: &Service| forwarding::forwards(service.bind.family());
         let right = !self.pending && rules.is_some() && rules == self.rules && self.services.iter().all(forwards);
@@ -294,7 +324,7 @@ impl Watch<'_> {
         let mut lines = String::new();
         for (service, group) in self.services.iter().zip(&self.checked) {
             for (backend, one) in service.backends.iter().zip(&group.backends) {
-                claim::line(&mut lines, service.bind, backend, &one.condition, one.due);
+                claim::line(&mut lines, service.written(), backend, &one.condition, one.due);
             }
         }
         match self.claim.tell(&lines) {

@@ -25,6 +25,7 @@ mod dark;
 mod engine;
 mod failure;
 mod firewall4;
+mod follow;
 mod forwarding;
 mod guard;
 mod health;

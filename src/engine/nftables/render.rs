@@ -19,7 +19,7 @@ pub fn table(plan: &Plan<'_>, in_force: &Index<'_>, is_shut: IsShut<'_>) -> Opti
     let mut table = Table::default();
     let mut binds = Binds::default();
     match plan {
-        Plan::Nothing => return None,
+        Plan::Nothing | Plan::Serve([]) => return None,
         Plan::Drain(draining) => {
             // Established connections live on while there is a chain for nat, and a rule that uses their tracking.
             table.push_one(DRAINING, Rule::Refuse);

@@ -17,6 +17,9 @@ pub fn check(services: &[Service], findings: &mut Findings<'_>) {
     let keepalived = file::read(if openwrt { "/tmp/keepalived.conf" } else { "/etc/keepalived/keepalived.conf" });
     let listeners = listeners();
     for service in services {
+        if service.follows.is_some() {
+            findings.ok(format_args!("bind {}: it is {} now", service.written(), service.bind));
+        }
         bind(&service.bind, &keepalived, &listeners, findings);
         source(service, &keepalived, findings);
         checks(service, findings);

@@ -24,24 +24,29 @@ pub fn run(path: &str, out: &mut String) -> Result<Exit, Error> {
     let loaded = serve::load(path);
     let (worst, system) = (Level::Ok, System::here());
     let mut findings = Findings { out, worst, system, by_iptables: true, forward_policies: Vec::new() };
-    let (engine, services) = match loaded {
-        Ok(Config { engine, services, .. }) => (engine, services),
+    let (engine, services, waiting) = match loaded {
+        Ok(Config { engine, services, waiting, .. }) => (engine, services, waiting),
         Err(error) if file::exists(path) => return Err(error),
         Err(error) => {
             findings.error(format_args!("config: {error}"));
-            (Preference::Auto, Vec::new())
+            (Preference::Auto, Vec::new(), Vec::new())
         }
     };
-    if !services.is_empty() {
-        let backends: usize = services.iter().map(|service| service.backends.len()).sum();
-        let (frontends, backends) = (log::count(services.len(), "frontend"), log::count(backends, "backend"));
+    let all = || services.iter().chain(waiting.iter().map(|one| &one.service));
+    let frontends = all().count();
+    if frontends > 0 {
+        let backends: usize = all().map(|service| service.backends.len()).sum();
+        let (frontends, backends) = (log::count(frontends, "frontend"), log::count(backends, "backend"));
         findings.ok(format_args!("config: {} has {frontends} and {backends}", Escaped(path)));
         who_may_write(path, &mut findings);
+    }
+    for one in &waiting {
+        findings.warning(format_args!("bind {one}"));
     }
     rules::check(engine, &services, &mut findings);
     network::check(&services, &mut findings);
     Ok(match findings.worst {
-        _ if services.is_empty() => Exit::Usage,
+        _ if frontends == 0 => Exit::Usage,
         Level::Error => Exit::Failed,
         _ => Exit::Done,
     })

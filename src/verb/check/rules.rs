@@ -42,8 +42,10 @@ fn others(plan: &Plan<'_>, engines: &[Box<dyn Engine>], views: &Views<'_>, findi
     for (at, view) in views.iter().enumerate() {
         if let (1.., false, Some(engine)) = (at, view.is_empty(), engines.get(at)) {
             let name = engine.name();
-            findings
-                .warning(format_args!("rules: some of ours are left in {name} too; `paraglider start` removes them"));
+            findings.warning(format_args!(
+                "rules: some of ours are left in {name} too; `{}` removes them",
+                remedy::start()
+            ));
         }
     }
     for view in views {
@@ -62,7 +64,8 @@ fn others(plan: &Plan<'_>, engines: &[Box<dyn Engine>], views: &Views<'_>, findi
     }
     if !firewall4::has(&serve::binds(views)) {
         findings.warning(format_args!(
-            "firewall4: it does not let through what is balanced; `paraglider start` puts it right"
+            "firewall4: it does not let through what is balanced; `{}` puts it right",
+            remedy::start()
         ));
     }
     for view in views {

@@ -6,7 +6,8 @@ use crate::engine::InForce;
 use crate::error::Exit;
 use crate::host::conntrack::Connection;
 use crate::net::Endpoint;
-use crate::service::Service;
+use crate::serve::Waiting;
+use crate::service::{Interface, Service};
 use crate::watch::checker::Seen;
 
 /// A frontend in force.
@@ -14,6 +15,8 @@ use crate::watch::checker::Seen;
 pub struct FrontendStatus {
     pub name: String,
     pub bind: Endpoint,
+    /// The interface whose address it is.
+    pub follows: Option<String>,
     /// Addresses of its bind and its `privateip` that this host does not have.
     pub absent: Vec<IpAddr>,
     pub backends: Vec<BackendStatus>,
@@ -50,6 +53,8 @@ pub struct Report<'a> {
     /// Why it is that engine: the end of a sentence.
     pub chosen: &'static str,
     pub frontends: &'a [FrontendStatus],
+    /// What is not in force yet.
+    pub waiting: &'a [Waiting],
 }
 
 /// The state in a word or two.
@@ -80,7 +85,8 @@ pub fn frontends<'a>(
         for share in backends {
             known.push(BackendStatus { address: share.address, taken: share.taken, active: None, health: None });
         }
-        all.push(FrontendStatus { name: name.clone(), bind: *bind, absent: Vec::new(), backends: known });
+        let (name, follows, absent) = (name.clone(), None, Vec::new());
+        all.push(FrontendStatus { name, bind: *bind, follows, absent, backends: known });
     }
     count(&mut all, connections);
     examine(&mut all, seen, now);
@@ -112,9 +118,10 @@ fn known(backends: &mut Vec<BackendStatus>, address: Endpoint, active: Option<us
     backends.get_mut(at)
 }
 
-/// Adds the addresses that this host does not have. The rules do not tell all of `privateip`, the config does.
+/// Adds what the config tells and the rules do not: the interfaces that binds follow, and addresses, also of `privateip`,
+/// that this host does not have.
 pub fn missing(frontends: &mut [FrontendStatus], services: &[Service], has: &dyn Fn(IpAddr) -> bool) {
-    for FrontendStatus { bind, absent, .. } in frontends {
+    for FrontendStatus { bind, follows, absent, .. } in frontends {
         let mut look = |ip| {
             if !has(ip) {
                 absent.push(ip);
@@ -123,6 +130,7 @@ pub fn missing(frontends: &mut [FrontendStatus], services: &[Service], has: &dyn
         look(bind.ip());
         for service in services.iter().filter(|service| service.bind == *bind) {
             service.source.each(&mut look);
+            *follows = service.follows.as_ref().map(Interface::to_string);
         }
     }
 }

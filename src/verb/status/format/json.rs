@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::serve::Waiting;
 use crate::verb::status::report::{number, state, BackendStatus, FrontendStatus, HealthStatus, Report};
 
 /// One object on one line.
@@ -10,8 +11,9 @@ pub fn write(out: &mut String, report: &Report<'_>) {
     let (state, engine) = (state(report), report.engine);
     let _ = write!(out, "{{\"state\":\"{state}\",\"reason\":{reason},\"engine\":\"{engine}\",\"frontends\":[");
     let mut comma = "";
-    for FrontendStatus { name, bind, absent, backends } in report.frontends {
-        let _ = write!(out, "{comma}{{\"name\":{},\"bind\":\"{bind}\",\"absent\":[", quoted(name));
+    for FrontendStatus { name, bind, follows, absent, backends } in report.frontends {
+        let (name, follows) = (quoted(name), follows.as_deref().map_or_else(|| "null".to_owned(), quoted));
+        let _ = write!(out, "{comma}{{\"name\":{name},\"bind\":\"{bind}\",\"follows\":{follows},\"absent\":[");
         comma = "";
         for ip in absent {
             let _ = write!(out, "{comma}\"{ip}\"");
@@ -33,6 +35,13 @@ pub fn write(out: &mut String, report: &Report<'_>) {
             comma = ",";
         }
         out.push_str("]}");
+        comma = ",";
+    }
+    out.push_str("],\"waiting\":[");
+    comma = "";
+    for Waiting { service, why } in report.waiting {
+        let (name, bind, why) = (quoted(service.name.as_str()), service.written(), quoted(why));
+        let _ = write!(out, "{comma}{{\"name\":{name},\"bind\":\"{bind}\",\"reason\":{why}}}");
         comma = ",";
     }
     out.push_str("]}\n");

@@ -42,6 +42,7 @@ mod tests {
     use crate::error::Exit;
     use crate::host::conntrack::Connection;
     use crate::net::Endpoint;
+    use crate::serve::Waiting;
     use crate::verb::status::report::{self, FrontendStatus};
     use crate::watch::checker::{Condition, Seen};
 
@@ -59,7 +60,7 @@ mod tests {
     /// What `watch` has seen of a backend: `since` is in milliseconds; an `error` alone does not mean that it is down.
     fn seen(bind: &str, backend: &str, down: bool, since: u64, error: &str) -> Seen {
         let condition = Condition { down, checked: true, since, error: error.to_owned(), against: 0 };
-        Seen { bind: at(bind), backend: at(backend), chosen: !down, condition, due: 0 }
+        Seen { bind: at(bind), written: String::new(), backend: at(backend), chosen: !down, condition, due: 0 }
     }
 
     /// Two frontends, one without a name of its own and one in IPv6, with backends that are up, down and not checked, and
@@ -96,6 +97,7 @@ mod tests {
         let services = crate::config::parse(yaml).unwrap().services;
         let here = ["166.1.101.2", "172.19.0.5"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap());
         report::missing(&mut all, &services, &|ip| counted && here.contains(&ip));
+        all[1].follows = counted.then(|| "pppoe-wan".to_owned());
         all
     }
 
@@ -118,9 +120,14 @@ mod tests {
     #[test]
     fn each_report_is_written_as_in_its_file() {
         let mut compared = 0;
+        let yaml = b"frontend: {bind: 'wan:443', backends: ['172.19.0.2:80']}";
+        let service = crate::config::parse(yaml).unwrap().services.remove(0);
+        let why = "the interface \"wan\" is down".to_owned();
+        let some = [Waiting { service, why }];
         for (name, exit, why, frontends) in reports() {
+            let waiting = if name == "in-force" { &some[..] } else { &[] };
             let chosen = "since iptables is installed";
-            let report = Report { exit, why, engine: "iptables-nft", chosen, frontends: &frontends };
+            let report = Report { exit, why, engine: "iptables-nft", chosen, frontends: &frontends, waiting };
             for (format, extension) in [(Format::Text, "txt"), (Format::Json, "json"), (Format::Prometheus, "prom")] {
                 let mut out = String::new();
                 format.write(&mut out, &report);

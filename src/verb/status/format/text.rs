@@ -13,12 +13,14 @@ pub fn write(out: &mut String, report: &Report<'_>) {
     for BackendStatus { address, .. } in report.frontends.iter().flat_map(|frontend| &frontend.backends) {
         width = width.max(address.to_string().len());
     }
-    for FrontendStatus { name, bind, absent, backends } in report.frontends {
+    for FrontendStatus { name, bind, follows, absent, backends } in report.frontends {
         let bind = bind.to_string();
         out.push_str(&bind);
-        if bind != *name {
-            let _ = write!(out, " ({})", Escaped(name));
-        }
+        let _ = match follows {
+            Some(interface) => write!(out, " ({}, follows {interface})", Escaped(name)),
+            None if bind != *name => write!(out, " ({})", Escaped(name)),
+            None => Ok(()),
+        };
         if let [first, others @ ..] = absent.as_slice() {
             let _ = match others.len() {
                 0 => write!(out, ": {first} is not an address of this host"),
@@ -40,5 +42,8 @@ pub fn write(out: &mut String, report: &Report<'_>) {
             }
             out.push('\n');
         }
+    }
+    for one in report.waiting {
+        let _ = writeln!(out, "{one}");
     }
 }

@@ -140,6 +140,8 @@ impl Watch<'_> {
             self.addresses = None;
         } else if self.addresses.is_none() {
             self.addresses = Addresses::open().ok();
+            // One may have changed before.
+            self.moved = true;
         }
         self.blind = follows && self.addresses.is_none();
         let mut known = self.seen();

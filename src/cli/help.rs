@@ -22,7 +22,7 @@ pub fn help() -> String {
     out.push_str(
         "\nExit status: 0 done; 1 the system refused or failed; 2 wrong usage or config.\n\
          status: 0 in force, 1 not as in the config, 3 not in force, 4 cannot tell.\n\
-         check: 1 it would not work. watch --needed: 1 the config has no health.\n",
+         check: 1 it would not work. watch --needed: 1 the config needs no watch.\n",
     );
     out
 }

@@ -1,5 +1,6 @@
 //! A router: a root directory with busybox and the stand-ins, and perhaps iptables, in which the package is installed.
 
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::{symlink, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
@@ -17,11 +18,26 @@ use crate::{package, HERE, ROOT};
 /// Where the router's nft is.
 const NFT: &str = "/usr/libexec";
 
+const CONFIG: &str = "etc/paraglider/glider.yaml";
+
+/// Where the maintainer scripts of opkg are, and those of apk (which keeps them in an archive).
+const INFO: &str = "usr/lib/opkg/info";
+const APK: &str = "usr/lib/apk";
+
 /// A router in a laboratory, of which it is the balancer.
 pub struct Router {
     root: PathBuf,
     variant: Variant,
     syslog: Receiver<String>,
+    /// How often it was replaced by a newer one.
+    versions: Cell<usize>,
+}
+
+/// A package manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    Opkg,
+    Apk,
 }
 
 /// What came of a command on the router.
@@ -46,7 +62,7 @@ impl Router {
                 let _ = send.send(String::from_utf8_lossy(&line[..length]).into_owned());
             }
         });
-        let router = Router { root, variant: lab.variant, syslog };
+        let router = Router { root, variant: lab.variant, syslog, versions: Cell::new(0) };
         let root = router.root.display();
         for dir in [
             "bin",
@@ -54,6 +70,7 @@ impl Router {
             "usr/sbin",
             "usr/bin",
             "usr/lib/opkg/info",
+            "usr/lib/apk",
             "etc/init.d",
             "etc/config",
             "lib",
@@ -102,9 +119,14 @@ impl Router {
             ("functions.sh", "lib/functions.sh"),
             (firewall, "etc/init.d/firewall"),
             ("uci", "sbin/uci"),
+            ("ubus", "bin/ubus"),
             ("procd", "sbin/procd"),
         ] {
             fs::copy(format!("{ROOT}/tests/openwrt/system/{file}"), router.root.join(place)).unwrap();
+        }
+        symlink("../etc/init.d/firewall", router.root.join("sbin/fw3")).unwrap();
+        if router.variant != Variant::Legacy {
+            router.with_firewall4();
         }
         router.write("etc/config/firewall", "");
         router.write("etc/protocols", "tcp 6 TCP\n");
@@ -112,54 +134,118 @@ impl Router {
     }
 
     /// Unpacks the package.
-    fn unpack(&self) {
+    fn unpack(&self, by: By) {
         let dir = tempfile::tempdir().unwrap();
-        let (package, dir) = (package::ipk(HERE), dir.path());
-        sh(&format!("tar -xzf '{}' -C {}", package.display(), dir.display()));
-        let kept = fs::read(self.root.join("etc/paraglider/glider.yaml"));
-        sh(&format!("tar -xzf {}/data.tar.gz -C {}", dir.display(), self.root.display()));
+        let (dir, root) = (dir.path().display(), self.root.display());
+        let kept = fs::read(self.root.join(CONFIG));
+        let scripts = match by {
+            By::Opkg => {
+                let package = package::ipk(HERE);
+                sh(&format!("tar -xzf '{}' -C {dir} && mkdir {dir}/control", package.display()));
+                sh(&format!("tar -xzf {dir}/data.tar.gz -C {root} && tar -xzf {dir}/control.tar.gz -C {dir}/control"));
+                let info = self.root.join(INFO);
+                sh(&format!(
+                    "tar -tzf {dir}/data.tar.gz | sed -n 's,^\\./\\(.*[^/]\\)$,/\\1,p' >{}/paraglider.list",
+                    info.display()
+                ));
+                info
+            }
+            By::Apk => {
+                package::apk_tree(HERE, &format!("{dir}/apk"));
+                sh(&format!(
+                    "cp -a --remove-destination {dir}/apk/data/. {root} && mv {dir}/apk/control {dir}/control"
+                ));
+                self.root.join(APK)
+            }
+        };
+        for script in fs::read_dir(format!("{dir}/control")).unwrap().map(|entry| entry.unwrap()) {
+            let name = format!("paraglider.{}", script.file_name().to_string_lossy());
+            fs::copy(script.path(), scripts.join(name)).unwrap();
+        }
         // A conffile that was changed stays.
         if let Ok(config) = kept {
-            fs::write(self.root.join("etc/paraglider/glider.yaml"), config).unwrap();
+            fs::write(self.root.join(CONFIG), config).unwrap();
         }
-        sh(&format!("mkdir {0}/control && tar -xzf {0}/control.tar.gz -C {0}/control", dir.display()));
-        for file in ["postinst", "postinst-pkg", "prerm", "prerm-pkg", "postrm"] {
-            let place = format!("usr/lib/opkg/info/paraglider.{file}");
-            fs::copy(dir.join("control").join(file), self.root.join(place)).unwrap();
+    }
+
+    /// Removes the files of the package, but not the config.
+    fn remove_files(&self, by: By) {
+        let list = match by {
+            By::Opkg => format!("{INFO}/paraglider.list"),
+            By::Apk => "lib/apk/packages/paraglider.list".to_owned(),
+        };
+        for file in fs::read_to_string(self.root.join(list)).unwrap().lines() {
+            if !file.ends_with(CONFIG) {
+                let _ = fs::remove_file(self.root.join(&file[1..]));
+            }
         }
     }
 
     /// Installs it as opkg does.
-    pub fn install(&self, upgrade: bool) -> Done {
-        self.unpack();
-        self.script("postinst", upgrade)
+    pub fn install(&self) -> Done {
+        self.install_by(By::Opkg)
     }
 
-    /// Installs it as apk does: the package's own part of the script comes after the service has been started.
-    pub fn install_by_apk(&self) {
-        self.unpack();
-        let own = self.root.join("usr/lib/opkg/info/paraglider.postinst-pkg");
-        let later = own.with_extension("later");
-        fs::rename(own, later).unwrap();
-        assert_eq!(self.script("postinst", false).code, 0);
-        assert_eq!(self.script("later", false).code, 0);
+    /// Installs it.
+    pub fn install_by(&self, by: By) -> Done {
+        self.unpack(by);
+        match by {
+            By::Opkg => self.script("postinst", false),
+            By::Apk => self.apk_script("post-install"),
+        }
     }
 
-    /// Removes the package as opkg does.
+    /// Puts it in the place of the one that is installed: what opkg does before that, which has the old one ended.
+    pub fn begin_upgrade(&self) {
+        assert_eq!(self.script("prerm", true).code, 0);
+        assert_eq!(self.script("postrm", true).code, 0);
+        self.remove_files(By::Opkg);
+    }
+
+    /// And what opkg does after that.
+    pub fn end_upgrade(&self) -> Done {
+        self.unpack(By::Opkg);
+        self.is_newer();
+        self.script("postinst", true)
+    }
+
+    /// Makes another program of the one that has been unpacked.
+    fn is_newer(&self) {
+        let times = self.versions.get() + 1;
+        self.versions.set(times);
+        let program = self.root.join("usr/sbin/paraglider");
+        sh(&format!("printf %{times}s >>{}", program.display()));
+    }
+
+    /// Puts it in the place of the one that is installed. apk has nothing to say to the old one.
+    pub fn upgrade(&self, by: By) -> Done {
+        if by == By::Opkg {
+            self.begin_upgrade();
+            return self.end_upgrade();
+        }
+        self.unpack(by);
+        self.is_newer();
+        self.apk_script("post-upgrade")
+    }
+
+    /// Removes it as opkg does.
     pub fn remove(&self) {
-        assert_eq!(self.script("prerm", false).code, 0);
-        for file in ["init.d/paraglider", "uci-defaults/60-paraglider"] {
-            let _ = fs::remove_file(self.root.join("etc").join(file));
-        }
-        for dir in ["usr/share/paraglider", "usr/share/nftables.d"] {
-            fs::remove_dir_all(self.root.join(dir)).unwrap();
-            if dir.ends_with("nftables.d") {
-                fs::create_dir_all(self.root.join(dir).join("chain-pre/forward")).unwrap();
-                fs::create_dir_all(self.root.join(dir).join("table-post")).unwrap();
-            }
-        }
-        fs::remove_file(self.root.join("usr/sbin/paraglider")).unwrap();
-        assert_eq!(self.script("postrm", false).code, 0);
+        self.remove_by(By::Opkg);
+    }
+
+    /// Removes it.
+    pub fn remove_by(&self, by: By) {
+        let run = |opkg, apk| match by {
+            By::Opkg => self.script(opkg, false),
+            By::Apk => self.apk_script(apk),
+        };
+        let before = run("prerm", "pre-deinstall");
+        assert_eq!(before.code, 0, "{}", before.err);
+        self.remove_files(by);
+        let after = run("postrm", "post-deinstall");
+        assert_eq!(after.code, 0, "{}", after.err);
+        let lists = "lib/apk/packages";
+        sh(&format!("cd {} && rm -f {INFO}/paraglider.* {APK}/paraglider.* {lists}/paraglider.*", self.root.display()));
     }
 
     /// Which iptables it has.
@@ -170,6 +256,7 @@ impl Router {
     /// Puts firewall4 in the place of its firewall.
     pub fn with_firewall4(&self) {
         fs::copy(format!("{ROOT}/tests/openwrt/system/firewall4"), self.root.join("etc/init.d/firewall")).unwrap();
+        let _ = symlink("../etc/init.d/firewall", self.root.join("sbin/fw4"));
     }
 
     /// Installs into the root of an image, as a build system does; the router itself is the machine that builds.
@@ -184,7 +271,7 @@ impl Router {
         for file in ["postinst", "postinst-pkg"] {
             fs::rename(info.join(file), info.join(format!("paraglider.{file}"))).unwrap();
         }
-        fs::create_dir(image.join("lib")).unwrap();
+        fs::write(info.join("paraglider.list"), "/etc/init.d/paraglider\n/etc/uci-defaults/60-paraglider\n").unwrap();
         for file in ["lib/functions.sh", "etc/rc.common"] {
             fs::copy(self.root.join(file), image.join(file)).unwrap();
         }
@@ -192,10 +279,34 @@ impl Router {
         image
     }
 
-    /// Runs a maintainer script of the package.
+    /// What a sysupgrade to an image without the package leaves of it, after the reboot that it ends with.
+    pub fn sysupgrade_without_it(&self) {
+        let root = self.root.display();
+        let kept = sh(&format!("cat {root}/lib/upgrade/keep.d/*"));
+        for file in kept.lines() {
+            sh(&format!("cd {root} && mkdir -p kept && cp -a --parents .{file} kept"));
+        }
+        self.remove_files(By::Opkg);
+        sh(&format!("cd {root} && cp -a kept/. . && rm -rf kept {INFO}/* etc/rc.d tmp/run/* && nft flush ruleset"));
+        if self.variant == Variant::Legacy {
+            sh("iptables-legacy -F && iptables-legacy -t nat -F");
+        }
+    }
+
+    /// Runs a maintainer script of the package as opkg does.
     pub fn script(&self, name: &str, upgrade: bool) -> Done {
-        let flag = if upgrade { "PKG_UPGRADE=1" } else { "" };
-        self.run(&format!("{flag} PATH=$PATH:{NFT} /bin/sh /usr/lib/opkg/info/paraglider.{name}"))
+        let flag = u8::from(upgrade);
+        self.run(&format!("PKG_UPGRADE={flag} PATH=$PATH:{NFT} /bin/sh /{INFO}/paraglider.{name}"))
+    }
+
+    /// The same as apk does.
+    fn apk_script(&self, name: &str) -> Done {
+        self.run(&format!("PATH=$PATH:{NFT} /bin/sh /{APK}/paraglider.{name}"))
+    }
+
+    /// Boots it: all that the init scripts print is in the log.
+    pub fn boot(&self) {
+        self.ok("/sbin/procd boot");
     }
 
     fn command(&self, line: &str) -> Command {

@@ -30,6 +30,14 @@ pub fn ipk(arch: &str) -> PathBuf {
     Path::new(ROOT).join(String::from_utf8(output.stdout).unwrap().trim())
 }
 
+/// Copies what [`ipk`]'s brother prepares: the files in `data`, the scripts in `control`. Only what packs them is missing here.
+pub fn apk_tree(arch: &str, into: &str) {
+    let lock = format!("{ROOT}/target/openwrt.lock");
+    let line = format!("openwrt/pack apk {arch} >/dev/null 2>&1; cp -a target/openwrt/{arch}/apk {into}");
+    let output = Command::new("flock").args([&lock, "sh", "-c", &line]).current_dir(ROOT).output().unwrap();
+    assert!(output.status.success(), "{arch}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Unpacks a gzip'd tar and lists it: `MODE OWNER TIME NAME`, a line each, in the archive's order.
 fn unpack(archive: &Path, into: &Path) -> Vec<String> {
     fs::create_dir_all(into).unwrap();
@@ -45,12 +53,19 @@ fn unpack(archive: &Path, into: &Path) -> Vec<String> {
 const DATA: &[&str] = &[
     "drwxr-xr-x ./",
     "drwxr-xr-x ./etc/",
+    "drwxr-xr-x ./etc/hotplug.d/",
+    "drwxr-xr-x ./etc/hotplug.d/iface/",
+    "-rw-r--r-- ./etc/hotplug.d/iface/60-paraglider",
     "drwxr-xr-x ./etc/init.d/",
     "-rwxr-xr-x ./etc/init.d/paraglider",
     "drwxr-xr-x ./etc/paraglider/",
     "-rw-r--r-- ./etc/paraglider/glider.yaml",
     "drwxr-xr-x ./etc/uci-defaults/",
     "-rwxr-xr-x ./etc/uci-defaults/60-paraglider",
+    "drwxr-xr-x ./lib/",
+    "drwxr-xr-x ./lib/upgrade/",
+    "drwxr-xr-x ./lib/upgrade/keep.d/",
+    "-rw-r--r-- ./lib/upgrade/keep.d/paraglider",
     "drwxr-xr-x ./usr/",
     "drwxr-xr-x ./usr/sbin/",
     "-rwxr-xr-x ./usr/sbin/paraglider",
@@ -63,6 +78,7 @@ const DATA: &[&str] = &[
     "-rw-r--r-- ./usr/share/nftables.d/table-post/60-paraglider.nft",
     "drwxr-xr-x ./usr/share/paraglider/",
     "-rwxr-xr-x ./usr/share/paraglider/firewall.include",
+    "-rw-r--r-- ./usr/share/paraglider/firewall.uci",
     "-rw-r--r-- ./usr/share/paraglider/rules.sh",
 ];
 
@@ -141,8 +157,9 @@ fn an_ipk_is_what_opkg_expects() {
 fn an_apk_is_prepared_and_handed_to_apk_mkpkg() {
     let version = env!("CARGO_PKG_VERSION");
     let pack = |path: &str| {
-        let mut command = Command::new(format!("{ROOT}/openwrt/pack"));
-        command.args(["apk", HERE]).env("PATH", path).output().unwrap()
+        let mut command = Command::new("/usr/bin/flock");
+        command.args([&format!("{ROOT}/target/openwrt.lock"), "openwrt/pack", "apk", HERE]);
+        command.current_dir(ROOT).env("PATH", path).output().unwrap()
     };
     // Without apk-tools nothing is made, and that is said.
     let usual = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -309,8 +326,17 @@ fn the_feed_makes_the_same_package() {
 #[test]
 fn scripts_are_plain() {
     let files = format!("{ROOT}/openwrt/files");
-    let scripts =
-        ["rules.sh", "firewall.include", "uci-defaults", "postinst-pkg", "prerm-pkg", "postrm", "paraglider.init"];
+    let scripts = [
+        "rules.sh",
+        "firewall.include",
+        "firewall.uci",
+        "iface.hotplug",
+        "uci-defaults",
+        "postinst-pkg",
+        "prerm-pkg",
+        "postrm",
+        "paraglider.init",
+    ];
     for script in scripts {
         let text = fs::read_to_string(format!("{files}/{script}")).unwrap();
         for lacks in ["timeout", "stat", "install", "nproc", "tac"] {

@@ -1,0 +1,1 @@
+/etc/uci-defaults/60-paraglider

@@ -1,24 +1,47 @@
 # shellcheck shell=dash
-# What /etc/init.d/paraglider and firewall.include have in common.
+# What /etc/init.d/paraglider, firewall.include and the hotplug script have in common.
+
+CONFIG=/etc/paraglider/glider.yaml
 
 # The pid file of the watch; procd writes it.
 WATCH=/var/run/paraglider.pid
 
-# run WORDS: the messages of paraglider go to the caller and into the log (logread -e paraglider), which has a level and a name
-# of its own.
+# Set where somebody reads what is printed. At boot, procd logs it; so it would be in the log twice.
+ALOUD=
+
+# run WORDS: the messages of paraglider go into the log (logread -e paraglider), and to the caller if there is one.
 run() {
 	local said code
 	said="$(PARAGLIDER_LOG=procd paraglider "$@" 2>&1)"
 	code=$?
-	if [ -n "$said" ]; then
-		echo "$said" >&2
-		if [ "$code" = 0 ]; then
-			echo "$said" | logger -t paraglider -p daemon.info
-		else
-			echo "$said" | logger -t paraglider -p daemon.err
-		fi
-	fi
+	say "$said"
 	return "$code"
+}
+
+# say LINES: each at its own level, which the log has beside the text.
+say() {
+	local line
+	[ -n "$1" ] || return 0
+	[ -z "$ALOUD" ] || printf '%s\n' "$1" >&2
+	printf '%s\n' "$1" | while IFS= read -r line; do
+		case $line in
+		'error: '*) logger -t paraglider -p daemon.err -- "${line#error: }" ;;
+		'warning: '*) logger -t paraglider -p daemon.warning -- "${line#warning: }" ;;
+		*) logger -t paraglider -p daemon.info -- "$line" ;;
+		esac
+	done
+}
+
+# Whether the config has more than blank lines and comments.
+is_configured() {
+	[ ! -e "$CONFIG" ] || grep -q '^[[:space:]]*[^#[:space:]]' "$CONFIG"
+}
+
+# Whether rules are in force. status ends with 0: they are; 1: they are, but not as in the config; 3: they are not; 4: that
+# is unknown.
+is_in_force() {
+	paraglider status >/dev/null 2>&1
+	[ $? -lt 2 ]
 }
 
 # Version 0.1 kept a copy of the config that was last put in force here. Put it in force once more by this version, which

@@ -11,6 +11,8 @@
 
 #[path = "../netns/lab.rs"]
 mod lab;
+mod life;
+mod logged;
 mod package;
 mod router;
 mod story;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::lab::{self, ask_often, inside, sh, Held, Lab, Variant};
-use crate::router::Router;
+use crate::router::{By, Router};
 
 /// Facility daemon with the levels err and info, as syslog(3) writes them.
 pub const ERROR: &str = "<27>";
@@ -53,22 +53,23 @@ pub fn fair(backends: &[u8], each: usize) -> Vec<(String, usize)> {
 fn it_is_installed_and_says_what_it_needs() {
     tell("story::it_is_installed_and_says_what_it_needs", |lab, router| {
         router.ok("/etc/init.d/firewall start");
-        let installed = router.install(false);
+        let installed = router.install();
         assert_eq!(installed.code, 0, "{}", installed.err);
         assert!(router.exists("etc/rc.d/S21paraglider") && router.exists("etc/rc.d/K79paraglider"));
         assert!(router.is_executable("etc/init.d/paraglider"));
-        assert!(!router.exists("etc/uci-defaults/60-paraglider"), "uci-defaults are run and removed");
         assert_eq!(router.ok("uci -q get firewall.paraglider.path").trim(), "/usr/share/paraglider/firewall.include");
 
-        // The config that comes with it balances nothing, and a failed start is seen in every way there is.
-        let log = router.log();
-        assert!(
-            log.starts_with(ERROR) && log.contains(" paraglider: ") && log.contains("there is no frontend"),
-            "{log}"
-        );
+        // The config that comes with it balances nothing. One line says what to do, at each start and at boot.
+        let line = "/etc/paraglider/glider.yaml has no frontend yet: write one, then /etc/init.d/paraglider start";
+        let log = |router: &Router| router.log();
+        let told = log(router);
+        assert!(told.starts_with(INFO) && told.trim_end().ends_with(&format!(" paraglider: {line}")), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+        router.boot();
+        let told = log(router);
+        assert!(told.starts_with(INFO) && told.contains(line) && told.lines().count() == 1, "{told}");
         let start = router.service("start");
-        assert_eq!(start.code, 2);
-        assert!(start.err.contains("/etc/paraglider/glider.yaml:") && start.err.contains("there is no frontend"));
+        assert_eq!((start.code, start.err.trim()), (6, line));
         assert!(!router.exists("tmp/run/paraglider.yaml"));
         assert_eq!(router.service("status").code, 3);
         assert_ne!(router.service("running").code, 0);
@@ -80,7 +81,7 @@ fn it_is_installed_and_says_what_it_needs() {
 fn it_lives_through_what_happens_to_a_router() {
     tell("story::it_lives_through_what_happens_to_a_router", |lab, router| {
         router.ok("/etc/init.d/firewall start");
-        router.install(false);
+        router.install();
         router.balance(&[1, 2, 3]);
         let flash = router.flash();
 
@@ -88,8 +89,7 @@ fn it_lives_through_what_happens_to_a_router() {
 
         // Boot, before any interface has an address.
         sh("ip addr del 10.9.0.1/32 dev lo && ip addr del 10.1.0.1/24 dev wan && ip addr del 10.2.0.1/24 dev lan");
-        let boot = router.service("boot");
-        assert_eq!(boot.code, 0, "{}", boot.err);
+        router.boot();
         sh("ip addr add 10.9.0.1/32 dev lo && ip addr add 10.1.0.1/24 dev wan && ip addr add 10.2.0.1/24 dev lan");
         assert!(router.log().starts_with(INFO));
 
@@ -190,7 +190,7 @@ fn firewall4_lets_through_what_is_balanced_and_nothing_else() {
         // iptables-zz-legacy can be beside firewall4 too.
         router.with_firewall4();
         router.ok("/etc/init.d/firewall start");
-        router.install(false);
+        router.install();
         router.write(
             "etc/paraglider/glider.yaml",
             "frontends:\n\
@@ -233,7 +233,7 @@ fn a_reload_of_firewall4_refuses_nobody() {
     tell("story::a_reload_of_firewall4_refuses_nobody", |_, router| {
         router.with_firewall4();
         router.ok("/etc/init.d/firewall start");
-        router.install(false);
+        router.install();
         router.balance(&[1, 2]);
         router.ok("/etc/init.d/paraglider start");
         let clients = std::thread::spawn(|| {
@@ -262,29 +262,27 @@ fn removed_and_installed_again_it_lets_wan_through() {
     tell("story::removed_and_installed_again_it_lets_wan_through", |_, router| {
         router.with_firewall4();
         router.ok("/etc/init.d/firewall start");
-        router.install(false);
+        router.install();
         router.balance(&[1, 2]);
         router.ok("/etc/init.d/paraglider start");
         assert_eq!(answers("client", 2), fair(&[1, 2], 1));
-        for by_apk in [false, true] {
+        let mut before = By::Opkg;
+        for by in [By::Opkg, By::Apk] {
             // With a set that a killed removal has left.
             for left in [false, true] {
-                router.remove();
+                router.remove_by(before);
+                before = by;
                 assert!(!knows_us());
                 if left {
                     sh("nft 'add set inet fw4 paraglider { type ipv4_addr . inet_service; }'");
                 }
-                match by_apk {
-                    true => router.install_by_apk(),
-                    false => assert_eq!(router.install(false).code, 0),
-                }
-                assert_eq!(answers("client", 2), fair(&[1, 2], 1), "by apk: {by_apk}, a set was left: {left}");
+                assert_eq!(router.install_by(by).code, 0);
+                assert_eq!(answers("client", 2), fair(&[1, 2], 1), "{by:?}, a set was left: {left}");
                 let status = router.service("status");
                 assert!(status.code == 0 && !status.out.contains("firewall4"), "{}", status.out);
             }
             // The old files are replaced while it runs.
-            assert_eq!(router.script("prerm", true).code, 0);
-            assert_eq!(router.install(true).code, 0);
+            assert_eq!(router.upgrade(by).code, 0);
             assert_eq!(answers("client", 2), fair(&[1, 2], 1));
         }
     });
@@ -295,13 +293,13 @@ fn removed_and_installed_again_it_lets_wan_through() {
 fn the_chain_of_earlier_builds_goes() {
     tell("story::the_chain_of_earlier_builds_goes", |_, router| {
         router.with_firewall4();
-        router.install(false);
+        router.install();
         router.balance(&[1]);
         router.write("usr/share/nftables.d/table-post/60-paraglider.nft", "chain paraglider {\n}\n");
         router.write("usr/share/nftables.d/chain-pre/forward/60-paraglider.nft", "jump paraglider\n");
         router.ok("/etc/init.d/firewall start");
         assert!(sh("nft list table inet fw4").contains("jump paraglider"));
-        assert_eq!(router.install(true).code, 0);
+        assert_eq!(router.upgrade(By::Opkg).code, 0);
         assert!(!sh("nft list table inet fw4").contains("chain paraglider {"));
         assert_eq!(answers("client", 1), fair(&[1], 1));
     });
@@ -314,7 +312,7 @@ fn a_firewall4_that_does_not_read_our_rule_is_named() {
         router.with_firewall4();
         router.write("etc/config/firewall", "config defaults\n\toption auto_includes '0'\n");
         router.ok("/etc/init.d/firewall start");
-        router.install(false);
+        router.install();
         // A bind whose interface tells where clients come from.
         let bind = "10.1.0.1:4444";
         let yaml = format!("frontend: {{bind: '{bind}', privateip: 10.2.0.1, backends: ['10.2.0.11:80']}}\n");
@@ -344,16 +342,16 @@ fn an_upgrade_is_not_noticed_and_a_removal_leaves_nothing() {
     tell("story::an_upgrade_is_not_noticed_and_a_removal_leaves_nothing", |lab, router| {
         router.ok("/etc/init.d/firewall start");
         let clean = lab.saved(false);
-        router.install(false);
+        router.install();
         router.balance(&[1, 2]);
         router.ok("/etc/init.d/paraglider start");
         let held = inside("client", || Held::open(BIND.parse().unwrap()).unwrap()).join().unwrap();
         held.ask().unwrap();
         let rules = lab.saved(false);
 
-        assert_eq!(router.script("prerm", true).code, 0);
+        router.begin_upgrade();
         assert!(lab.ours().len() > 5, "an upgrade stops nothing");
-        assert_eq!(router.install(true).code, 0);
+        assert_eq!(router.end_upgrade().code, 0);
         held.ask().expect("a held connection lives on");
         assert_eq!(lab.saved(false), rules);
         assert!(router.exists("etc/rc.d/S21paraglider"));

@@ -1,14 +1,17 @@
 //! The watch that procd keeps running while, and only while, the config asks for health checks.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::thread::sleep;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use crate::lab::{sh, Lab, Variant};
-use crate::router::Router;
+use crate::lab::{self, Lab, Variant};
+use crate::router::{By, Router};
 use crate::story::{answers, fair, tell, ERROR, INFO};
 
 /// procd starts one that was killed anew after 5 s.
@@ -74,7 +77,7 @@ fn comes_back(router: &Router, shot: u32) {
 fn it_comes_and_goes_with_the_health_block() {
     tell("watch::it_comes_and_goes_with_the_health_block", |lab, router| {
         router.ok("/etc/init.d/firewall start");
-        router.install(false);
+        router.install();
         let flash = router.flash();
 
         // Without health checks no process stays.
@@ -148,7 +151,7 @@ fn it_comes_and_goes_with_the_health_block() {
 fn a_broken_config_and_a_shot_watch_change_nothing() {
     tell("watch::a_broken_config_and_a_shot_watch_change_nothing", |lab, router| {
         router.ok("/etc/init.d/firewall start");
-        router.install(false);
+        router.install();
         balance(router, &[1, 2], true);
         ok(router, "start");
         let first = is_at_work(lab, router);
@@ -165,18 +168,27 @@ fn a_broken_config_and_a_shot_watch_change_nothing() {
             }
         }
 
-        // The rules are in force while it is away, and the next one works by the config that was last put in force.
-        signal(first, Signal::SIGKILL);
-        assert_eq!(answers("client", 4), fair(&[1, 2], 2));
-        comes_back(router, first);
-        assert_eq!(answers("client", 4), fair(&[1, 2], 2));
-        assert_eq!(lab.saved(false), rules);
-
-        // So does the firewall, whatever it does to our rules.
+        // The rules are in force while it is away, and the next one works by the config that was last put in force. Nor does
+        // the firewall give the dead backend a connection, whatever it does to our rules while nothing checks it, and after.
         let firewall4 = lab.variant != Variant::Legacy;
-        for words in if firewall4 { &["reload", "restart"][..] } else { &["restart"] } {
-            router.ok(&format!("/etc/init.d/firewall {words}"));
-            assert_eq!(answers("client", 4), fair(&[1, 2], 2), "firewall {words}");
+        let words = if firewall4 { &["", "reload", "restart"][..] } else { &["", "restart"] };
+        for word in words {
+            let shot = watch(router);
+            signal(shot, Signal::SIGKILL);
+            until("it is away", || router.processes().is_empty());
+            if word.is_empty() {
+                assert_eq!(lab.saved(false), rules);
+            } else {
+                router.ok(&format!("/etc/init.d/firewall {word}"));
+            }
+            assert_eq!(answers("client", 4), fair(&[1, 2], 2), "firewall {word}");
+            assert!(router.processes().is_empty(), "that came too late");
+            comes_back(router, shot);
+            assert_eq!(answers("client", 4), fair(&[1, 2], 2));
+            if !word.is_empty() {
+                router.ok(&format!("/etc/init.d/firewall {word}"));
+                assert_eq!(answers("client", 4), fair(&[1, 2], 2), "firewall {word}");
+            }
             is_at_work(lab, router);
         }
 
@@ -188,43 +200,102 @@ fn a_broken_config_and_a_shot_watch_change_nothing() {
     });
 }
 
+/// Clients that ask as long as something lasts: what they were answered.
+fn while_clients_ask(story: impl FnOnce()) -> Vec<(String, usize)> {
+    let done = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&done);
+    let clients = spawn(move || {
+        let mut all = BTreeMap::<String, usize>::new();
+        while !seen.load(Ordering::Relaxed) {
+            for (who, times) in answers("client", 10) {
+                *all.entry(who).or_default() += times;
+            }
+        }
+        all
+    });
+    story();
+    done.store(true, Ordering::Relaxed);
+    clients.join().unwrap().into_iter().collect()
+}
+
 #[test]
 fn an_upgrade_puts_the_new_one_in_its_place() {
     tell("watch::an_upgrade_puts_the_new_one_in_its_place", |lab, router| {
         router.ok("/etc/init.d/firewall start");
-        router.install(false);
-        balance(router, &[1, 2], true);
-        ok(router, "start");
-        let first = is_at_work(lab, router);
+        for by in [By::Opkg, By::Apk] {
+            assert_eq!(router.install_by(by).code, 0);
+            balance(router, &[1, 2], true);
+            ok(router, "start");
+            let first = is_at_work(lab, router);
+            // At no moment does the dead backend get a connection, also while the files are replaced.
+            let all = while_clients_ask(|| match by {
+                By::Opkg => {
+                    router.begin_upgrade();
+                    until("the old watch ends", || router.processes().is_empty());
+                    sleep(Duration::from_millis(500));
+                    assert_eq!(router.end_upgrade().code, 0);
+                    comes_back(router, first);
+                    sleep(Duration::from_millis(500));
+                }
+                By::Apk => {
+                    assert_eq!(router.upgrade(by).code, 0);
+                    comes_back(router, first);
+                    sleep(Duration::from_millis(500));
+                }
+            });
+            assert!(
+                all.len() == 2 && all.iter().all(|(who, times)| who.starts_with('b') && *times > 5),
+                "{by:?}: {all:?}"
+            );
+            is_at_work(lab, router);
+            router.remove_by(by);
+            assert!(router.processes().is_empty() && lab.ours().is_empty(), "{:?}", lab.ours());
+        }
+    });
+}
 
-        // As opkg does it. Version 0.1 had a copy of its own of the config that was last put in force; that on the flash may
-        // be broken by now.
-        let good = fs::read_to_string(lab.path("router/etc/paraglider/glider.yaml")).unwrap();
-        router.write("tmp/run/paraglider.yaml", &good);
-        router.write("etc/paraglider/glider.yaml", "frontend: 1\n");
-        assert_eq!(router.script("prerm", true).code, 0);
-        assert!(!has_dead(lab), "an upgrade stops nothing");
-        router.install(true);
-        assert!(!router.exists("tmp/run/paraglider.yaml"));
-        router.ok("/etc/init.d/firewall restart");
-        assert_eq!(answers("client", 4), fair(&[1, 2], 2), "the firewall puts back what was meant");
-        router.write("etc/paraglider/glider.yaml", &good);
-        ok(router, "start");
-        comes_back(router, first);
-        let second = is_at_work(lab, router);
-        assert_eq!(answers("client", 4), fair(&[1, 2], 2));
-
-        // As apk does it, which has nothing to say to the old one.
-        let program = lab.path("router").join("usr/sbin/paraglider");
-        let mut bytes = fs::read(&program).unwrap();
-        bytes.push(0);
-        fs::write(program.with_extension("new"), bytes).unwrap();
-        sh(&format!("chmod 755 {0}.new && mv {0}.new {0}", program.display()));
-        assert_eq!(router.script("postinst", true).code, 0);
-        comes_back(router, second);
-        is_at_work(lab, router);
-
-        router.remove();
-        assert!(router.processes().is_empty() && lab.ours().is_empty(), "{:?}", lab.ours());
+/// What the file on the flash says then does not matter: not to the rules, nor to the checks.
+#[test]
+fn an_upgrade_with_a_broken_config_goes_on_with_what_is_in_force() {
+    tell("watch::an_upgrade_with_a_broken_config_goes_on_with_what_is_in_force", |lab, router| {
+        router.ok("/etc/init.d/firewall start");
+        for by in [By::Opkg, By::Apk] {
+            assert_eq!(router.install_by(by).code, 0);
+            balance(router, &[1, 2], true);
+            ok(router, "start");
+            let first = is_at_work(lab, router);
+            let good = fs::read_to_string(lab.path("router/etc/paraglider/glider.yaml")).unwrap();
+            if by == By::Opkg {
+                // Version 0.1 had a copy of its own of the config that was last put in force.
+                router.write("tmp/run/paraglider.yaml", &good);
+            }
+            router.write("etc/paraglider/glider.yaml", "frontend: 1\n");
+            router.upgrade(by);
+            assert!(!router.exists("tmp/run/paraglider.yaml"));
+            comes_back(router, first);
+            is_at_work(lab, router);
+            router.ok("/etc/init.d/firewall restart");
+            assert_eq!(answers("client", 4), fair(&[1, 2], 2), "the firewall puts back what was meant");
+            // The start says that it failed, and the checks go on.
+            let second = watch(router);
+            assert_eq!(router.service("start").code, 2);
+            assert_eq!(watch(router), second);
+            let from_then_on = format!("10.2.0.1{}:82", if by == By::Opkg { 1 } else { 2 });
+            let risen = "frontend: {bind: '10.9.0.1:4444', privateip: 10.2.0.1, backends: ['10.2.0.11:80', 'NEW'], health: {interval: 200ms}}\n";
+            router.write("etc/paraglider/glider.yaml", &risen.replace("NEW", &from_then_on));
+            ok(router, "start");
+            until("what is down is out", || !lab.leads_to(&from_then_on));
+            router.write("etc/paraglider/glider.yaml", "frontend: 1\n");
+            router.upgrade(by);
+            comes_back(router, second);
+            lab::serve(if by == By::Opkg { "b1" } else { "b2" }, 82);
+            until("what is up again is back", || lab.leads_to(&from_then_on));
+            router.remove_by(by);
+        }
+        // Nothing is meant, and the file is broken: there is nothing to keep.
+        router.install();
+        assert_eq!(router.service("start").code, 2);
+        assert!(router.processes().is_empty() && lab.ours().is_empty());
+        assert_eq!(router.service("boot").code, 2);
     });
 }

@@ -105,7 +105,7 @@ fn it_comes_and_goes_with_the_health_block() {
             assert!(trouble || line.starts_with(INFO), "{line}");
             assert!(!line.contains("[paraglider]"), "{line}");
         }
-        assert!(log.lines().any(|line| line.starts_with(INFO) && line.contains("is balanced over")), "{log}");
+        assert!(log.lines().any(|line| line.starts_with(INFO) && line.contains("watching the rules")), "{log}");
         assert_eq!(router.service("status").code, 0);
         assert_eq!(router.service("running").code, 0);
 

@@ -9,6 +9,7 @@
     clippy::string_slice
 )]
 
+mod adopt;
 #[path = "../netns/lab.rs"]
 mod lab;
 mod life;

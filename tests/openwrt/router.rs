@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
@@ -120,6 +121,7 @@ impl Router {
             (firewall, "etc/init.d/firewall"),
             ("uci", "sbin/uci"),
             ("ubus", "bin/ubus"),
+            ("jsonfilter", "usr/bin/jsonfilter"),
             ("procd", "sbin/procd"),
         ] {
             fs::copy(format!("{ROOT}/tests/openwrt/system/{file}"), router.root.join(place)).unwrap();
@@ -370,6 +372,15 @@ impl Router {
             parent.is_some_and(|parent: u32| all.contains(&parent))
         };
         all.iter().copied().filter(|n| !is_child(n)).collect()
+    }
+
+    /// Waits until so many processes of the program run.
+    pub fn settles(&self, processes: usize) {
+        let since = Instant::now();
+        while self.processes().len() != processes {
+            assert!(since.elapsed() < Duration::from_secs(15), "{:?}", self.processes());
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// What the log has got since it was last asked for; each line begins with its priority.

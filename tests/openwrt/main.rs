@@ -10,6 +10,7 @@
 )]
 
 mod adopt;
+mod interface;
 #[path = "../netns/lab.rs"]
 mod lab;
 mod life;

@@ -74,6 +74,7 @@ impl Router {
             "usr/lib/apk",
             "etc/init.d",
             "etc/config",
+            "etc/hotplug.d/iface",
             "lib",
             "tmp/run",
             "proc",
@@ -123,6 +124,8 @@ impl Router {
             ("ubus", "bin/ubus"),
             ("jsonfilter", "usr/bin/jsonfilter"),
             ("procd", "sbin/procd"),
+            ("hotplug-call", "sbin/hotplug-call"),
+            ("firewall.hotplug", "etc/hotplug.d/iface/20-firewall"),
         ] {
             fs::copy(format!("{ROOT}/tests/openwrt/system/{file}"), router.root.join(place)).unwrap();
         }
@@ -131,6 +134,7 @@ impl Router {
             router.with_firewall4();
         }
         router.write("etc/config/firewall", "");
+        router.write("etc/os-release", "NAME=\"OpenWrt\"\nID=\"openwrt\"\nID_LIKE=\"lede openwrt\"\n");
         router.write("etc/protocols", "tcp 6 TCP\n");
         router
     }

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use crate::lab::{self, ask_often, inside, sh, Held, Lab, Variant};
 use crate::router::{By, Router};
 
-/// Facility daemon with the levels err and info, as syslog(3) writes them.
+/// Facility daemon with the levels err, warning and info, as syslog(3) writes them.
 pub const ERROR: &str = "<27>";
+pub const WARNING: &str = "<28>";
 pub const INFO: &str = "<30>";
 
 const BIND: &str = "10.9.0.1:4444";

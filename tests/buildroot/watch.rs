@@ -66,7 +66,7 @@ fn signal(process: i32, signal: Signal) {
 }
 
 /// Waits until something is so.
-fn until(what: &str, is: impl Fn() -> bool) {
+fn until(what: &str, mut is: impl FnMut() -> bool) {
     let since = Instant::now();
     while !is() {
         assert!(since.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}");
@@ -117,14 +117,19 @@ fn comes_and_goes(lab: &Lab, board: &Board, syslog: &UnixDatagram) {
     until("the watch takes the dead backend out", || !has_dead(lab));
     is_fair(&[1, 2]);
     let down = format!("{DEAD} of {BIND} is down");
+    // Each line at its own level, of the facility daemon: a warning has 28, what is no trouble has 30.
+    let mut log = String::new();
     until("the log tells", || {
         let mut line = [0; 4096];
-        std::iter::from_fn(|| {
-            syslog.recv(&mut line).ok().map(|length| String::from_utf8_lossy(&line[..length]).into_owned())
-        })
-        // Facility daemon, level info.
-        .any(|line| line.starts_with("<30>") && line.contains(" paraglider: ") && line.contains(&down))
+        while let Ok(length) = syslog.recv(&mut line) {
+            log += &(String::from_utf8_lossy(&line[..length]) + "\n");
+        }
+        log.contains(&down)
     });
+    let has = |level: &str, text: &str| {
+        log.lines().any(|line| line.starts_with(level) && line.contains(&format!(" paraglider: {text}")))
+    };
+    assert!(has("<28>", &down) && has("<30>", "watching the rules"), "{log}");
     assert!(!Path::new("/run/paraglider.pid.log").exists(), "the pipe needs its name no more");
     assert_eq!(board.s50("status").0, 0);
 

@@ -76,10 +76,11 @@ fn a_full_flash_loses_nothing() {
         router.ok("/etc/init.d/firewall start");
         router.install();
         let flash = lab.path("router/etc/paraglider");
-        sh(&format!("mount -t tmpfs -o size=8k none {}", flash.display()));
+        // There is space for a copy of the old one, but not for the new one.
+        sh(&format!("mount -t tmpfs -o size=12k none {}", flash.display()));
         router.write(FILE, &yaml(ONE, ""));
         router.ok("/etc/init.d/paraglider start");
-        let _ = fs::write(flash.join("filled"), [0; 8192]);
+        fs::write(flash.join("filled"), [0; 4096]).unwrap();
         let long = yaml(TWO, "") + &"# a remark\n".repeat(500);
         router.write(NEW, &long);
         router.log();

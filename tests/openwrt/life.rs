@@ -36,11 +36,15 @@ fn what_was_stopped_and_disabled_stays_so() {
             router.ok("/etc/init.d/paraglider start && /etc/init.d/paraglider stop");
             router.upgrade(by);
             assert_eq!(answers("client", 2), fair(&[1, 2], 1), "{by:?}");
-            // Disabled alone: it goes on.
-            router.ok("/etc/init.d/paraglider disable");
+            // Disabled alone: it goes on, and so do the checks.
+            let checked = "frontend: {bind: '10.9.0.1:4444', privateip: 10.2.0.1, health: {}, backends: ['10.2.0.11:80', '10.2.0.12:80']}\n";
+            router.write("etc/paraglider/glider.yaml", checked);
+            router.ok("/etc/init.d/paraglider start && /etc/init.d/paraglider disable");
+            router.settles(1);
             router.upgrade(by);
+            router.settles(1);
             assert_eq!(answers("client", 2), fair(&[1, 2], 1), "{by:?}");
-            assert!(!router.exists("etc/rc.d/S21paraglider"));
+            assert!(router.exists("tmp/run/procd-paraglider/instance") && !router.exists("etc/rc.d/S21paraglider"));
             // Both: it stays off, until it is started by hand.
             router.ok("/etc/init.d/paraglider stop");
             router.upgrade(by);

@@ -80,10 +80,12 @@ fn the_firewall_is_loaded_in_silence() {
             }
         }
         // It takes our rules along.
-        match lab.variant {
-            Variant::Legacy => router.ok("/etc/init.d/firewall restart"),
-            _ => router.ok("/etc/init.d/firewall stop && /etc/init.d/firewall start"),
+        let words = match lab.variant {
+            Variant::Legacy => "/etc/init.d/firewall restart",
+            _ => "/etc/init.d/firewall stop && /etc/init.d/firewall start",
         };
+        let loaded = router.run(words);
+        assert!(loaded.code == 0 && !loaded.err.contains("balanced"), "{}", loaded.err);
         let log = logged(router);
         assert!(!log.is_empty() && log.iter().all(|(level, _)| level == INFO), "{log:?}");
         assert_eq!(answers("client", 2), fair(&[1, 2], 1));

@@ -116,7 +116,6 @@ fn an_ipk_is_what_opkg_expects() {
             "-rwxr-xr-x ./postinst-pkg",
             "-rwxr-xr-x ./postrm",
             "-rwxr-xr-x ./prerm",
-            "-rwxr-xr-x ./prerm-pkg",
         ];
         assert_eq!(listed, made_by_root(&expected));
         let size = sh(&format!("gzip -dc {} | wc -c", dir.path().join("data.tar.gz").display()));
@@ -144,7 +143,7 @@ fn an_ipk_is_what_opkg_expects() {
             "#!/bin/sh\n[ -s ${IPKG_INSTROOT}/lib/functions.sh ] || exit 0\n. ${IPKG_INSTROOT}/lib/functions.sh\n\
              default_prerm $0 $@\n"
         );
-        for own in ["postinst-pkg", "prerm-pkg", "postrm"] {
+        for own in ["postinst-pkg", "postrm"] {
             let source = fs::read(format!("{ROOT}/openwrt/files/{own}")).unwrap();
             assert_eq!(fs::read(control.join(own)).unwrap(), source, "{own}");
         }
@@ -252,7 +251,7 @@ echo ADB >"$output"
     );
     assert_eq!(script("post-install"), format!("#!/bin/sh\n{install}"));
     assert_eq!(script("post-upgrade"), format!("#!/bin/sh\nexport PKG_UPGRADE=1\n{install}"));
-    assert_eq!(script("pre-deinstall"), format!("#!/bin/sh\n{head}default_prerm\n{}", own("prerm-pkg")));
+    assert_eq!(script("pre-deinstall"), format!("#!/bin/sh\n{head}default_prerm\n"));
     assert_eq!(script("post-deinstall"), format!("#!/bin/sh\n{}", own("postrm")));
     assert_eq!(options["--script"].len(), 4);
 
@@ -298,7 +297,7 @@ fn the_feed_makes_the_same_package() {
         let (_, rest) = makefile.split_once(&begin).unwrap_or_else(|| panic!("no {name}"));
         rest.split_once("\nendef\n").unwrap().0.to_owned() + "\n"
     };
-    for (name, file) in [("postinst", "postinst-pkg"), ("prerm", "prerm-pkg"), ("postrm", "postrm")] {
+    for (name, file) in [("postinst", "postinst-pkg"), ("postrm", "postrm")] {
         let own = fs::read_to_string(format!("{ROOT}/openwrt/files/{file}")).unwrap();
         assert_eq!(section(name).replace("$$", "$"), own);
     }
@@ -333,7 +332,6 @@ fn scripts_are_plain() {
         "iface.hotplug",
         "uci-defaults",
         "postinst-pkg",
-        "prerm-pkg",
         "postrm",
         "paraglider.init",
     ];

@@ -8,6 +8,7 @@ pub mod netlink;
 pub mod nftables;
 pub mod poll;
 pub mod process;
+pub mod rights;
 pub mod signal;
 pub mod socket;
 mod spawn;

@@ -5,10 +5,15 @@ use crate::error::{Error, Exit};
 use crate::host::remedy::System;
 use crate::host::state::{Folder, MEANT};
 use crate::serve;
+use crate::sys::{log, rights};
 use crate::watch::run;
 
 /// Watches until a signal ends it; with `again` it begins with the config that is meant to be in force, if there is one.
 pub fn run(path: &str, stop_on_exit: bool, again: bool) -> Result<Exit, Error> {
+    // By hand it may be asked for anything.
+    if log::is_of_service() {
+        rights::keep_those_of_rules();
+    }
     let exit = run::run(path, again)?;
     if stop_on_exit {
         return stop::run(None);

@@ -46,6 +46,16 @@ fn ok(router: &Router, word: &str) {
     assert_eq!(done.code, 0, "{word}: {}", done.err);
 }
 
+/// CAP_NET_ADMIN and CAP_NET_RAW are all that it has, or can get.
+fn has_few_rights(process: u32) {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    for line in
+        ["CapPrm:\t0000000000003000", "CapEff:\t0000000000003000", "CapBnd:\t0000000000003000", "NoNewPrivs:\t1"]
+    {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+}
+
 /// The one process that there is.
 fn watch(router: &Router) -> u32 {
     let all = router.processes();
@@ -91,6 +101,7 @@ fn it_comes_and_goes_with_the_health_block() {
         ok(router, "reload");
         let first = is_at_work(lab, router);
         assert_eq!(answers("client", 8), fair(&[1, 2], 4));
+        has_few_rights(first);
         // What it says is in the log, as procd writes it there.
         let mut log = String::new();
         until("the log tells", || {

@@ -301,7 +301,18 @@ fn the_feed_makes_the_same_package() {
         let own = fs::read_to_string(format!("{ROOT}/openwrt/files/{file}")).unwrap();
         assert_eq!(section(name).replace("$$", "$"), own);
     }
+    // The feed's build adds nothing else: no script, and no file to keep that is in no list here.
+    let mut defined: Vec<&str> =
+        makefile.lines().filter_map(|line| line.strip_prefix("define Package/paraglider/")).collect();
+    defined.sort_unstable();
+    assert_eq!(defined, ["conffiles", "description", "install", "postinst", "postrm"]);
     assert_eq!(section("conffiles"), "/etc/paraglider/glider.yaml\n");
+    let packer = fs::read_to_string(format!("{ROOT}/openwrt/pack")).unwrap();
+    for file in fs::read_dir(format!("{ROOT}/openwrt/files")).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        let is_script = ["postinst-pkg", "postrm"].contains(&name.as_str());
+        assert!(packer.contains(&name) && (is_script || makefile.contains(&format!("./files/{name} "))), "{name}");
+    }
     let install = section("install");
     let mut installed: Vec<String> = Vec::new();
     for line in install.lines() {

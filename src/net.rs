@@ -37,6 +37,34 @@ impl Family {
     }
 }
 
+/// The transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// Its number (IPPROTO_TCP, IPPROTO_UDP).
+    pub fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+        }
+    }
+
+    /// Its name in rules and in /proc/net/nf_conntrack.
+    pub fn word(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        }
+    }
+}
+
 /// Whether both are the same. (What derives it is 100 bytes of MIPS code in each place.)
 #[inline(never)]
 pub fn same(a: &IpAddr, b: &IpAddr) -> bool {
@@ -179,6 +207,7 @@ fn no_address(text: &str) -> Result<IpAddr, Error> {
 pub struct Endpoint {
     ip: IpAddr,
     port: u16,
+    protocol: Protocol,
 }
 
 impl Endpoint {
@@ -211,7 +240,7 @@ impl Endpoint {
         if text.starts_with('[') != ip.is_ipv6() {
             return refuse!("`{shown}`: brackets are for IPv6 addresses; {FORMAT}");
         }
-        Ok(Endpoint { ip, port })
+        Ok(Endpoint { ip, port, protocol: Protocol::Tcp })
     }
 
     /// From an address and a port that another program printed separately.
@@ -226,7 +255,7 @@ impl Endpoint {
             [a, b, c, d] => Ipv4Addr::new(a, b, c, d).into(),
             _ => <[u8; 16]>::try_from(address).ok()?.into(),
         };
-        (port != 0 && !ip.is_unspecified()).then_some(Endpoint { ip, port })
+        (port != 0 && !ip.is_unspecified()).then_some(Endpoint { ip, port, protocol: Protocol::Tcp })
     }
 
     /// Of every address of a family: no host is meant yet.
@@ -235,7 +264,7 @@ impl Endpoint {
             Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
             Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
         };
-        Endpoint { ip, port }
+        Endpoint { ip, port, protocol: Protocol::Tcp }
     }
 
     /// The same port of this address.
@@ -265,6 +294,17 @@ impl Endpoint {
         Endpoint { port: port.unwrap_or(self.port), ..self }
     }
 
+    /// The protocol; of a backend always TCP, whatever its frontend's is.
+    pub fn protocol(self) -> Protocol {
+        self.protocol
+    }
+
+    /// The same with this protocol.
+    #[must_use]
+    pub fn of_protocol(self, protocol: Protocol) -> Self {
+        Endpoint { protocol, ..self }
+    }
+
     /// As the standard library's sockets take it.
     pub fn socket(self) -> SocketAddr {
         SocketAddr::new(self.ip, self.port)
@@ -278,10 +318,14 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Endpoint { ip, port } = self;
+        let Endpoint { ip, port, protocol } = self;
         match self.family() {
-            Family::V4 => write!(f, "{ip}:{port}"),
-            Family::V6 => write!(f, "[{ip}]:{port}"),
+            Family::V4 => write!(f, "{ip}:{port}")?,
+            Family::V6 => write!(f, "[{ip}]:{port}")?,
+        }
+        match protocol {
+            Protocol::Tcp => Ok(()),
+            Protocol::Udp => f.write_str("/udp"),
         }
     }
 }

@@ -139,12 +139,12 @@ impl Netlink {
     /// error is the kernel's, or ETIMEDOUT. A request can reach the kernel twice.
     pub fn ask(&mut self, kind: u16, family: libc::c_int, attributes: &[u8]) -> io::Result<Vec<u8>> {
         let flags = if kind == FORGET { REQUEST | ACKNOWLEDGE } else { REQUEST };
-        self.repeat(kind, flags, &netfilter(family), attributes)
+        self.gather(kind, flags, &netfilter(family), attributes)
     }
 
     /// The same to the routes.
     pub fn ask_route(&mut self, kind: u16, request: &[u8]) -> io::Result<Vec<u8>> {
-        self.repeat(kind, REQUEST, &[], request)
+        self.gather(kind, REQUEST, &[], request)
     }
 
     /// Asks for all things of a kind and a family, and calls `take` with the attributes of each. After an error not all
@@ -172,7 +172,19 @@ impl Netlink {
 
     /// The same as [`list_of`](Self::list_of), all of it at once; [`part`] takes it apart.
     pub fn collect(&mut self, kind: u16, family: libc::c_int, attributes: &[u8]) -> io::Result<Vec<u8>> {
-        self.repeat(kind, REQUEST | DUMP, &netfilter(family), attributes)
+        self.gather(kind, REQUEST | DUMP, &netfilter(family), attributes)
+    }
+
+    /// The same as [`list_of`](Self::list_of), but each part is taken as it comes, so that a long list is never in memory
+    /// as a whole. `None` says that the list begins anew: what was taken before does not count.
+    pub fn each(
+        &mut self,
+        kind: u16,
+        family: libc::c_int,
+        attributes: &[u8],
+        take: &mut dyn FnMut(Option<&[u8]>),
+    ) -> io::Result<()> {
+        self.repeat(kind, REQUEST | DUMP, &netfilter(family), attributes, take)
     }
 
     /// The same as the function of this name.
@@ -183,7 +195,7 @@ impl Netlink {
     }
 
     fn list_all(&mut self, kind: u16, header: &[u8], attributes: &[u8], take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-        let all = self.repeat(kind, REQUEST | DUMP, header, attributes)?;
+        let all = self.gather(kind, REQUEST | DUMP, header, attributes)?;
         let mut rest = all.as_slice();
         while let Some(attributes) = part(&mut rest) {
             take(attributes);
@@ -191,10 +203,29 @@ impl Netlink {
         Ok(())
     }
 
-    fn repeat(&mut self, kind: u16, flags: u16, header: &[u8], attributes: &[u8]) -> io::Result<Vec<u8>> {
+    /// The attributes of an answer, or all those of a dump, as [`append`] puts them together.
+    fn gather(&mut self, kind: u16, flags: u16, header: &[u8], attributes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut found = Vec::new();
+        self.repeat(kind, flags, header, attributes, &mut |content| match content {
+            None => found.clear(),
+            Some(content) if flags & DUMP == DUMP => append(&mut found, content),
+            Some(content) => found.extend_from_slice(content),
+        })?;
+        Ok(found)
+    }
+
+    fn repeat(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        header: &[u8],
+        attributes: &[u8],
+        take: &mut dyn FnMut(Option<&[u8]>),
+    ) -> io::Result<()> {
         let mut tries = 1;
         loop {
-            match self.exchange(kind, flags, header, attributes) {
+            take(None);
+            match self.exchange(kind, flags, header, attributes, take) {
                 Err(error) if tries < TRIES && matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EINTR)) => {
                     tries += 1;
                 }
@@ -203,9 +234,15 @@ impl Netlink {
         }
     }
 
-    /// Sends a request and collects the attributes of the answer; those of each part of a dump have four bytes before
-    /// them, with the length of both.
-    fn exchange(&mut self, kind: u16, flags: u16, header: &[u8], attributes: &[u8]) -> io::Result<Vec<u8>> {
+    /// Sends a request, and calls `take` with the attributes of the answer, or of each part of a dump.
+    fn exchange(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        header: &[u8],
+        attributes: &[u8],
+        take: &mut dyn FnMut(Option<&[u8]>),
+    ) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let ([a, b], [c, d]) = (kind.to_ne_bytes(), flags.to_ne_bytes());
         let mut request = Vec::new();
@@ -224,7 +261,7 @@ impl Netlink {
         if self.buffer.len() < most {
             self.buffer.resize(most, 0);
         }
-        let (mut found, mut torn) = (Vec::new(), false);
+        let mut torn = false;
         let refused = loop {
             let mut rest = receive(&mut self.socket, &mut self.buffer)?;
             let number = loop {
@@ -241,12 +278,10 @@ impl Netlink {
                     DONE => break Some(0),
                     ERROR => break Some(message.error()),
                     _ => {
-                        if flags & DUMP == DUMP {
-                            append(&mut found, content);
-                            continue;
+                        take(Some(content));
+                        if flags & DUMP != DUMP {
+                            break Some(0);
                         }
-                        found.extend_from_slice(content);
-                        break Some(0);
                     }
                 }
             };
@@ -255,7 +290,7 @@ impl Netlink {
             }
         };
         match refused {
-            0 => Ok(found),
+            0 => Ok(()),
             number => Err(io::Error::from_raw_os_error(number)),
         }
     }
@@ -411,6 +446,47 @@ mod tests {
             assert!(find(&bytes, 1).is_none());
             find(&bytes, 3);
         }
+    }
+
+    /// A message as the kernel sends it.
+    fn sent(kind: u16, flags: u16, sequence: u32, content: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(((HEADER + content.len()) as u32).to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend(sequence.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(content);
+        bytes
+    }
+
+    #[test]
+    fn a_list_that_is_torn_begins_anew() {
+        use std::os::unix::net::UnixDatagram;
+        let (ours, kernel) = UnixDatagram::pair().unwrap();
+        let ours = File::from(std::os::fd::OwnedFd::from(ours));
+        let mut netlink = Netlink { socket: ours, skip: HEADER + NETFILTER, sequence: 0, buffer: Vec::new() };
+        let answers = std::thread::spawn(move || {
+            // The parts, the flags of each, and the error at the end.
+            for (parts, flags) in [(&[1_u8, 2][..], TORN), (&[1, 2, 3], 0)] {
+                let mut request = [0; 64];
+                let length = kernel.recv(&mut request).unwrap();
+                let sequence = word(&request, 8).unwrap();
+                assert_eq!((length, &request[4..8]), (20, &sent(LOOK_UP, REQUEST | DUMP, 0, &[])[4..8]));
+                for part in parts {
+                    kernel.send(&sent(LOOK_UP, flags, sequence, &[0, 0, 0, 0, *part])).unwrap();
+                }
+                kernel.send(&sent(DONE, 0, sequence, &[0; 4])).unwrap();
+            }
+        });
+        let mut taken = Vec::new();
+        let told = netlink.each(LOOK_UP, libc::AF_UNSPEC, &[], &mut |part| match part {
+            None => taken.clear(),
+            Some(part) => taken.push(part.to_vec()),
+        });
+        answers.join().unwrap();
+        told.unwrap();
+        assert_eq!(taken, [[1], [2], [3]]);
     }
 
     #[test]

@@ -284,6 +284,37 @@ impl Lab {
         command
     }
 
+    /// The same as on a kernel without ctnetlink (CONFIG_NF_CT_NETLINK) for as long as the file `deaf` of the laboratory
+    /// exists. `None` where that cannot be done.
+    pub fn deaf(&self, words: &str) -> Option<Command> {
+        self.deaf_of(&self.command(words))
+    }
+
+    /// The same for any command.
+    pub fn deaf_of(&self, of: &Command) -> Option<Command> {
+        let script = self.path("deaf.py");
+        fs::write(&script, include_str!("deaf.py")).unwrap();
+        let through = |words: &[&std::ffi::OsStr]| {
+            let mut command = Command::new("python3");
+            command.arg(&script).arg(self.path("deaf")).args(words).stdin(Stdio::null());
+            command
+        };
+        let tried = through(&["true".as_ref()]).stderr(Stdio::null()).status();
+        if !tried.is_ok_and(|status| status.success()) {
+            println!("skipped: a kernel without ctnetlink: it takes python3 and seccomp_unotify(2)");
+            return None;
+        }
+        let mut command = through(&[of.get_program()]);
+        command.args(of.get_args());
+        for (name, value) in of.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Some(command)
+    }
+
     /// Runs Paraglider; returns exit status, stdout and stderr.
     pub fn paraglider(&self, words: &str) -> (i32, String, String) {
         let output = self.command(words).output().unwrap();

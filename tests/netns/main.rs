@@ -14,6 +14,7 @@ mod corpus;
 mod lab;
 
 mod backend;
+mod datagrams;
 mod watching;
 
 mod address;
@@ -25,6 +26,7 @@ mod dark;
 mod engine;
 mod failure;
 mod firewall4;
+mod flows;
 mod follow;
 mod forwarding;
 mod guard;

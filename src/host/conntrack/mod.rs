@@ -233,14 +233,17 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
-    use super::entry::tests::message;
     use super::*;
     use crate::sys::netlink::find;
 
     /// What the kernel answers to [`LOOK_UP`] for a connection to this backend.
     fn entry(backend: &str, id: u8) -> Vec<u8> {
-        let bind = if backend.starts_with('[') { "[fd00::9]:80" } else { "10.0.0.1:80" };
-        message(bind, bind, backend, Protocol::Tcp, (DST_NAT, Some(3), id))
+        let backend = Endpoint::parse(backend).unwrap();
+        // As a request has them, with the backend in the place of the client; CTA_TUPLE_ORIG becomes CTA_TUPLE_REPLY.
+        let (_, mut found) = tuple((backend.ip(), backend.port()), backend);
+        found[2..4].copy_from_slice(&(2_u16 | 1 << 15).to_ne_bytes());
+        attribute(&mut found, CTA_ID, &[0, 0, 0, id]);
+        found
     }
 
     fn to(backend: &str, client: &str) -> Connection {

@@ -283,9 +283,14 @@ impl Endpoint {
         &self.ip
     }
 
-    /// The port, never 0.
+    /// The port; 0 for that of the client, of a backend that keeps it.
     pub fn port(self) -> u16 {
         self.port
+    }
+
+    /// Whether connections to it can be to `other`, which has a port.
+    pub fn takes(&self, other: &Endpoint) -> bool {
+        same(&self.ip, &other.ip) && (self.port == other.port || self.port == 0)
     }
 
     /// The same address with `port`, if there is one; not 0.
@@ -320,6 +325,7 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Endpoint { ip, port, protocol } = self;
         match self.family() {
+            _ if *port == 0 => write!(f, "{ip}")?,
             Family::V4 => write!(f, "{ip}:{port}")?,
             Family::V6 => write!(f, "[{ip}]:{port}")?,
         }

@@ -8,14 +8,14 @@ use crate::engine::choice;
 use crate::engine::transaction::{self, Views};
 use crate::engine::{Engine, InForce, Kind, Level, Plan};
 use crate::error::{fail, plain, Error};
-use crate::host::conntrack;
+use crate::host::conntrack::{self, Connection};
 use crate::host::device;
 use crate::host::forwarding::{self, Forwarding};
 use crate::host::nft::firewall4;
 use crate::host::ssh;
 use crate::host::state::Folder;
-use crate::net::{Endpoint, Family};
-use crate::service::{Interface, Preference, Service};
+use crate::net::{Endpoint, Family, Protocol};
+use crate::service::{Backend, Bind, Interface, Preference, Service};
 use crate::sys::file;
 use crate::sys::log;
 use crate::text::Escaped;
@@ -84,7 +84,7 @@ pub fn judged(place: &str, text: Vec<u8>) -> Result<Config, Error> {
 /// Gives binds that follow interfaces the addresses that these have now.
 fn placed(all: Vec<Service>) -> (Vec<Service>, Vec<Waiting>) {
     let mut taken = wanted(&all);
-    taken.retain(|bind| !bind.address().is_unspecified());
+    taken.retain(|bind| !bind.at.address().is_unspecified());
     let (mut services, mut waiting) = (Vec::new(), Vec::new());
     // An interface is asked for its address once.
     let mut known: Vec<(Interface, Family, Result<IpAddr, String>)> = Vec::new();
@@ -102,14 +102,18 @@ fn placed(all: Vec<Service>) -> (Vec<Service>, Vec<Waiting>) {
         let mut why = String::new();
         match known.get(at).map(|(_, _, found)| found) {
             Some(Ok(ip)) => {
-                let bind = service.bind.with_ip(*ip);
-                if taken.contains(&bind) {
+                let bind = Bind { at: service.bind.with_ip(*ip), ports: service.ports.clone() };
+                let circle = |backend: &Backend| {
+                    let (to, port) = (backend.address, backend.address.port());
+                    to.ip() == *ip && (port == 0 || bind.ports.has(port))
+                };
+                if taken.iter().any(|other| other.meets(&bind)) {
                     why = format!("{bind} is the bind of another frontend");
-                } else if service.backends.iter().any(|backend| backend.address == bind) {
-                    why = format!("{bind} is also a backend of this frontend");
+                } else if let Some(backend) = service.backends.iter().find(|backend| circle(backend)) {
+                    why = format!("{} is also a backend of this frontend", backend.address);
                 } else {
+                    service.bind = bind.at;
                     taken.push(bind);
-                    service.bind = bind;
                     services.push(service);
                     continue;
                 }
@@ -178,6 +182,7 @@ pub fn put_in_force(
         }
     }
     let changed = changed?;
+    end_flows(views, services);
     for switch in &switches {
         let family = switch.family();
         if views.iter().all(|view| forwarding::is_open(&view.foreign().forward_policies, family)) {
@@ -199,6 +204,28 @@ pub fn put_in_force(
     say_who_is_dropped(views, services);
     say_who_is_left_alone(views, services);
     Ok(true)
+}
+
+/// Ends flows of UDP that the kernel would send on to where they no longer belong, as long as the client goes on: to backends
+/// that are gone or down, of frontends that are gone, and those that began before there were rules. The next datagram begins
+/// a new one. A backend whose weight is 0 in the config keeps its flows.
+fn end_flows(views: &Views<'_>, services: &[Service]) {
+    let mut all = wanted(services);
+    all.extend(binds(views).into_iter().filter(|bind| !serves(services, &bind.at)));
+    all.retain(|bind| bind.at.protocol() == Protocol::Udp);
+    if all.is_empty() {
+        return;
+    }
+    let belongs = |flow: &Connection| {
+        let Some(service) = services.iter().find(|service| service.bind == flow.bind) else { return false };
+        let takes = |backend: &Backend| backend.weight > 0 || backend.nominal == 0;
+        service.backends.iter().any(|backend| backend.address.takes(&flow.backend) && takes(backend))
+    };
+    let ended = conntrack::forget(&all, &|flow| !belongs(flow)).complete();
+    let ended = ended.and_then(|_| conntrack::forget_begun_before(&wanted(services)).complete());
+    if let Err(error) = ended {
+        log::warning!("{error}; flows of UDP that exist stay where they are until they are silent");
+    }
 }
 
 /// Whether one of these services is there.
@@ -224,13 +251,13 @@ fn say_who_is_dropped(views: &Views<'_>, services: &[Service]) {
 pub fn say_who_stays(views: &Views<'_>, services: &[Service]) {
     let is_gone = |bind: Endpoint, backend: Endpoint| {
         let mut of = services.iter().filter(|service| service.bind == bind);
-        of.any(|service| service.backends.iter().all(|known| known.address != backend))
+        of.any(|service| service.backends.iter().all(|known| !known.address.takes(&backend)))
     };
-    // The kernel's list of connections can be long: it is read only if a backend was dropped.
+    // The kernel's list of connections can be long: it is read only if a backend was dropped. (Flows of UDP have ended.)
     let mut binds = Vec::new();
     for (bind, backends) in chosen(views) {
-        if backends.iter().any(|backend| is_gone(bind, *backend)) {
-            binds.push(bind);
+        if bind.protocol() == Protocol::Tcp && backends.iter().any(|backend| is_gone(bind, *backend)) {
+            binds.extend(services.iter().find(|service| service.bind == bind).map(Service::whole));
         }
     }
     let mut alive = conntrack::connections(&binds).unwrap_or_default();
@@ -257,8 +284,8 @@ pub fn heal(folder: &Folder, engines: &[Box<dyn Engine>]) -> Result<(), Error> {
 
 /// A service's bind, and the interface that it follows.
 pub fn shown(service: &Service) -> String {
-    let Service { bind, follows, .. } = service;
-    follows.as_ref().map_or_else(|| bind.to_string(), |_| format!("{bind} ({})", service.written()))
+    let bind = service.whole();
+    service.follows.as_ref().map_or_else(|| bind.to_string(), |_| format!("{bind} ({})", service.written()))
 }
 
 /// Says what was put in force.
@@ -284,20 +311,20 @@ pub fn say_what_others_do(views: &Views<'_>, services: &[Service], least: Level)
 }
 
 /// The binds of all services.
-pub fn wanted(services: &[Service]) -> Vec<Endpoint> {
+pub fn wanted(services: &[Service]) -> Vec<Bind> {
     let mut binds = Vec::new();
     for service in services {
-        binds.push(service.bind);
+        binds.push(service.whole());
     }
     binds
 }
 
 /// The binds of all frontends in force, draining ones too.
-pub fn binds(views: &Views<'_>) -> Vec<Endpoint> {
+pub fn binds(views: &Views<'_>) -> Vec<Bind> {
     let mut binds = Vec::new();
     for view in views {
         for frontend in view.frontends() {
-            binds.push(frontend.bind);
+            binds.push(frontend.whole());
         }
     }
     binds
@@ -323,7 +350,7 @@ pub fn chosen(views: &Views<'_>) -> Vec<(Endpoint, Vec<Endpoint>)> {
 /// Warns about connections of removed frontends: the rule that accepted them is gone.
 fn say_who_is_left_alone(views: &Views<'_>, services: &[Service]) {
     let mut gone = binds(views);
-    gone.retain(|bind| !serves(services, bind));
+    gone.retain(|bind| bind.at.protocol() == Protocol::Tcp && !serves(services, &bind.at));
     let alive = conntrack::connections(&gone).map_or(0, |connections| connections.len());
     if alive > 0 {
         let connections = log::count(alive, "established connection");
@@ -334,7 +361,10 @@ fn say_who_is_left_alone(views: &Views<'_>, services: &[Service]) {
 /// Refuses a new frontend on the address and port of the administrator's SSH session.
 fn keep_ssh(views: &Views<'_>, services: &[Service]) -> Result<(), Error> {
     match ssh::session() {
-        Some(bind) if serves(services, &bind) && !binds(views).contains(&bind) => {
+        Some(bind)
+            if services.iter().any(|service| service.has(&bind))
+                && !binds(views).iter().any(|known| known.has(&bind)) =>
+        {
             fail!(
                 "bind {bind} is where your SSH session comes in, and you would not get in again; \
                  choose another port, or start it from the console or at boot"

@@ -5,7 +5,7 @@ use super::table::{OPTIONS, VERBS};
 /// What `--help` prints.
 pub fn help() -> String {
     let mut out = "Usage: paraglider [--config FILE] [-v] VERB\n\n\
-                   Balances TCP connections with rules of iptables or nftables; only `watch` stays as a process.\n\n\
+                   Balances TCP and UDP with rules of iptables or nftables; only `watch` stays as a process.\n\n\
                    Verbs:\n"
         .to_owned();
     for verb in VERBS.iter().filter(|verb| !verb.help.is_empty()) {

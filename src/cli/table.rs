@@ -152,7 +152,7 @@ pub const EXCLUSIVE: [(&str, &str); 3] =
 
 /// The command line as argh reads it. A field for each of [`OPTIONS`].
 #[derive(Debug, PartialEq, Eq, FromArgs)]
-/// Balances TCP connections.
+/// Balances connections.
 pub struct Arguments {
     /// the config file
     #[argh(option, default = "DEFAULT_CONFIG.to_owned()")]

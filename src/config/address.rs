@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use crate::error::{refuse, Error};
-use crate::net::{port_number, Endpoint, Family};
-use crate::service::{weight, Interface};
+use crate::net::{port_number, unicast, Endpoint, Family};
+use crate::service::{are_several, weight, Interface, Ports, Written};
 use crate::text::{self, has, listed, part, split as split_at, until, Shown};
 
 /// Whose address it is.
@@ -14,6 +14,23 @@ pub(super) enum Whose {
     Backend,
     /// `privateip:`, without a port.
     Source,
+}
+
+/// What `bind:` says.
+pub(super) struct Place {
+    /// The address, unspecified if it follows an interface, and the first port.
+    pub at: Endpoint,
+    /// All ports.
+    pub ports: Ports,
+    /// The interface that it follows.
+    pub follows: Option<Interface>,
+}
+
+impl Place {
+    /// As it stands there.
+    pub fn written(&self) -> Written<'_> {
+        Written { follows: self.follows.as_ref(), at: self.at, ports: &self.ports }
+    }
 }
 
 /// Names of ports that people write, and their numbers.
@@ -34,17 +51,46 @@ pub(super) fn endpoint(text: &str, whose: Whose) -> Result<Endpoint, Error> {
     }
 }
 
-/// Reads interface:port, or [interface]:port for IPv6; none if it is something else.
-pub(super) fn interface(text: &str) -> Result<Option<(Endpoint, Interface)>, Error> {
-    let (host, Some(behind)) = split(text) else { return Ok(None) };
+/// Reads a bind: address:port or interface:port, in brackets for IPv6, with one port or several.
+pub(super) fn bind(text: &str) -> Result<Place, Error> {
+    let (host, behind) = split(text);
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    // More colons are of an IPv6 address, and slashes of a URL.
-    let (Some(name), false) = (Interface::parse(bare.unwrap_or(host)), has(behind, ':') || behind.starts_with('/'))
-    else {
-        return Ok(None);
+    let six = bare.is_some();
+    let name = bare.unwrap_or(host);
+    let Some(behind) = behind.filter(|behind| !has(behind, ':') && !behind.starts_with('/')) else {
+        // More colons are of an IPv6 address, and slashes of a URL.
+        let at = endpoint(text, Whose::Bind)?;
+        return Ok(Place { at, ports: Ports::one(at.port()), follows: None });
     };
-    let family = if bare.is_some() { Family::V6 } else { Family::V4 };
-    Ok(Some((Endpoint::anywhere(family, port(behind)?), name)))
+    if let Some(follows) = Interface::parse(name) {
+        let family = if six { Family::V6 } else { Family::V4 };
+        let ports = ports(behind)?;
+        return Ok(Place { at: Endpoint::anywhere(family, ports.first()), ports, follows: Some(follows) });
+    }
+    if !are_several(behind) || unicast(name).is_err() {
+        let at = endpoint(text, Whose::Bind)?;
+        return Ok(Place { at, ports: Ports::one(at.port()), follows: None });
+    }
+    let ports = ports(behind)?;
+    let at = endpoint(&format!("{host}:{}", ports.first()), Whose::Bind)?;
+    Ok(Place { at, ports, follows: None })
+}
+
+/// Reads the ports of a bind.
+fn ports(text: &str) -> Result<Ports, Error> {
+    if are_several(text) {
+        return Ports::parse(text);
+    }
+    Ok(Ports::one(port(text)?))
+}
+
+/// Reads a backend: address:port, or the address alone of one that keeps the client's port.
+pub(super) fn backend(text: &str) -> Result<Endpoint, Error> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    match unicast(bare.unwrap_or(text)) {
+        Ok(ip) if bare.is_none() || ip.is_ipv6() => Ok(Endpoint::anywhere(Family::of(ip), 0).with_ip(ip)),
+        _ => endpoint(text, Whose::Backend),
+    }
 }
 
 /// Reads a port that stands alone.
@@ -79,9 +125,13 @@ fn no(text: &str, what: &str, right: &str) -> Result<(), Error> {
 
 const ALONE: &str = ": only an address and a port stand here";
 
-const ONE_PORT: &str = " is more than one port; write one (for more of them, more frontends)";
+const ONE_PORT: &str = " is more than one port; write one";
 
-const TCP_ONLY: &str = ": Paraglider balances TCP only";
+const PORTS_OF_BIND: &str = " is no port; write one, a range as 5000-5100, or a list as [80, 443]";
+
+const UDP: &str = ": the protocol has a key of its own in the frontend, `protocol: udp`";
+
+const OTHER: &str = ": Paraglider balances TCP and UDP";
 
 const RANGE: &str = " is a range of hosts; write each on a line of its own, as `- address:port`";
 
@@ -104,9 +154,9 @@ fn kind(text: &str, whose: Whose, right: &mut String) -> &'static str {
     let (scheme, rest) = part(text, ":").unwrap_or(("", text));
     let letters = is_word(scheme);
     if text.starts_with("//") || letters && (rest.starts_with('/') || fits(right, rest)) {
-        if is_other_protocol(scheme) {
+        if let Some(other) = other_protocol(scheme) {
             right.clear();
-            return TCP_ONLY;
+            return other;
         }
         if whose == Whose::Source {
             return ": only an address stands here";
@@ -131,9 +181,10 @@ fn kind(text: &str, whose: Whose, right: &mut String) -> &'static str {
     let (host, port) = split(text);
     let anything = listed(ANYTHING, host);
     if let Some(port) = port.filter(|_| anything || host.is_empty() || host.starts_with('[') || is_ip(host)) {
-        let what = no_port(host, port, right);
-        if !what.is_empty() {
-            return what;
+        match no_port(host, port, right) {
+            "" => {}
+            what if what == ONE_PORT && whose == Whose::Bind => return PORTS_OF_BIND,
+            what => return what,
         }
     }
     if is_range(host) {
@@ -172,8 +223,13 @@ fn fits(right: &mut String, text: &str) -> bool {
     fits
 }
 
-fn is_other_protocol(word: &str) -> bool {
-    listed("udp sctp quic unix", &word.to_ascii_lowercase())
+/// What to write for another protocol than TCP.
+fn other_protocol(word: &str) -> Option<&'static str> {
+    match &*word.to_ascii_lowercase() {
+        "udp" | "quic" | "dns" => Some(UDP),
+        "sctp" | "unix" | "dccp" => Some(OTHER),
+        _ => None,
+    }
 }
 
 /// Whether it is a name without dots.
@@ -235,8 +291,8 @@ fn several(text: &str, whose: Whose, right: &mut String) -> &'static str {
 /// What is behind the colon is no port.
 fn no_port(host: &str, port: &str, right: &mut String) -> &'static str {
     if let Some((port, rest)) = part(port, "/") {
-        if is_other_protocol(rest) {
-            return TCP_ONLY;
+        if let Some(other) = other_protocol(rest) {
+            return other;
         }
         fit(right, host, port);
         return ": leave out what stands behind the port";

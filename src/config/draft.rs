@@ -3,13 +3,13 @@
 
 use std::fmt;
 
-use super::address::{endpoint, explain, interface, Whose};
+use super::address::{backend, bind, explain, Place, Whose};
 use super::words;
 use crate::error::{refuse, Error};
-use crate::net::{Endpoint, Family};
+use crate::net::{Endpoint, Family, Protocol};
 use crate::schedule::{self, BUCKETS, MOST_SLOTS};
 use crate::service::health::Health;
-use crate::service::{weight, Backend, Interface, Name, Preference, Schedule, Service, Source, Written, MOST_BACKENDS};
+use crate::service::{weight, Backend, Name, Preference, Schedule, Service, Source, Written, MOST_BACKENDS};
 use crate::text::{one_of, Shown};
 
 /// The message about a config without any frontend.
@@ -43,9 +43,10 @@ pub(super) struct Draft {
 #[derive(Default)]
 pub(super) struct Frontend {
     name: Option<Name>,
-    bind: Option<Endpoint>,
-    /// The interface that it follows.
-    follows: Option<Interface>,
+    bind: Option<Place>,
+    /// The number of the value that `bind:` has.
+    bind_at: usize,
+    protocol: Protocols,
     source: Option<Source>,
     schedule: Schedule,
     /// What `health:` says, once it is complete.
@@ -55,6 +56,15 @@ pub(super) struct Frontend {
     backup_at: usize,
     /// The backends' addresses, sorted: a duplicate among a thousand is found by binary search.
     addresses: Vec<Endpoint>,
+}
+
+/// What `protocol:` says.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Protocols {
+    #[default]
+    Tcp,
+    Udp,
+    Both,
 }
 
 /// The values of `health:`.
@@ -128,24 +138,32 @@ impl Draft {
 
     /// `bind:` of a frontend.
     pub fn bind(&mut self, text: &str) -> Result<(), Error> {
-        let (bind, follows) = match interface(text)? {
-            Some((bind, interface)) => (bind, Some(interface)),
-            None => (endpoint(text, Whose::Bind)?, None),
-        };
-        let is_it = |other: &&Service| other.bind == bind && other.follows == follows;
-        if let Some(other) = self.services.iter().find(is_it) {
-            return refuse!("`{}` is the bind of another frontend (`{}`)", other.written(), other.name);
-        }
-        if self.frontend.addresses.binary_search(&bind).is_ok() {
-            return refuse!("`{bind}` is also a backend of this frontend; connections would run in circles");
+        let place = bind(text)?;
+        let backends = &self.frontend.backends;
+        if let Some(backend) = backends.iter().find(|backend| is_circle(&place, &backend.address)) {
+            return refuse!(
+                "`{}` is also a backend of this frontend; connections would run in circles",
+                backend.address
+            );
         }
         if let Some(family) = self.frontend.source.and_then(Source::family) {
-            same_family(text, bind, family, format_args!("privateip"))?;
+            same_family(text, place.at, family, format_args!("privateip"))?;
         }
-        if let Some(backend) = self.frontend.backends.first() {
-            same_family(text, bind, backend.address.family(), format_args!("the backends"))?;
+        if let Some(backend) = backends.first() {
+            same_family(text, place.at, backend.address.family(), format_args!("the backends"))?;
         }
-        (self.frontend.bind, self.frontend.follows) = (Some(bind), follows);
+        (self.frontend.bind, self.frontend.bind_at) = (Some(place), self.values);
+        Ok(())
+    }
+
+    /// `protocol:` of a frontend.
+    pub fn protocol(&mut self, text: &str) -> Result<(), Error> {
+        words::refuse_any(&words::PROTOCOLS, "unknown protocol", text)?;
+        self.frontend.protocol = match one_of("unknown protocol", &["tcp", "udp", "both"], text)? {
+            0 => Protocols::Tcp,
+            1 => Protocols::Udp,
+            _ => Protocols::Both,
+        };
         Ok(())
     }
 
@@ -158,10 +176,9 @@ impl Draft {
                 return Err(error);
             }
         };
-        if let (Some(family), Some(bind)) = (source.family(), self.frontend.bind) {
-            if family != bind.family() {
-                let shown = Written(self.frontend.follows.as_ref(), bind);
-                return refuse!("`{}` is {family}, but bind `{shown}` is {}", Shown(text), bind.family());
+        if let (Some(family), Some(bind)) = (source.family(), &self.frontend.bind) {
+            if family != bind.at.family() {
+                return refuse!("`{}` is {family}, but bind `{}` is {}", Shown(text), bind.written(), bind.at.family());
             }
         }
         self.frontend.source = Some(source);
@@ -183,16 +200,16 @@ impl Draft {
 
     /// `address:` of a backend.
     pub fn address(&mut self, text: &str) -> Result<(), Error> {
-        let address = endpoint(text, Whose::Backend)?;
-        let Frontend { bind, follows, backends, addresses, .. } = &mut self.frontend;
-        if *bind == Some(address) {
+        let address = backend(text)?;
+        let Frontend { bind, backends, addresses, .. } = &mut self.frontend;
+        if bind.as_ref().is_some_and(|bind| is_circle(bind, &address)) {
             return refuse!("`{address}` is also the bind of this frontend; connections would run in circles");
         }
         let Err(place) = addresses.binary_search(&address) else {
             return refuse!("`{address}` is already a backend of this frontend; use weight to give it more");
         };
         if let Some(bind) = bind {
-            same_family(text, address, bind.family(), format_args!("bind `{}`", Written(follows.as_ref(), *bind)))?;
+            same_family(text, address, bind.at.family(), format_args!("bind `{}`", bind.written()))?;
         } else if let Some(first) = backends.first() {
             same_family(text, address, first.address.family(), format_args!("backend `{}`", first.address))?;
         }
@@ -240,19 +257,14 @@ impl Draft {
 
     /// The end of a frontend: nothing may be missing, and what was left out gets its default.
     pub fn end_of_frontend(&mut self) -> Result<(), Error> {
-        let Frontend { name, bind, follows, source, schedule, health, backends, backup_at, .. } =
+        let Frontend { name, bind, bind_at, protocol, source, schedule, health, mut backends, backup_at, .. } =
             std::mem::take(&mut self.frontend);
-        let Some(bind) = bind else {
+        let Some(Place { at, ports, follows }) = bind else {
             return refuse!("`bind` is missing: the address:port that clients connect to");
         };
         if backends.is_empty() {
             return refuse!("`backends` is missing: a list of address:port");
         }
-        let name = name.unwrap_or_else(|| match &follows {
-            Some(interface) => Name::of_interface(interface, bind),
-            None => Name::of_bind(bind),
-        });
-        self.unique(&name)?;
         fits(schedule, &backends)?;
         if let Some(Backend { address, .. }) = backends.iter().find(|backend| backend.backup && health.is_none()) {
             let why = format_args!(
@@ -260,10 +272,50 @@ impl Draft {
             );
             return self.too_late(backup_at, Error::usage(why));
         }
+        for backend in backends.iter_mut().filter(|backend| backend.address.port() == 0) {
+            if ports.is_one() {
+                backend.address = backend.address.with_port(Some(ports.first()));
+            } else if health.as_ref().is_some_and(|health| health.port.is_none()) {
+                return refuse!(
+                    "`{}` keeps the client's port, of which there are several, so `health:` needs `port:`, the one that is \
+                     checked",
+                    backend.address
+                );
+            }
+        }
         let source = source.unwrap_or(Source::Masquerade);
-        let mut service = Service { name, bind, follows, source, backends, schedule, health };
-        service.choose(&[]);
-        self.services.push(service);
+        let mut first: Option<Name> = None;
+        for one in [Protocol::Tcp, Protocol::Udp] {
+            if protocol != Protocols::Both && (protocol == Protocols::Udp) != (one == Protocol::Udp) {
+                continue;
+            }
+            let (at, ports, follows) = (at.of_protocol(one), ports.clone(), follows.clone());
+            let written = Written { follows: follows.as_ref(), at, ports: &ports };
+            let meets = |other: &&Service| {
+                let same = other.follows == follows && other.bind.ip() == at.ip() && other.bind.protocol() == one;
+                same && other.ports.meets(&ports)
+            };
+            if let Some(other) = self.services.iter().find(meets) {
+                let error = if other.ports == ports {
+                    Error::usage(format_args!("`{written}` is the bind of another frontend (`{}`)", other.name))
+                } else {
+                    let (theirs, name) = (other.written(), &other.name);
+                    Error::usage(format_args!("`{written}` and `{theirs}`, the bind of `{name}`, have ports in common"))
+                };
+                return self.too_late(bind_at, error);
+            }
+            let own = match (&name, &first) {
+                (Some(name), Some(_)) => name.of_udp(),
+                (Some(name), None) => name.clone(),
+                (None, _) => Name::of(&written),
+            };
+            self.unique(&own)?;
+            first = Some(own.clone());
+            let (backends, health) = (backends.clone(), health.clone());
+            let mut service = Service { name: own, bind: at, ports, follows, source, backends, schedule, health };
+            service.choose(&[]);
+            self.services.push(service);
+        }
         Ok(())
     }
 
@@ -307,6 +359,11 @@ fn fits(schedule: Schedule, backends: &[Backend]) -> Result<(), Error> {
         Schedule::Source | Schedule::Random => {}
     }
     Ok(())
+}
+
+/// Whether connections to a bind would come back to it.
+fn is_circle(bind: &Place, backend: &Endpoint) -> bool {
+    bind.follows.is_none() && bind.at.ip() == backend.ip() && (backend.port() == 0 || bind.ports.has(backend.port()))
 }
 
 fn same_family(text: &str, address: Endpoint, family: Family, other: fmt::Arguments<'_>) -> Result<(), Error> {

@@ -30,6 +30,7 @@ const FRONTEND: Node = Node::mapping(
     &[
         Key("name", Node::text("a name", Draft::name)),
         Key("bind", Node::text("one address:port (for another bind, write another frontend)", Draft::bind)),
+        Key("protocol", Node::text("`tcp`, `udp` or `both`", Draft::protocol)),
         Key("privateip", Node::text("an address, a range first-last, `auto` or `none`", Draft::source)),
         Key("schedule", Node::text("`roundrobin`, `random` or `source`", Draft::schedule)),
         Key("health", HEALTH),

@@ -29,7 +29,8 @@ pub(super) fn plain(word: &str) -> String {
     plain
 }
 
-const TCP: &str = "Paraglider balances TCP only, whatever a connection carries; leave this key out";
+const TCP: &str =
+    "`protocol:` of a frontend is `tcp`, `udp` or `both`, whatever a connection carries; leave this key out";
 
 const FILTER: &str = "Paraglider lets every client in; to keep some out, drop them before it, by the bind's port: \
                       iptables -t raw -A PREROUTING -s NETWORK -p tcp --dport PORT -j DROP";
@@ -211,6 +212,19 @@ pub(super) static ENGINES: [Stranger; 4] = [
     ),
 ];
 
+/// Values of `protocol:` elsewhere.
+pub(super) static PROTOCOLS: [Stranger; 3] = [
+    Stranger(
+        "http* https tls ssl grpc websocket smtp imap mysql redis",
+        "write `tcp`: what is in a connection passes unseen",
+    ),
+    Stranger(
+        "dns quic syslog ntp rtp sip wireguard* openvpn dtls tftp snmp radius",
+        "write `udp`, or `both` for TCP and UDP",
+    ),
+    Stranger("tcpudp udptcp tcp+udp any all tcp,udp", "write `both`"),
+];
+
 /// Values of `type:` of a check elsewhere.
 pub(super) static CHECKS: [Stranger; 2] = [
     Stranger("https ssl* tls", "checks speak no TLS; write `tcp`, or `http` and a `port:` that answers without TLS"),
@@ -232,8 +246,8 @@ mod tests {
         }
         assert!(refuse_any(&FRONTEND, "unknown key", "bnid").is_ok());
         assert!(refuse_any(&FRONTEND, "unknown key", "").is_ok());
-        let tables: [&[Stranger]; 8] =
-            [&EVERYWHERE, &DOCUMENT, &FRONTEND, &BACKEND, &HEALTH_KEYS, &SCHEDULES, &CHECKS, &ENGINES];
+        let tables: [&[Stranger]; 9] =
+            [&EVERYWHERE, &DOCUMENT, &FRONTEND, &BACKEND, &HEALTH_KEYS, &SCHEDULES, &CHECKS, &ENGINES, &PROTOCOLS];
         for table in tables {
             let words: Vec<&str> = table.iter().flat_map(|Stranger(words, _)| words.split(' ')).collect();
             for (at, word) in words.iter().enumerate() {

@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use super::{Engine, Finding, Foreign, InForce, Kind, Plan, View};
 use crate::error::{fail, Error};
-use crate::net::Family;
+use crate::net::{Endpoint, Family};
+use crate::service::Ports;
 
 /// What can fail. As in iptables, families are written one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,10 +52,13 @@ pub struct Fake {
 }
 
 fn rules(plan: &Plan<'_>) -> Vec<InForce> {
-    let in_force = |bind, draining| InForce { name: String::new(), bind, draining, exact: true, backends: Vec::new() };
+    let in_force = |bind: Endpoint, draining| {
+        let ports = Ports::one(bind.port());
+        InForce { name: String::new(), bind, ports, draining, exact: true, backends: Vec::new() }
+    };
     let mut all: Vec<InForce> = match plan {
         Plan::Serve(services) => services.iter().map(|service| in_force(service.bind, false)).collect(),
-        Plan::Drain(binds) => binds.iter().map(|bind| in_force(*bind, true)).collect(),
+        Plan::Drain(binds) => binds.iter().map(|bind| in_force(bind.at, true)).collect(),
         Plan::Nothing => Vec::new(),
     };
     all.iter_mut().for_each(|one| one.name = one.bind.to_string());

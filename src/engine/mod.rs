@@ -11,7 +11,7 @@ mod fake;
 
 use crate::error::Error;
 use crate::net::{Endpoint, Family};
-use crate::service::Service;
+use crate::service::{Bind, Ports, Service};
 
 /// The rules that are to be in force, independent of the engine.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +19,7 @@ pub enum Plan<'a> {
     /// These services are balanced.
     Serve(&'a [Service]),
     /// Connections to these binds go on, new ones are refused.
-    Drain(&'a [Endpoint]),
+    Drain(&'a [Bind]),
     /// No rule of ours.
     Nothing,
 }
@@ -29,7 +29,7 @@ impl Plan<'_> {
     pub fn has(&self, family: Family) -> bool {
         match self {
             Plan::Serve(services) => services.iter().any(|service| service.bind.family() == family),
-            Plan::Drain(binds) => binds.iter().any(|bind| bind.family() == family),
+            Plan::Drain(binds) => binds.iter().any(|bind| bind.at.family() == family),
             Plan::Nothing => false,
         }
     }
@@ -40,14 +40,23 @@ impl Plan<'_> {
 pub struct InForce {
     /// Its name; that of the bind where the rules tell none.
     pub name: String,
-    /// Where clients connect to.
+    /// Where clients connect to, with the first port.
     pub bind: Endpoint,
+    /// All ports.
+    pub ports: Ports,
     /// Established connections go on, new ones are not balanced.
     pub draining: bool,
     /// Each backend gets exactly its share of the connections (round robin).
     pub exact: bool,
     /// Those that get new connections, sorted by address.
     pub backends: Vec<Share>,
+}
+
+impl InForce {
+    /// Its bind with all ports.
+    pub fn whole(&self) -> Bind {
+        Bind { at: self.bind, ports: self.ports.clone() }
+    }
 }
 
 /// What a backend gets of a frontend's new connections.

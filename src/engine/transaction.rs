@@ -1,6 +1,6 @@
 //! A change of all engines or of none: write, read back, and undo if any step fails.
 
-use super::{Engine, Plan, View};
+use super::{Engine, InForce, Plan, View};
 use crate::error::{fail, Error};
 use crate::sys::log;
 use crate::sys::poll::clock;
@@ -62,7 +62,7 @@ pub fn put(
 pub fn drain(engines: &[Box<dyn Engine>], views: &[Box<dyn View + '_>]) -> Result<(), Error> {
     let mut done = Ok(());
     for (engine, view) in engines.iter().zip(views).filter(|(_, view)| !view.is_empty()) {
-        let binds: Vec<_> = view.frontends().iter().map(|frontend| frontend.bind).collect();
+        let binds: Vec<_> = view.frontends().iter().map(InForce::whole).collect();
         let plan = Plan::Drain(&binds);
         done = done.and_then(|()| settle(engine.as_ref(), view.as_ref(), &plan, view.replace(&plan).err()));
     }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::net::{Endpoint, Family};
+use super::ports::Ports;
+use crate::net::{Endpoint, Family, Protocol};
 use crate::text::{has, is_word, listed, part};
 
 /// Longest name of an interface, in bytes. The kernel's have 15 (IFNAMSIZ), those of OpenWrt's network config may be longer.
@@ -36,17 +37,31 @@ impl Interface {
     }
 }
 
-/// A bind as the config has it: the endpoint, or the interface that it follows instead of an address.
+/// A bind as the config has it: the address, or the interface that it follows; the ports; and the protocol, unless it is TCP.
 #[derive(Debug, Clone, Copy)]
-pub struct Written<'a>(pub Option<&'a Interface>, pub Endpoint);
+pub struct Written<'a> {
+    /// The interface.
+    pub follows: Option<&'a Interface>,
+    /// The address, and the protocol.
+    pub at: Endpoint,
+    /// The ports.
+    pub ports: &'a Ports,
+}
 
 impl fmt::Display for Written<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Written(follows, bind) = self;
-        match (follows, bind.family()) {
-            (None, _) => bind.fmt(f),
-            (Some(Interface(name)), Family::V4) => write!(f, "{name}:{}", bind.port()),
-            (Some(Interface(name)), Family::V6) => write!(f, "[{name}]:{}", bind.port()),
+        let Written { follows, at, ports } = self;
+        let six = at.family() == Family::V6;
+        f.write_str(if six { "[" } else { "" })?;
+        match follows {
+            None => at.ip().fmt(f)?,
+            Some(Interface(name)) => f.write_str(name)?,
+        }
+        f.write_str(if six { "]:" } else { ":" })?;
+        ports.fmt(f)?;
+        match at.protocol() {
+            Protocol::Tcp => Ok(()),
+            Protocol::Udp => f.write_str("/udp"),
         }
     }
 }

@@ -1,17 +1,21 @@
 //! What a valid config means, as plain data. The types cannot represent an invalid config, so no layer above has to check.
 
+mod bind;
 mod interface;
 mod name;
+mod ports;
 mod source;
 
 pub mod health;
 
+pub use self::bind::Bind;
 use self::health::Health;
 pub use self::interface::{Interface, Written};
 pub use self::name::{Name, LONGEST_NAME};
+pub use self::ports::{are_several, Ports};
 pub use self::source::{Source, MOST_SOURCES};
 use crate::error::{refuse, Error};
-use crate::net::Endpoint;
+use crate::net::{Endpoint, Protocol};
 use crate::text::{number, one_of, Shown};
 
 /// Most backends of one frontend.
@@ -31,7 +35,7 @@ pub fn weight(text: &str) -> Result<u16, Error> {
 /// A host and port to which connections go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backend {
-    /// Where its connections go.
+    /// Where its connections go. Of a frontend with several ports it may have port 0, which is the client's.
     pub address: Endpoint,
     /// Its share of the new connections, in proportion to the other weights; at most [`MOST_WEIGHT`]. With 0 it gets no
     /// new connections and keeps the established ones.
@@ -96,9 +100,11 @@ impl Preference {
 pub struct Service {
     /// Unique in a config.
     pub name: Name,
-    /// What clients connect to; unique in a config. If it follows an interface, its address is unspecified until that
-    /// interface's is known.
+    /// What clients connect to, with the first of its ports; unique in a config. If it follows an interface, its address is
+    /// unspecified until that interface's is known.
     pub bind: Endpoint,
+    /// All ports of it.
+    pub ports: Ports,
     /// The interface whose address the bind has, if that is not fixed.
     pub follows: Option<Interface>,
     /// The source address that backends see.
@@ -115,7 +121,22 @@ pub struct Service {
 impl Service {
     /// Its bind, as the config has it.
     pub fn written(&self) -> Written<'_> {
-        Written(self.follows.as_ref(), self.bind)
+        Written { follows: self.follows.as_ref(), at: self.bind, ports: &self.ports }
+    }
+
+    /// What the next run knows it by, if that is not its bind alone, which may have another address by then.
+    pub fn known_as(&self) -> Option<&str> {
+        (self.follows.is_some() || self.bind.protocol() == Protocol::Udp).then(|| self.name.as_str())
+    }
+
+    /// Its bind with all ports.
+    pub fn whole(&self) -> Bind {
+        Bind { at: self.bind, ports: self.ports.clone() }
+    }
+
+    /// Whether connections to an address and port are connections to it.
+    pub fn has(&self, to: &Endpoint) -> bool {
+        self.bind.ip() == to.ip() && self.bind.protocol() == to.protocol() && self.ports.has(to.port())
     }
 
     /// Whether it is what `old` was, perhaps with another address of its interface.

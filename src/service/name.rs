@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use super::interface::Interface;
+use super::interface::Written;
+use super::ports::Ports;
 use crate::error::{refuse, Error};
-use crate::net::{Endpoint, Family};
+use crate::net::{Endpoint, Family, Protocol};
 use crate::text::{fnv1a, is_word, Shown};
 
 /// Longest name of a frontend, in bytes. With `PG-`, a slash and three digits it fills the 28 bytes of a chain's name
@@ -28,23 +29,43 @@ impl Name {
         )
     }
 
-    /// The name of a frontend that the config gives none: its bind, or a hash of it if it is too long.
-    pub fn of_bind(bind: Endpoint) -> Self {
+    /// The name of a frontend that the config gives none: its bind, or a hash of it if it is too long. Where that is more than
+    /// an address and a port of TCP, it has only letters that a name from the config has.
+    pub fn of(bind: &Written<'_>) -> Self {
         let text = bind.to_string();
-        if text.len() <= LONGEST_NAME {
-            return Name(text);
+        let plain = bind.follows.is_none() && bind.ports.is_one() && bind.at.protocol() == Protocol::Tcp;
+        let mut own = String::new();
+        for c in text.chars() {
+            match c {
+                _ if plain => own.push(c),
+                '[' | ']' | ' ' => {}
+                ':' | '/' | ',' => own.push('-'),
+                c => own.push(c),
+            }
         }
-        Name(format!("v6:{:016x}", fnv1a(text.as_bytes())))
+        if bind.follows.is_some() && bind.at.family() == Family::V6 {
+            own.push_str("-v6");
+        }
+        let six = bind.follows.is_none() && bind.at.family() == Family::V6;
+        match (plain, own.len() <= LONGEST_NAME && (plain || !six)) {
+            (_, true) => Name(own),
+            (true, _) => Name(format!("v6:{:016x}", fnv1a(text.as_bytes()))),
+            _ => Name(format!("of-{:016x}", fnv1a(text.as_bytes()))),
+        }
     }
 
-    /// The same of a bind that follows an interface: of letters that a name from the config has.
-    pub fn of_interface(interface: &Interface, bind: Endpoint) -> Self {
-        let version = if bind.family() == Family::V6 { "-v6" } else { "" };
-        let text = format!("{interface}-{}{version}", bind.port());
-        if text.len() <= LONGEST_NAME {
-            return Name(text);
+    /// The name of a frontend of UDP whose name another one has, of TCP.
+    pub fn of_udp(&self) -> Self {
+        let text = format!("{self}-udp");
+        match text.len() <= LONGEST_NAME {
+            true => Name(text),
+            false => Name(format!("of-{:016x}", fnv1a(text.as_bytes()))),
         }
-        Name(format!("if-{:016x}", fnv1a(text.as_bytes())))
+    }
+
+    /// The name that a bind of one port of TCP has without any.
+    pub fn of_bind(at: Endpoint) -> Self {
+        Self::of(&Written { follows: None, at, ports: &Ports::one(at.port()) })
     }
 
     /// As text.

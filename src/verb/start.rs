@@ -107,5 +107,5 @@ fn draft(folder: &Folder, known: &Known, text: &[u8]) -> Result<(), Error> {
 /// Whether a connection is to one of the service's backends.
 fn has(service: &Service, connection: &Connection) -> bool {
     let Connection { bind, backend, .. } = connection;
-    service.bind == *bind && service.backends.iter().any(|known| known.address == *backend)
+    service.bind == *bind && service.backends.iter().any(|known| known.address.takes(backend))
 }

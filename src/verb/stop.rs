@@ -4,12 +4,13 @@ use crate::engine::transaction;
 use crate::engine::{choice, Engine, Kind, View};
 use crate::error::{Error, Exit};
 use crate::host::before;
-use crate::host::conntrack;
+use crate::host::conntrack::{self, Connection};
 use crate::host::forwarding;
 use crate::host::nft::{self, firewall4};
 use crate::host::state::{Folder, Lock};
-use crate::net::{Endpoint, Family};
+use crate::net::{Family, Protocol};
 use crate::serve;
+use crate::service::Bind;
 use crate::sys::log;
 use crate::sys::poll::{self, clock};
 use crate::watch::claim::Known;
@@ -125,7 +126,7 @@ fn still_meant(folder: Option<&Folder>, all_is_left: bool) {
     }
 }
 
-fn wait(binds: &[Endpoint], seconds: u32) {
+fn wait(binds: &[Bind], seconds: u32) {
     let until = clock() + u64::from(seconds) * 1000;
     log::info!("no new connections are taken; waiting at most {seconds} s for the old ones");
     while clock() < until {
@@ -148,7 +149,7 @@ fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, 
         tracking.extend_from_slice(&view.foreign().tracking);
         policies.extend_from_slice(&view.foreign().forward_policies);
         for frontend in view.frontends() {
-            binds.push(frontend.bind);
+            binds.push(frontend.whole());
             balanced += usize::from(!frontend.draining);
         }
     }
@@ -173,12 +174,13 @@ fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, 
     }
     // Established connections survive only if other rules keep the kernel tracking that family, and translating: iptables
     // leaves its chains for nat behind.
+    let is_tcp = |one: &Connection, family| one.bind.family() == family && one.bind.protocol() == Protocol::Tcp;
     let tracks = |family| tracking.contains(&family) || nft::uses_conntrack(family);
     let translates = |family| leaves_nat || nft::translates(family);
     let gone = failed.is_empty();
     let mut cut = Vec::new();
     for family in Family::ALL {
-        if !binds.iter().any(|bind| bind.family() == family) {
+        if !binds.iter().any(|bind| bind.at.family() == family) {
             continue;
         }
         let lost = match (tracks(family), translates(family)) {
@@ -186,8 +188,8 @@ fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, 
             (true, false) => "translates",
             (false, _) => "tracks",
         };
-        cut.extend(binds.iter().copied().filter(|bind| !lost.is_empty() && gone && bind.family() == family));
-        let alive = alive.as_ref().map(|alive| alive.iter().filter(|one| one.bind.family() == family).count());
+        cut.extend(binds.iter().filter(|bind| !lost.is_empty() && gone && bind.at.family() == family).cloned());
+        let alive = alive.as_ref().map(|alive| alive.iter().filter(|one| is_tcp(one, family)).count());
         let connections = match alive {
             Some(0) => continue,
             Some(n) => log::count(n, "established connection"),
@@ -201,18 +203,23 @@ fn remove(engines: &[Box<dyn Engine>], folder: Option<&Folder>) -> Result<Exit, 
     }
     // Other programs may need it by now, so it stays; where others' packets are dropped anyway it opens nothing.
     for family in Family::ALL {
-        let ours = binds.iter().any(|bind| bind.family() == family);
+        let ours = binds.iter().any(|bind| bind.at.family() == family);
         if ours && forwarding::is_open(&policies, family) && forwarding::forwards(family) {
             log::info!("{family} forwarding stays on ({}=1), for all packets", forwarding::name(family));
         }
     }
     forget(&cut);
+    // A client that goes on would keep its flow of UDP alive for ever.
+    binds.retain(|bind| gone && bind.at.protocol() == Protocol::Udp && !cut.contains(bind));
+    if let Err(error) = conntrack::forget(&binds, &|_| true).complete() {
+        log::warning!("{error}; flows of UDP that exist stay where they are until they are silent");
+    }
     Ok(if gone && closed.is_ok() { Exit::Done } else { Exit::Failed })
 }
 
 /// Lets the kernel forget the connections to `binds`, which nothing tracks any more. It would keep them for up to 5 days,
 /// and after the next start a client with the same address and port would get the backend of then, which may be gone.
-fn forget(binds: &[Endpoint]) {
+fn forget(binds: &[Bind]) {
     if let Err(error) = conntrack::forget(binds, &|_| true).complete() {
         log::warning!("{error}; a client that comes from the same address and port within 5 days gets its old backend");
     }

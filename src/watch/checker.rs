@@ -31,8 +31,8 @@ const END_AGAIN: (u64, u64) = (2000, 16_000);
 pub struct Seen {
     /// The frontend.
     pub bind: Endpoint,
-    /// The same as the config has it, if it follows an interface; else empty.
-    pub written: String,
+    /// Its name, if it is known by that; else empty.
+    pub name: String,
     /// The backend.
     pub backend: Endpoint,
     /// It is chosen to take connections.
@@ -277,11 +277,11 @@ pub fn of(seen: &[Seen], bind: Endpoint, backend: Endpoint) -> Option<&Seen> {
     seen.iter().find(|seen| seen.bind == bind && seen.backend == backend)
 }
 
-/// Gives what was seen under a bind that follows an interface the address of now.
+/// Gives what was seen of frontends that are not known by their bind the bind of now.
 pub fn follow(seen: &mut [Seen], services: &[Service]) {
-    for service in services.iter().filter(|service| service.follows.is_some()) {
-        let written = service.written().to_string();
-        for one in seen.iter_mut().filter(|one| one.written == written) {
+    for service in services {
+        let Some(name) = service.known_as() else { continue };
+        for one in seen.iter_mut().filter(|one| one.name == name) {
             one.bind = service.bind;
         }
     }
@@ -327,7 +327,7 @@ mod tests {
         let condition = Condition { down: true, checked: true, since: 1, error: "x".into(), against: 1 };
         let backend = old[0].backends[0].address;
         all[0].backends[0].condition = condition.clone();
-        let seen = [Seen { bind, written: String::new(), backend, chosen: false, condition, due: 7 }];
+        let seen = [Seen { bind, name: String::new(), backend, chosen: false, condition, due: 7 }];
         let all = take((&new, all), &services(&YAML.replace("timeout: 1s", "timeout: 500ms")), &seen, 9);
         let [one, other] = &all[0].backends[..] else { panic!() };
         assert!(one.check.is_none() && one.condition.down && one.standing.out && !other.condition.down);
@@ -339,7 +339,7 @@ mod tests {
         let condition = Condition { down: true, checked: true, since: 0, error: "x".into(), against: 0 };
         let of = |backend: &Backend| Seen {
             bind: services[0].bind,
-            written: String::new(),
+            name: String::new(),
             backend: backend.address,
             chosen: false,
             condition: condition.clone(),

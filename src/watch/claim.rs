@@ -17,7 +17,7 @@ use crate::error::{fail, plain, Error};
 use crate::host::before;
 use crate::host::state::{boot, Folder};
 use crate::net::Endpoint;
-use crate::service::{Backend, Service, Written};
+use crate::service::{Backend, Service, LONGEST_NAME};
 use crate::sys::poll::{clock, pause};
 use crate::sys::{file, process};
 use crate::text::number;
@@ -81,7 +81,7 @@ impl Claim {
     pub fn reserve(&mut self, services: &[Service]) -> io::Result<()> {
         let mut most = self.header().len() + END.len() + 1;
         for service in services.iter().filter(|service| service.health.is_some()) {
-            let bind = service.written().to_string().len();
+            let bind = service.bind.to_string().len().max(LONGEST_NAME);
             for backend in &service.backends {
                 most += bind + backend.address.to_string().len() + LONGEST_REST;
             }
@@ -275,23 +275,23 @@ impl Seen {
         let mut words = line.splitn(8, ' ');
         let mut word = || words.next().unwrap_or("");
         let (place, backend) = (word(), Endpoint::parse(word()).ok()?);
-        // That of an interface gets its address when the config is known.
-        let (bind, written) = match Endpoint::parse(place) {
+        // One that is known by its name gets its bind when the config is known.
+        let (bind, name) = match Endpoint::parse(place) {
             Ok(bind) => (bind, ""),
             Err(_) => (Endpoint::anywhere(backend.family(), 0), place),
         };
-        let written = written.to_owned();
+        let name = name.to_owned();
         let (state, chosen) = (word(), word() == "chosen");
         let (down, checked) = (state == "down", state != "unchecked");
         let mut time = || number(word(), u64::MAX);
         let (since, against, due) = (time()?, time()?, time()?);
         let condition = Condition { down, checked, since, against, error: word().to_owned() };
-        Some(Seen { bind, written, backend, chosen, condition, due })
+        Some(Seen { bind, name, backend, chosen, condition, due })
     }
 }
 
-/// Appends the line of a backend; `bind` as the config has it.
-pub fn line(to: &mut String, bind: Written<'_>, backend: &Backend, condition: &Condition, due: u64) {
+/// Appends the line of a backend of the frontend that is known as `bind`.
+pub fn line(to: &mut String, bind: &str, backend: &Backend, condition: &Condition, due: u64) {
     let Backend { address, weight, .. } = backend;
     let Condition { since, against, error, .. } = condition;
     let state = match condition {
@@ -332,8 +332,8 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read_and_half_of_it_is_nothing() {
         let mut lines = String::new();
-        line(&mut lines, Written(None, endpoint(BIND)), &backend("[fd00::2]:80", 0), &down(), 18);
-        line(&mut lines, Written(None, endpoint(BIND)), &backend("[fd00::3]:80", 1), &Condition::default(), 19);
+        line(&mut lines, BIND, &backend("[fd00::2]:80", 0), &down(), 18);
+        line(&mut lines, BIND, &backend("[fd00::3]:80", 1), &Condition::default(), 19);
         let dir = tempfile::tempdir().unwrap();
         let mut claim = claim(&dir);
         claim.tell(&lines).unwrap();
@@ -372,7 +372,7 @@ mod tests {
             Condition { down: false, checked: false, since: far, against: 255, error: "\u{e9}\n".repeat(999) };
         let mut lines = String::new();
         for backend in &services[0].backends {
-            line(&mut lines, services[0].written(), backend, &longest, far);
+            line(&mut lines, &services[0].bind.to_string(), backend, &longest, far);
         }
         claim.tell(&lines).unwrap();
         assert_eq!(size(), before);
@@ -388,7 +388,7 @@ mod tests {
         let believed = |watch: Option<u32>, age: u64, before: bool, rules: &[Endpoint]| {
             let of = |backend, down| {
                 let condition = Condition { down, checked: true, ..Condition::default() };
-                Seen { bind, written: String::new(), backend, chosen: !down, condition, due: 0 }
+                Seen { bind, name: String::new(), backend, chosen: !down, condition, due: 0 }
             };
             let written = Some(clock().saturating_sub(age));
             let known = Known { watch, seen: vec![of(one, true), of(two, false)], written, before };

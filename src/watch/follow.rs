@@ -146,7 +146,7 @@ impl Watch<'_> {
         self.blind = follows && self.addresses.is_none();
         let mut known = self.seen();
         known.append(&mut self.away);
-        known.retain(|one| waiting.iter().any(|waiting| waiting.service.written().to_string() == one.written));
+        known.retain(|one| waiting.iter().any(|waiting| waiting.service.known_as() == Some(one.name.as_str())));
         (self.waiting, self.away) = (waiting, known);
     }
 
@@ -164,7 +164,7 @@ impl Watch<'_> {
             for (backend, one) in service.backends.iter().zip(&group.backends) {
                 all.push(Seen {
                     bind: service.bind,
-                    written: service.follows.as_ref().map_or_else(String::new, |_| service.written().to_string()),
+                    name: service.known_as().unwrap_or_default().to_owned(),
                     backend: backend.address,
                     chosen: backend.weight > 0,
                     condition: one.condition.clone(),

@@ -3,6 +3,7 @@
 use super::run::Watch;
 use crate::error::plain;
 use crate::host::conntrack;
+use crate::net::Endpoint;
 use crate::service::health::Health;
 use crate::service::Service;
 use crate::sys::log;
@@ -75,7 +76,7 @@ impl Watch<'_> {
         for (service, group) in self.services.iter().zip(&self.checked) {
             let ending = group.ending(service, now);
             if !ending.is_empty() {
-                binds.push(service.bind);
+                binds.push(service.whole());
             }
             gone.push(ending);
         }
@@ -85,7 +86,8 @@ impl Watch<'_> {
         let services = &self.services;
         let whose = |connection: &conntrack::Connection| {
             let mut pairs = services.iter().zip(&gone);
-            pairs.any(|(service, gone)| service.bind == connection.bind && gone.contains(&connection.backend))
+            let dead = |gone: &[Endpoint]| gone.iter().any(|gone| gone.takes(&connection.backend));
+            pairs.any(|(service, gone)| service.bind == connection.bind && dead(gone))
         };
         match conntrack::forget(&binds, &whose).complete() {
             Err(error) => return self.cannot_end(&error),

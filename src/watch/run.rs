@@ -323,8 +323,9 @@ impl Watch<'_> {
         self.untold = false;
         let mut lines = String::new();
         for (service, group) in self.services.iter().zip(&self.checked) {
+            let bind = service.known_as().map_or_else(|| service.bind.to_string(), str::to_owned);
             for (backend, one) in service.backends.iter().zip(&group.backends) {
-                claim::line(&mut lines, service.written(), backend, &one.condition, one.due);
+                claim::line(&mut lines, &bind, backend, &one.condition, one.due);
             }
         }
         match self.claim.tell(&lines) {

@@ -379,7 +379,7 @@ fn recalled(chosen: bool) -> Vec<Seen> {
     let condition = Condition { down: true, checked: true, since: 0, error: "x".into(), against: 0 };
     let of = |backend: &Backend| Seen {
         bind: services[0].bind,
-        written: String::new(),
+        name: String::new(),
         backend: backend.address,
         chosen,
         condition: condition.clone(),

@@ -98,13 +98,19 @@ fn each_frontend_serves_each_kind_of_client_and_leaves_other_connections_alone()
             let host = balancer(&services);
             let own = host.outgoing;
             let mut tracer = Tracer::new(&rules, host);
+            tracer.protocol = service.bind.protocol().word();
             let bind = service.bind.socket();
             let outside: SocketAddr =
                 if family == Family::V4 { "203.0.113.9:40000" } else { "[2001:db8::9]:40000" }.parse().unwrap();
-            let backend = service.backends[0].address.socket();
+            // One without a port keeps the client's.
+            let own_port = |address: SocketAddr, port: u16| {
+                SocketAddr::new(address.ip(), if address.port() == 0 { port } else { address.port() })
+            };
+            let backend = own_port(service.backends[0].address.socket(), 99);
             let from_backend = SocketAddr::new(backend.ip(), 40000);
             let alive = service.backends.iter().filter(|backend| backend.weight > 0);
-            let addresses: Vec<SocketAddr> = alive.map(|backend| backend.address.socket()).collect();
+            let addresses: Vec<SocketAddr> =
+                alive.map(|backend| own_port(backend.address.socket(), bind.port())).collect();
 
             for (origin, client) in
                 [(From::Outside, outside), (From::Here, SocketAddr::new(own, 40000)), (From::Outside, from_backend)]
@@ -118,6 +124,24 @@ fn each_frontend_serves_each_kind_of_client_and_leaves_other_connections_alone()
                     assert_eq!(fate.end, End::Forwarded, "{}: {client} to {bind}", path.display());
                     assert!(addresses.contains(&fate.to), "{}: {client} got to {}", path.display(), fate.to);
                     assert_eq!(fate.from, seen_by_backends(service.source, client.ip(), own));
+                }
+            }
+
+            // The first and the last port of each range, and none beside it.
+            for (first, last) in service.ports.ranges() {
+                for port in [*first, *last] {
+                    let fate = tracer.connect(From::Outside, outside, SocketAddr::new(bind.ip(), port));
+                    let end = if addresses.is_empty() { End::Dropped } else { End::Forwarded };
+                    assert_eq!(fate.end, end, "{}: {port}", path.display());
+                    let kept = service.backends.iter().any(|backend| backend.address.port() == 0);
+                    assert!(!kept || fate.to.port() == port);
+                }
+                for port in [first.saturating_sub(1), last.saturating_add(1)] {
+                    if services.iter().any(|other| other.has(&service.bind.with_port(Some(port)))) {
+                        continue;
+                    }
+                    let other = SocketAddr::new(bind.ip(), port);
+                    assert_eq!(tracer.connect(From::Outside, outside, other).to, other, "{}", path.display());
                 }
             }
 

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 #[derive(Debug)]
 pub enum Match {
-    Tcp,
+    /// `tcp` or `udp`.
+    Protocol(String),
     Source {
         ip: IpAddr,
         mask: u128,
@@ -14,7 +15,7 @@ pub enum Match {
         ip: IpAddr,
         mask: u128,
     },
-    Port(u16),
+    Port(u16, u16),
     Every {
         n: u32,
         packet: u32,
@@ -26,7 +27,7 @@ pub enum Match {
     /// Only packets of established connections: never those of a new one.
     Established,
     OriginalTo(IpAddr),
-    OriginalPort(u16),
+    OriginalPort(u16, u16),
 }
 
 #[derive(Debug, Clone)]
@@ -35,6 +36,7 @@ pub enum Target {
     Accept,
     Drop,
     Return,
+    /// Port 0 keeps that of the packet.
     Dnat(SocketAddr),
     Snat(IpAddr),
     Masquerade,
@@ -113,15 +115,19 @@ fn parse(words: &[&str]) -> Rule {
         let mut value = || words.next().unwrap_or_else(|| panic!("{option} without a value"));
         match option {
             "-p" => {
-                assert_eq!(value(), "tcp");
-                matches.push(Match::Tcp);
+                let protocol = value();
+                assert!(["tcp", "udp"].contains(&protocol));
+                matches.push(Match::Protocol(protocol.to_owned()));
             }
-            "-m" => assert!(["tcp", "statistic", "conntrack", "comment"].contains(&value())),
+            "-m" => assert!(["tcp", "udp", "statistic", "conntrack", "comment"].contains(&value())),
             "-s" | "-d" => {
                 let (ip, mask) = network(value());
                 matches.push(if option == "-s" { Match::Source { ip, mask } } else { Match::Destination { ip, mask } });
             }
-            "--dport" => matches.push(Match::Port(value().parse().unwrap())),
+            "--dport" => {
+                let (first, last) = range(value());
+                matches.push(Match::Port(first, last));
+            }
             "--mode" => assert!(["nth", "random"].contains(&value())),
             "--every" => every = Some(value().parse().unwrap()),
             "--packet" => packet = value().parse().unwrap(),
@@ -132,18 +138,26 @@ fn parse(words: &[&str]) -> Rule {
             "--ctstate" => matches.push(match value() {
                 "DNAT" => Match::Dnatted,
                 "RELATED,ESTABLISHED" => Match::Established,
+                "NEW" => continue,
                 other => panic!("the tracer does not know --ctstate {other}"),
             }),
-            // Of TCP.
-            "--ctproto" => assert_eq!(value(), "6"),
+            "--ctproto" => {
+                let name = if value() == "6" { "tcp" } else { "udp" };
+                matches.push(Match::Protocol(name.to_owned()));
+            }
             "--ctorigdst" => matches.push(Match::OriginalTo(value().parse().unwrap())),
-            "--ctorigdstport" => matches.push(Match::OriginalPort(value().parse().unwrap())),
+            "--ctorigdstport" => {
+                let (first, last) = range(value());
+                matches.push(Match::OriginalPort(first, last));
+            }
             // A new connection begins with such a packet.
             "--tcp-flags" => {
                 assert_eq!(value(), "FIN,SYN,RST,ACK");
                 assert_eq!(value(), "SYN");
             }
-            "--reject-with" => assert_eq!(value(), "tcp-reset"),
+            "--reject-with" => {
+                assert!(["tcp-reset", "icmp-port-unreachable", "icmp6-port-unreachable"].contains(&value()));
+            }
             "--comment" => drop(value()),
             "-j" => {
                 target = match value() {
@@ -155,7 +169,10 @@ fn parse(words: &[&str]) -> Rule {
                     chain => Target::Go(chain.to_owned()),
                 }
             }
-            "--to-destination" => target = Target::Dnat(value().parse().unwrap()),
+            "--to-destination" => {
+                let to = value();
+                target = Target::Dnat(to.parse().unwrap_or_else(|_| SocketAddr::new(to.parse().unwrap(), 0)));
+            }
             "--to-source" => target = Target::Snat(value().split('-').next().unwrap().parse().unwrap()),
             other => panic!("the tracer does not know {other}"),
         }
@@ -164,6 +181,12 @@ fn parse(words: &[&str]) -> Rule {
         matches.push(Match::Every { n, packet, seen: 0 });
     }
     Rule { matches, target }
+}
+
+/// `80` or `80:90`.
+fn range(text: &str) -> (u16, u16) {
+    let (first, last) = text.split_once(':').unwrap_or((text, text));
+    (first.parse().unwrap(), last.parse().unwrap())
 }
 
 /// `10.0.0.0/8`, `10.0.0.1`, `0.0.0.1/0.0.0.1`, and the same in IPv6.

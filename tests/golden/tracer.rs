@@ -52,6 +52,8 @@ pub struct Tracer {
     tables: BTreeMap<String, Table>,
     addresses: Vec<IpAddr>,
     luck: Luck,
+    /// Of the connections.
+    pub protocol: &'static str,
 }
 
 /// What does not follow from the rules.
@@ -67,6 +69,7 @@ struct Packet {
     to: SocketAddr,
     original: SocketAddr,
     dnatted: bool,
+    protocol: &'static str,
 }
 
 impl Tracer {
@@ -74,7 +77,7 @@ impl Tracer {
     pub fn new(text: &str, host: Host) -> Self {
         let tables = tables(text);
         let luck = Luck { outgoing: host.outgoing, dice: 0x9e37_79b9_7f4a_7c15 };
-        let tracer = Tracer { tables, addresses: host.addresses, luck };
+        let tracer = Tracer { tables, addresses: host.addresses, luck, protocol: "tcp" };
         tracer.every_jump_has_its_chain();
         tracer
     }
@@ -91,7 +94,7 @@ impl Tracer {
 
     /// Follows a new connection.
     pub fn connect(&mut self, origin: From, from: SocketAddr, to: SocketAddr) -> Fate {
-        let mut packet = Packet { from, to, original: to, dnatted: false };
+        let mut packet = Packet { from, to, original: to, dnatted: false, protocol: self.protocol };
         let mut visited = 0;
         self.walk("nat", if origin == From::Here { "OUTPUT" } else { "PREROUTING" }, &mut packet, &mut visited);
         let fate = |end, packet: &Packet| Fate { end, to: packet.to, from: packet.from.ip(), visited };
@@ -149,7 +152,8 @@ fn walk_chain(
             Target::Drop => return Some(false),
             Target::Return => return None,
             Target::Dnat(to) => {
-                packet.to = to;
+                let port = if to.port() == 0 { packet.to.port() } else { to.port() };
+                packet.to = SocketAddr::new(to.ip(), port);
                 packet.dnatted = true;
                 return Some(true);
             }
@@ -169,10 +173,10 @@ fn walk_chain(
 fn matches(one: &mut Match, packet: &Packet, dice: &mut u64) -> bool {
     let under = |ip: IpAddr, mask: u128| bits(ip) & mask;
     match one {
-        Match::Tcp => true,
+        Match::Protocol(name) => packet.protocol == name,
         Match::Source { ip, mask } => under(packet.from.ip(), *mask) == under(*ip, *mask),
         Match::Destination { ip, mask } => under(packet.to.ip(), *mask) == under(*ip, *mask),
-        Match::Port(port) => packet.to.port() == *port,
+        Match::Port(first, last) => (*first..=*last).contains(&packet.to.port()),
         Match::Every { n, packet, seen } => {
             let hit = *seen == *packet;
             *seen = (*seen + 1) % *n;
@@ -187,7 +191,7 @@ fn matches(one: &mut Match, packet: &Packet, dice: &mut u64) -> bool {
         Match::Dnatted => packet.dnatted,
         Match::Established => false,
         Match::OriginalTo(ip) => packet.original.ip() == *ip,
-        Match::OriginalPort(port) => packet.original.port() == *port,
+        Match::OriginalPort(first, last) => (*first..=*last).contains(&packet.original.port()),
     }
 }
 

@@ -48,10 +48,10 @@ on_all!(a_client_that_came_back_with_the_same_port_keeps_its_new_connection, |la
     let came_back = std::cell::RefCell::new(None);
     let old = std::cell::RefCell::new(Some(old));
     // After the table was read and before anything is ended, the first client begins anew.
-    let done = forget(&[bind], &|connection| {
+    let done = forget(&[paraglider::service::Bind::one(bind)], &|connection| {
         let first = format!("{connection:?}").contains("40001");
         if let Some(old) = old.borrow_mut().take_if(|_| first) {
-            let first = forget(&[bind], &|one| one == connection);
+            let first = forget(&[paraglider::service::Bind::one(bind)], &|one| one == connection);
             assert_eq!((first.ended, first.left), (1, 0));
             // The entry is gone, so this ends with an RST from the balancer, and the port is free.
             nix::sys::socket::setsockopt(

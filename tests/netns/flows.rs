@@ -5,6 +5,7 @@ use std::net::UdpSocket;
 
 use paraglider::host::conntrack::{begun_before, connections, forget, forget_begun_before, Connection};
 use paraglider::net::{Endpoint, Protocol};
+use paraglider::service::Bind;
 
 use crate::backend::Backend;
 use crate::conntrack::without_file;
@@ -64,7 +65,7 @@ fn in_file(bind: Endpoint) -> Vec<String> {
 
 fn told(bind: Endpoint) -> Vec<String> {
     let mut found: Vec<String> =
-        connections(&[bind]).unwrap().iter().map(|Connection { backend, .. }| backend.to_string()).collect();
+        connections(&[Bind::one(bind)]).unwrap().iter().map(|Connection { backend, .. }| backend.to_string()).collect();
     found.sort();
     found
 }
@@ -107,7 +108,7 @@ on_all!(thousands_of_entries_are_counted_as_the_kernels_file_has_them, |lab| {
         assert_eq!(told, in_file(bind), "{bind}");
         assert_eq!(told.len(), n, "{bind}");
     }
-    assert_eq!(connections(&[udp("10.2.0.12:4444")]), Some(Vec::new()), "not balanced");
+    assert_eq!(connections(&[Bind::one(udp("10.2.0.12:4444"))]), Some(Vec::new()), "not balanced");
     assert_eq!(active(&lab.ok("status --json")), 120);
     // Where a kernel lacks the file, and where it lacks ctnetlink.
     let output = without_file(lab, "status --json").output().unwrap();
@@ -145,9 +146,9 @@ on_all!(a_flow_of_datagrams_is_ended_and_no_other, |lab| {
         hand_datagrams_to(2);
         assert_eq!(flow.ask().as_deref(), Some("b1"), "rules see only the first packet");
         // The same address by TCP, and another backend, are not meant.
-        let done = forget(&[Endpoint::parse(bind).unwrap()], &|one| one.bind.protocol() == Protocol::Udp);
+        let done = forget(&[Bind::one(Endpoint::parse(bind).unwrap())], &|one| one.bind.protocol() == Protocol::Udp);
         assert_eq!((done.ended, done.left), (0, 0), "{bind}");
-        let done = forget(&[udp(bind)], &|one| one.backend == backend(1));
+        let done = forget(&[Bind::one(udp(bind))], &|one| one.backend == backend(1));
         assert!(done.ended == 1 && done.left == 0 && done.error.is_none(), "{bind}: {done:?}");
         assert_eq!(told(udp(bind)), [backend(2).to_string()]);
         assert_eq!(flow.ask().as_deref(), Some("b2"), "{bind}");
@@ -181,18 +182,18 @@ on_all!(a_flow_that_began_before_the_rules_is_found_and_ended, |lab| {
         assert_eq!(flow.ask().as_deref(), Some("balancer"), "{bind}: rules see only the first packet");
         let new = Flow::from_port(40_003, bind);
         assert_eq!(new.ask().as_deref(), Some("b1"));
-        assert_eq!(connections(&[udp(bind)]).unwrap().len(), 1, "{bind}: what is balanced");
-        let before = begun_before(&[udp(bind), Endpoint::parse(bind).unwrap()]).unwrap();
+        assert_eq!(connections(&[Bind::one(udp(bind))]).unwrap().len(), 1, "{bind}: what is balanced");
+        let before = begun_before(&[Bind::one(udp(bind)), Bind::one(Endpoint::parse(bind).unwrap())]).unwrap();
         assert!(before.len() == 2 && before.iter().all(|one| one.bind == udp(bind)), "{before:?}");
         // Of TCP none is ended: a service of this host may go on with those that it has.
-        let done = forget_begun_before(&[Endpoint::parse(bind).unwrap()]);
+        let done = forget_begun_before(&[Bind::one(Endpoint::parse(bind).unwrap())]);
         assert!(done.ended == 0 && done.error.is_none(), "{done:?}");
-        let done = forget_begun_before(&[udp(bind), Endpoint::parse(bind).unwrap()]);
+        let done = forget_begun_before(&[Bind::one(udp(bind)), Bind::one(Endpoint::parse(bind).unwrap())]);
         assert!(done.ended == 2 && done.left == 0 && done.error.is_none(), "{done:?}");
         for flow in [&flow, &another, &new] {
             assert_eq!(flow.ask().as_deref(), Some("b1"), "{bind}");
         }
-        assert_eq!(begun_before(&[udp(bind)]).unwrap(), []);
+        assert_eq!(begun_before(&[Bind::one(udp(bind))]).unwrap(), []);
     }
     let mine = |line: &&str| line.contains(" tcp ") && line.contains("dst=10.9.0.1 ") && line.contains("ESTABLISHED");
     assert_eq!(table().lines().filter(mine).count(), 1, "{}", table());

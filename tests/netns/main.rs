@@ -23,6 +23,7 @@ mod balancing;
 mod change;
 mod conntrack;
 mod dark;
+mod datagram;
 mod engine;
 mod failure;
 mod firewall4;
@@ -48,6 +49,7 @@ mod state;
 mod storm;
 mod table;
 mod tables;
+mod udp;
 mod upgrade;
 mod watch;
 

@@ -115,7 +115,9 @@ on_all!(connections_of_an_ipv6_proxy_live_on, |lab| {
 /// The kernel loses the entries of all balanced connections.
 fn forget_all() {
     let bind = paraglider::net::Endpoint::parse(BIND).unwrap();
-    assert!(paraglider::host::conntrack::forget(&[bind], &|_| true).complete().unwrap() > 0);
+    assert!(
+        paraglider::host::conntrack::forget(&[paraglider::service::Bind::one(bind)], &|_| true).complete().unwrap() > 0
+    );
 }
 
 on_all!(by_source_a_connection_outlives_its_entry, |lab| {

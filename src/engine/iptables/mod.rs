@@ -27,7 +27,7 @@ use super::{Engine, Finding, Foreign, InForce, Kind, Plan, View};
 use crate::error::{fail, Error};
 use crate::host;
 use crate::host::route::{self, Interface, Packet, Routes};
-use crate::net::{Endpoint, Family};
+use crate::net::{Endpoint, Family, Protocol};
 use crate::service::{Service, Source};
 use crate::sys::file;
 use crate::sys::log;
@@ -86,7 +86,7 @@ pub fn text(plan: &Plan<'_>, family: Family) -> Option<String> {
 fn wanted(plan: &Plan<'_>, in_force: &Ruleset, others: &Others, all_restart: &[Family]) -> Ruleset {
     match plan {
         Plan::Serve(services) => {
-            let places = Places::among(others, &|family| traffic(services, family));
+            let places = Places::among(others, &|family, protocol| traffic(services, family, protocol));
             Ruleset::following(services, in_force, &places, all_restart)
         }
         // The jumps stay where they are.
@@ -95,11 +95,16 @@ fn wanted(plan: &Plan<'_>, in_force: &Ruleset, others: &Others, all_restart: &[F
     }
 }
 
-/// What is to be balanced of one family.
-fn traffic(services: &[Service], family: Family) -> Traffic {
-    let mut traffic = Traffic::default();
-    for service in services.iter().filter(|service| service.bind.family() == family) {
-        traffic.binds.push(service.bind);
+/// What is to be balanced of one family and protocol.
+fn traffic(services: &[Service], family: Family, protocol: Protocol) -> Traffic {
+    let mut traffic = Traffic { protocol, ..Traffic::default() };
+    let is_of = |service: &&Service| service.bind.family() == family && service.bind.protocol() == protocol;
+    for service in services.iter().filter(is_of) {
+        for (first, last) in service.ports.ranges() {
+            for port in [Some(*first), Some(*last).filter(|last| last != first)].into_iter().flatten() {
+                traffic.binds.push(service.bind.with_port(Some(port)));
+            }
+        }
         for backend in &service.backends {
             traffic.backends.push(backend.address);
         }
@@ -470,7 +475,12 @@ impl View for Look<'_> {
             return found;
         }
         let later = self.wanted(plan);
-        for family in Family::ALL.into_iter().filter(|family| plan.has(*family)) {
+        let both = [Protocol::Tcp, Protocol::Udp];
+        for (family, protocol) in Family::ALL.into_iter().flat_map(|family| both.map(|protocol| (family, protocol))) {
+            let mine = |service: &&Service| service.bind.family() == family && service.bind.protocol() == protocol;
+            if !services.iter().any(|service| mine(&service)) {
+                continue;
+            }
             let tools = self.engine.tools(family);
             let before = |table, chain| {
                 let at = |rules: &Ruleset| {
@@ -483,11 +493,10 @@ impl View for Look<'_> {
                 let now = if written { None } else { at(&self.list.ours) };
                 now.or_else(|| at(&later)).unwrap_or(0)
             };
-            let mine = |service: &&Service| service.bind.family() == family;
             let mut meets = Meets {
                 others: &self.list.others,
                 family,
-                traffic: &traffic(services, family),
+                traffic: &traffic(services, family, protocol),
                 shows_clients: services.iter().filter(mine).any(|service| service.source == Source::Client),
                 variant: tools.variant.name(),
                 plain: tools.main,

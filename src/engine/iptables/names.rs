@@ -75,13 +75,24 @@ impl Hook {
         format!("{TCP} -j {}", self.ours)
     }
 
+    /// Whether packets that go there can match a rule.
+    pub fn leads_to(&self, rule: &str) -> bool {
+        match self.matches {
+            TCP | UDP => rule.split(' ').zip(rule.split(' ').skip(1)).any(|pair| {
+                let (option, protocol) = pair;
+                option == "-p" && self.matches.ends_with(protocol)
+            }),
+            _ => true,
+        }
+    }
+
     /// Whether `rule` in `chain` is this jump, as this version writes it or as older ones did.
     pub fn is(&self, chain: &str, rule: &str) -> bool {
         chain == self.chain
             && rule
                 .strip_suffix(self.ours)
                 .and_then(|rest| rest.strip_suffix(" -j "))
-                .is_some_and(|matches| matches == self.matches || matches == TCP)
+                .is_some_and(|matches| matches == self.matches || matches == TCP && self.matches != UDP)
     }
 }
 
@@ -91,21 +102,27 @@ pub fn hook_of(table: Table, chain: &str, rule: &str) -> Option<&'static Hook> {
 }
 
 const TCP: &str = "-p tcp";
+const UDP: &str = "-p udp";
 
 const fn hook(table: Table, chain: &'static str, ours: &'static str, matches: &'static str, place: Place) -> Hook {
     Hook { table, chain, ours, matches, place }
 }
 
 /// All jumps. Applying, verifying and removing use it. Those of one chain that stand at the same place are in this order.
-pub static HOOKS: [Hook; 7] = [
+pub static HOOKS: [Hook; 12] = [
     hook(Table::Filter, "INPUT", REJECT, TCP, Place::Top),
+    hook(Table::Filter, "INPUT", REJECT, UDP, Place::Top),
     hook(Table::Filter, "INPUT", RESET, TCP, Place::WhereDropped),
     hook(Table::Filter, "FORWARD", REJECT, TCP, Place::Top),
-    // Not only TCP: an ICMP error belongs to the connection that it is about.
+    hook(Table::Filter, "FORWARD", REJECT, UDP, Place::Top),
+    // Not only TCP and UDP: an ICMP error belongs to the connection that it is about.
     hook(Table::Filter, "FORWARD", FORWARD, "-m conntrack --ctstate DNAT", Place::BeforeDrops),
     hook(Table::Nat, "PREROUTING", DISPATCH, TCP, Place::Top),
+    hook(Table::Nat, "PREROUTING", DISPATCH, UDP, Place::Top),
     hook(Table::Nat, "OUTPUT", DISPATCH, TCP, Place::Top),
+    hook(Table::Nat, "OUTPUT", DISPATCH, UDP, Place::Top),
     hook(Table::Nat, "POSTROUTING", SNAT, TCP, Place::Top),
+    hook(Table::Nat, "POSTROUTING", SNAT, UDP, Place::Top),
 ];
 
 /// The chain of node `node` of a frontend's schedule; 0 is the entrance.

@@ -3,11 +3,11 @@
 use super::change::Change;
 use super::names::{chain_name, Place, Table, DISPATCH, FORWARD, HOOKS, REJECT, RESET, SNAT};
 use super::others::place::{FamilyPlaces, Places};
-use super::rule::{destination, enters, rule, share, Match, Rule, Target};
+use super::rule::{destination, enters, rule, share, Match, Range, Rule, Target};
 use super::ruleset::{Jump, Ruleset};
-use crate::net::{Endpoint, Family};
+use crate::net::{Endpoint, Family, Protocol};
 use crate::schedule::{Then, When};
-use crate::service::{Schedule, Service, Source};
+use crate::service::{Bind, Schedule, Service, Source};
 
 impl Ruleset {
     /// The rules of `services` from their first backend on.
@@ -16,10 +16,10 @@ impl Ruleset {
     }
 
     /// The rules that drain `binds`: they refuse new connections, accept established ones and keep the kernel tracking them.
-    pub fn draining(binds: &[Endpoint], in_force: &Ruleset, places: &Places) -> Self {
+    pub fn draining(binds: &[Bind], in_force: &Ruleset, places: &Places) -> Self {
         let mut ruleset = Self::default();
         for bind in binds {
-            ruleset.admit(*bind, true);
+            ruleset.admit(bind, true);
         }
         ruleset.hook(in_force, places);
         ruleset
@@ -92,7 +92,8 @@ impl Ruleset {
             }
             for hook in &HOOKS {
                 let table = self.table_mut(family, hook.table);
-                if table.rules(hook.ours).is_none() {
+                let rules = table.rules(hook.ours).unwrap_or_default();
+                if !rules.iter().any(|rule| hook.leads_to(&rule.text)) {
                     continue;
                 }
                 let mut there = in_force.table(family, hook.table).jumps.iter();
@@ -111,39 +112,48 @@ impl Ruleset {
 
     /// Accepts balanced connections to `bind`; with `refuse` rejects new ones, which would otherwise reach a service of this
     /// host, or of the host that has the address.
-    fn admit(&mut self, bind: Endpoint, refuse: bool) {
-        let filter = self.table_mut(bind.family(), Table::Filter);
-        filter.push(FORWARD, rule(Some(Match::About(bind)), &Target::Accept));
-        if refuse {
-            filter.push(REJECT, rule(Some(Match::FirstTo(bind)), &Target::Reject));
+    fn admit(&mut self, bind: &Bind, refuse: bool) {
+        let (family, protocol) = (bind.at.family(), bind.at.protocol());
+        let filter = self.table_mut(family, Table::Filter);
+        for range in Range::all(bind) {
+            filter.push(FORWARD, rule(protocol, Some(Match::About(range)), &Target::Accept));
+            if refuse {
+                // A flow of UDP begins with a packet like any other.
+                let first = if protocol == Protocol::Tcp { Match::FirstTo(range) } else { Match::Stray(range) };
+                filter.push(REJECT, rule(protocol, Some(first), &Target::Reject(protocol, family)));
+            }
         }
     }
 
     fn add(&mut self, service: &Service, start: usize) {
         let Service { name, bind, source, backends, schedule, .. } = service;
-        let family = bind.family();
-
-        self.admit(*bind, backends.iter().all(|backend| backend.weight == 0));
-        if *schedule != Schedule::Source {
-            self.table_mut(family, Table::Filter).push(RESET, rule(Some(Match::Stray(*bind)), &Target::Reject));
-        }
-        let nat = self.table_mut(family, Table::Nat);
-        // A packet of a connection that is not known may be of one that this host, or a host behind it, has served since
-        // before we came. Where the client's address alone chooses, it is most likely one of ours whose entry was lost, and
-        // gets its old backend.
-        let new = match schedule {
-            Schedule::Source => Match::To(*bind),
-            _ => Match::FirstTo(*bind),
-        };
-        nat.push(DISPATCH, rule(Some(new), &Target::Jump(chain_name(name, 0))));
+        let (family, protocol, whole) = (bind.family(), bind.protocol(), service.whole());
         let target = match *source {
             Source::Masquerade => Target::Masquerade,
             Source::Addresses(first, last) => Target::Snat(first, last),
             // No later rule changes it either.
             Source::Client => Target::Accept,
         };
-        nat.push(SNAT, rule(Some(Match::Balanced(*bind)), &target));
 
+        self.admit(&whole, backends.iter().all(|backend| backend.weight == 0));
+        for range in Range::all(&whole) {
+            if *schedule != Schedule::Source && protocol == Protocol::Tcp {
+                let reset = Target::Reject(protocol, family);
+                self.table_mut(family, Table::Filter).push(RESET, rule(protocol, Some(Match::Stray(range)), &reset));
+            }
+            let nat = self.table_mut(family, Table::Nat);
+            // A packet of a connection that is not known may be of one that this host, or a host behind it, has served since
+            // before we came. Where the client's address alone chooses, it is most likely one of ours whose entry was lost,
+            // and gets its old backend.
+            let new = match schedule {
+                Schedule::Source => Match::To(range),
+                _ => Match::FirstTo(range),
+            };
+            nat.push(DISPATCH, rule(protocol, Some(new), &Target::Jump(chain_name(name, 0))));
+            nat.push(SNAT, rule(protocol, Some(Match::Balanced(range)), &target));
+        }
+
+        let nat = self.table_mut(family, Table::Nat);
         for (node, choices) in crate::schedule::chains(service, start).iter().enumerate() {
             let chain = chain_name(name, node);
             nat.declare(&chain);
@@ -161,7 +171,7 @@ impl Ruleset {
                     },
                     Then::Chain(node) => Target::Jump(chain_name(name, node)),
                 };
-                nat.push(&chain, rule(condition, &target));
+                nat.push(&chain, rule(protocol, condition, &target));
             }
         }
     }

@@ -4,60 +4,103 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::names::frontend_of;
-use crate::net::{Endpoint, Family};
+use crate::net::{port_number, Endpoint, Family, Protocol};
+use crate::service::Bind;
 use crate::text::value;
+
+/// Some of the ports of a bind, one next to the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Range {
+    /// Its address and protocol.
+    pub at: Endpoint,
+    /// The first port.
+    pub first: u16,
+    /// The last one.
+    pub last: u16,
+}
+
+impl Range {
+    /// Those of a bind.
+    pub fn all(bind: &Bind) -> Vec<Range> {
+        let mut all = Vec::new();
+        for (first, last) in bind.ports.ranges() {
+            all.push(Range { at: bind.at, first: *first, last: *last });
+        }
+        all
+    }
+}
+
+/// As iptables writes ports.
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Range { first, last, .. } = self;
+        match first == last {
+            true => write!(f, "{first}"),
+            false => write!(f, "{first}:{last}"),
+        }
+    }
+}
 
 /// One condition of a rule.
 #[derive(Debug, Clone, Copy)]
 pub enum Match {
-    /// To this address and port.
-    To(Endpoint),
+    /// To these ports.
+    To(Range),
     /// The first, and then each n-th packet that comes to this rule.
     Every(usize),
-    /// The first packet of a connection to this address and port.
-    FirstTo(Endpoint),
+    /// The first packet of a connection to these ports.
+    FirstTo(Range),
     /// At random, with this probability in units of 2⁻³¹.
     Random(u32),
     /// A bit of the source address is set.
     SourceBit(Family, u8),
-    /// Begins a connection that was balanced for this bind.
-    Balanced(Endpoint),
+    /// Begins a connection that was balanced for these ports.
+    Balanced(Range),
     /// Belongs to such a connection, in either direction, or is an ICMP error about it.
-    About(Endpoint),
-    /// To this address and port, of a connection that is not known and does not begin here.
-    Stray(Endpoint),
+    About(Range),
+    /// To these ports, of a connection that is not known; of TCP, it does not begin here; of UDP, it does.
+    Stray(Range),
 }
 
-impl fmt::Display for Match {
+/// Of packets of a protocol.
+struct Of(Protocol, Match);
+
+impl fmt::Display for Of {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Match::To(to) => {
-                let bits = if to.ip().is_ipv4() { 32 } else { 128 };
-                write!(f, "-d {}/{bits} -p tcp -m tcp --dport {}", to.ip(), to.port())
+        let Of(protocol, condition) = self;
+        let name = protocol.word();
+        match condition {
+            Match::To(to) | Match::FirstTo(to) | Match::Stray(to) => {
+                let bits = if to.at.ip().is_ipv4() { 32 } else { 128 };
+                write!(f, "-d {}/{bits} -p {name} -m {name} --dport {to}", to.at.ip())?;
+                match (condition, protocol) {
+                    (Match::FirstTo(_), Protocol::Tcp) => f.write_str(" --tcp-flags FIN,SYN,RST,ACK SYN"),
+                    (Match::Stray(_), Protocol::Tcp) => {
+                        f.write_str(" ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate NEW")
+                    }
+                    (Match::Stray(_), Protocol::Udp) => f.write_str(" -m conntrack --ctstate NEW"),
+                    _ => Ok(()),
+                }
             }
-            Match::FirstTo(to) => write!(f, "{} --tcp-flags FIN,SYN,RST,ACK SYN", Match::To(*to)),
             Match::Random(p) => {
-                write!(f, "-p tcp -m statistic --mode random --probability {}", Probability(*p))
+                write!(f, "-p {name} -m statistic --mode random --probability {}", Probability(*p))
             }
             Match::SourceBit(Family::V4, bit) => {
                 let mask = std::net::Ipv4Addr::from(1_u32 << bit);
-                write!(f, "-s {mask}/{mask} -p tcp")
+                write!(f, "-s {mask}/{mask} -p {name}")
             }
             Match::SourceBit(Family::V6, bit) => {
                 let mask = std::net::Ipv6Addr::from(1_u128 << bit);
-                write!(f, "-s {mask}/{mask} -p tcp")
+                write!(f, "-s {mask}/{mask} -p {name}")
             }
-            Match::Stray(to) => {
-                write!(f, "{} ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate NEW", Match::To(*to))
+            Match::Every(n) => write!(f, "-p {name} -m statistic --mode nth --every {n} --packet 0"),
+            Match::Balanced(to) => {
+                let ip = to.at.ip();
+                write!(f, "-p {name} -m conntrack --ctstate DNAT --ctorigdst {ip} --ctorigdstport {to}")
             }
-            Match::Every(n) => write!(f, "-p tcp -m statistic --mode nth --every {n} --packet 0"),
-            Match::Balanced(bind) => {
-                let (ip, port) = (bind.ip(), bind.port());
-                write!(f, "-p tcp -m conntrack --ctstate DNAT --ctorigdst {ip} --ctorigdstport {port}")
-            }
-            Match::About(bind) => {
-                let (ip, port) = (bind.ip(), bind.port());
-                write!(f, "-m conntrack --ctstate DNAT --ctproto 6 --ctorigdst {ip} --ctorigdstport {port}")
+            Match::About(to) => {
+                let (ip, number) = (to.at.ip(), protocol.number());
+                write!(f, "-m conntrack --ctstate DNAT --ctproto {number} --ctorigdst {ip} --ctorigdstport {to}")
             }
         }
     }
@@ -89,8 +132,8 @@ pub enum Target {
     Masquerade,
     /// Lets it through.
     Accept,
-    /// Refuses it with an RST, as a closed port does.
-    Reject,
+    /// Refuses it as a closed port does.
+    Reject(Protocol, Family),
 }
 
 impl fmt::Display for Target {
@@ -102,16 +145,23 @@ impl fmt::Display for Target {
             Target::Snat(first, last) => write!(f, "-j SNAT --to-source {first}-{last}"),
             Target::Masquerade => f.write_str("-j MASQUERADE"),
             Target::Accept => f.write_str("-j ACCEPT"),
-            Target::Reject => f.write_str("-j REJECT --reject-with tcp-reset"),
+            Target::Reject(protocol, family) => {
+                f.write_str("-j REJECT --reject-with ")?;
+                f.write_str(match (protocol, family) {
+                    (Protocol::Tcp, _) => "tcp-reset",
+                    (Protocol::Udp, Family::V4) => "icmp-port-unreachable",
+                    (Protocol::Udp, Family::V6) => "icmp6-port-unreachable",
+                })
+            }
         }
     }
 }
 
-/// A rule's text as in `-A CHAIN text`. Without a match it takes every TCP packet.
-pub fn rule(condition: Option<Match>, target: &Target) -> Rule {
+/// A rule's text as in `-A CHAIN text`. Without a match it takes every packet of the protocol.
+pub fn rule(protocol: Protocol, condition: Option<Match>, target: &Target) -> Rule {
     let text = match condition {
-        Some(condition) => format!("{condition} {target}"),
-        None => format!("-p tcp {target}"),
+        Some(condition) => format!("{} {target}", Of(protocol, condition)),
+        None => format!("-p {} {target}", protocol.word()),
     };
     Rule { text, packets: 0 }
 }
@@ -146,19 +196,38 @@ pub fn share(parts: u32, of: u32) -> u32 {
 
 /// The backend that a DNAT rule of ours sends to.
 pub fn destination(rule: &Rule) -> Option<Endpoint> {
-    Endpoint::parse(value(&rule.text, "--to-destination")?).ok()
+    let to = value(&rule.text, "--to-destination")?;
+    match to.parse() {
+        Ok(ip) => Some(Endpoint::anywhere(Family::of(ip), 0).with_ip(ip)),
+        Err(_) => Endpoint::parse(to).ok(),
+    }
 }
 
-/// The bind of a rule in [`FORWARD`].
-pub fn let_through(rule: &Rule) -> Option<Endpoint> {
-    Endpoint::of(value(&rule.text, "--ctorigdst")?, value(&rule.text, "--ctorigdstport")?)
+/// Some ports of a bind: its address, what iptables says of the ports, and the protocol.
+fn range(ip: &str, ports: &str, protocol: &str) -> Option<Range> {
+    let protocol = match protocol {
+        "tcp" | "6" => Protocol::Tcp,
+        "udp" | "17" => Protocol::Udp,
+        _ => return None,
+    };
+    let (first, last) = ports.split_once(':').unwrap_or((ports, ports));
+    let at = Endpoint::of(ip, first)?.of_protocol(protocol);
+    Some(Range { at, first: at.port(), last: port_number(last).ok()? })
 }
 
-/// The bind and the frontend's name, of a rule in [`DISPATCH`].
-pub fn dispatched(rule: &Rule) -> Option<(Endpoint, &str)> {
-    let (ip, _) = value(&rule.text, "-d")?.split_once('/')?;
-    let bind = Endpoint::of(ip, value(&rule.text, "--dport")?)?;
-    Some((bind, frontend_of(value(&rule.text, "-j")?)?))
+/// The ports that a rule in [`FORWARD`] is about.
+pub fn let_through(rule: &Rule) -> Option<Range> {
+    let text = &rule.text;
+    let protocol = value(text, "--ctproto").or_else(|| value(text, "-p"))?;
+    range(value(text, "--ctorigdst")?, value(text, "--ctorigdstport")?, protocol)
+}
+
+/// The ports of a rule in [`DISPATCH`], and the frontend's name.
+pub fn dispatched(rule: &Rule) -> Option<(Range, &str)> {
+    let text = &rule.text;
+    let (ip, _) = value(text, "-d")?.split_once('/')?;
+    let range = range(ip, value(text, "--dport")?, value(text, "-p")?)?;
+    Some((range, frontend_of(value(text, "-j")?)?))
 }
 
 #[cfg(test)]
@@ -181,9 +250,14 @@ mod tests {
     fn a_dispatch_rule_can_be_read_back() {
         for bind in ["10.0.0.1:80", "[fd00::1]:80"] {
             let bind = Endpoint::parse(bind).unwrap();
-            let rule =
-                rule(Some(Match::To(bind)), &Target::Jump(super::super::names::chain_name(&Name::of_bind(bind), 0)));
-            assert_eq!(dispatched(&rule), Some((bind, Name::of_bind(bind).as_str())));
+            let to = Range { at: bind, first: bind.port(), last: bind.port() + 7 };
+            let target = Target::Jump(super::super::names::chain_name(&Name::of_bind(bind), 0));
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let rule = rule(protocol, Some(Match::To(to)), &target);
+                let (there, name) = dispatched(&rule).unwrap();
+                assert_eq!((there.at, there.first, there.last), (bind.of_protocol(protocol), to.first, to.last));
+                assert_eq!(name, Name::of_bind(bind).as_str());
+            }
         }
     }
 

@@ -2,9 +2,10 @@
 //! that both can be compared line by line.
 
 use super::names::{frontend_of, Table, DISPATCH, FORWARD};
-use super::rule::{destination, dispatched, enters, let_through, Rule};
+use super::rule::{destination, dispatched, enters, let_through, Range, Rule};
 use crate::engine::{add_slot, InForce, Share};
-use crate::net::{Endpoint, Family};
+use crate::net::Family;
+use crate::service::Ports;
 use crate::text::value;
 
 /// A rule that enters a chain of ours.
@@ -173,7 +174,7 @@ impl Ruleset {
     }
 
     /// The binds whose connections these rules let through: those that are balanced, and those that drain.
-    pub fn binds(&self) -> Vec<Endpoint> {
+    pub fn binds(&self) -> Vec<Range> {
         let mut binds = Vec::new();
         for family in Family::ALL {
             for rule in self.table(family, Table::Filter).rules(FORWARD).unwrap_or_default() {
@@ -188,14 +189,30 @@ impl Ruleset {
         let mut all: Vec<InForce> = Vec::new();
         for family in Family::ALL {
             let nat = self.table(family, Table::Nat);
-            for (bind, name) in nat.rules(DISPATCH).unwrap_or_default().iter().filter_map(dispatched) {
-                let (exact, backends) = (nat.is_exact(name), nat.shares(name));
-                all.push(InForce { name: name.to_owned(), bind, draining: false, exact, backends });
+            for (Range { at, first, last }, name) in
+                nat.rules(DISPATCH).unwrap_or_default().iter().filter_map(dispatched)
+            {
+                // Each range of its ports has a rule.
+                let same = |known: &&mut InForce| {
+                    known.name == name && known.bind.ip() == at.ip() && known.bind.protocol() == at.protocol()
+                };
+                match all.iter_mut().find(same) {
+                    Some(known) => known.ports.add((first, last)),
+                    None => {
+                        let (exact, backends) = (nat.is_exact(name), nat.shares(name));
+                        let (name, ports) = (name.to_owned(), Ports::range(first, last));
+                        all.push(InForce { name, bind: at, ports, draining: false, exact, backends });
+                    }
+                }
             }
         }
-        for bind in self.binds() {
-            if !all.iter().any(|known| known.bind == bind) {
-                all.push(InForce { name: bind.to_string(), bind, draining: true, exact: false, backends: Vec::new() });
+        for Range { at, first, last } in self.binds() {
+            let is_known = |known: &InForce| {
+                known.bind.ip() == at.ip() && known.bind.protocol() == at.protocol() && known.ports.has(first)
+            };
+            if !all.iter().any(is_known) {
+                let (name, ports) = (at.to_string(), Ports::range(first, last));
+                all.push(InForce { name, bind: at, ports, draining: true, exact: false, backends: Vec::new() });
             }
         }
         all

@@ -29,9 +29,6 @@ const MOST: usize = 32 * 1024;
 /// Maps with more elements than these have a line for each when they are said.
 const FEW: usize = 3;
 
-/// IPPROTO_TCP.
-pub const TCP: u8 = 6;
-
 /// The name of every map of ours: the kernel puts a number there, and the map goes with its rule.
 pub const MAP: &str = "__map%d";
 
@@ -93,7 +90,9 @@ pub fn kind(map: &Map) -> (u32, u32) {
 /// The key of a bind in a named map.
 pub fn bind_key(map: &Map, bind: &Endpoint) -> Vec<u8> {
     // Each value begins in a register of its own, with zeros behind it.
-    key(if map.has_protocol { &[TCP, 0, 0, 0] } else { &[] }, bind)
+    let protocol = [bind.protocol().number(), 0, 0, 0];
+    let protocol: &[u8] = if map.has_protocol { &protocol } else { &[] };
+    [protocol, Octets::of(bind.address()).as_slice(), &bind.port().to_be_bytes(), &[0, 0]].concat()
 }
 
 /// Adds an element to a named map, or deletes it.
@@ -350,10 +349,4 @@ fn key_of(types: &[u32]) -> u32 {
         all = all << BITS | one;
     }
     all
-}
-
-/// An address and a port in a key, behind other bytes.
-#[inline(never)]
-fn key(before: &[u8], endpoint: &Endpoint) -> Vec<u8> {
-    [before, Octets::of(endpoint.address()).as_slice(), &endpoint.port().to_be_bytes(), &[0, 0]].concat()
 }

@@ -1,8 +1,8 @@
 //! The expressions of a rule, as the kernel evaluates them.
 
-use super::encode::{verdict, Writer, MAP, TCP};
-use super::table::{are_intervals, backend, lowest_byte, By, Choice, Rule};
-use crate::net::{Family, Octets};
+use super::encode::{verdict, Writer, MAP};
+use super::table::{are_intervals, backend, lowest_byte, By, Choice, Range, Rule};
+use crate::net::{Family, Octets, Protocol};
 use crate::service::Source;
 use crate::sys::nftables::{data, expression, object, ELEMENT};
 
@@ -42,6 +42,9 @@ const TRANSPORT: u32 = 2;
 /// NFT_CMP_EQ and NFT_CMP_NEQ.
 const EQUAL: u32 = 0;
 const DIFFERENT: u32 = 1;
+/// NFT_CMP_GTE and NFT_CMP_LTE.
+const AT_LEAST: u32 = 5;
+const AT_MOST: u32 = 3;
 
 /// Where the header of TCP has the flags; FIN, SYN, RST, ACK, and SYN.
 const TCP_FLAGS: u32 = 13;
@@ -58,6 +61,11 @@ const RANDOM: u32 = 1;
 
 /// NFT_REJECT_TCP_RST.
 const RST: u32 = 1;
+
+/// NFT_REJECT_ICMPX_UNREACH, for both families, and NFT_REJECT_ICMPX_PORT_UNREACH; NFT_REJECT_ICMP_UNREACH and
+/// ICMP_PORT_UNREACH.
+const UNREACHABLE: [u32; 2] = [2, 1];
+const UNREACHABLE_4: [u32; 2] = [0, 3];
 
 /// No number: the attribute is left out.
 const NONE: u32 = u32::MAX;
@@ -80,12 +88,12 @@ impl Writer<'_> {
                 self.say(" daddr . th dport");
                 self.look_up_in(map);
             }
-            Rule::Leave(family, map) => {
+            Rule::Leave(protocol, family, map) => {
                 let (destination, port) = match family {
                     Family::V4 => (DESTINATION_4, NEXT_4),
                     Family::V6 => (DESTINATION_6, NEXT_6),
                 };
-                self.is_tcp();
+                self.is(*protocol);
                 self.connection(STATUS, BALANCED);
                 self.original(destination, FIRST);
                 self.original(PORT, port);
@@ -94,23 +102,58 @@ impl Writer<'_> {
                 self.say(" daddr . ct original proto-dst");
                 self.look_up_in(map);
             }
+            Rule::DispatchRange(range) => {
+                let Range { at, ports, chain } = &**range;
+                let (destination, length) = match at.family() {
+                    Family::V4 => (16, 4),
+                    Family::V6 => (24, 16),
+                };
+                self.is_of(at.family());
+                self.numbers("payload", &[FIRST, NETWORK, destination, length]);
+                self.compare(EQUAL, Octets::of(at.address()).as_slice());
+                self.print(format_args!("{} daddr {} ", word(at.family()), at.ip()));
+                self.numbers("meta", &[FIRST, PROTOCOL]);
+                self.compare(EQUAL, &[at.protocol().number()]);
+                self.numbers("payload", &[FIRST, TRANSPORT, 2, 2]);
+                self.say(at.protocol().word());
+                self.say(" dport ");
+                self.within(ports);
+                self.go(chain);
+            }
+            Rule::LeaveRange(range) => {
+                let Range { at, ports, chain } = &**range;
+                let destination = if at.family() == Family::V4 { DESTINATION_4 } else { DESTINATION_6 };
+                self.is(at.protocol());
+                self.connection(STATUS, BALANCED);
+                self.original(destination, FIRST);
+                self.compare(EQUAL, Octets::of(at.address()).as_slice());
+                self.original(PORT, FIRST);
+                self.print(format_args!("ct status dnat ct original {} daddr {} ", word(at.family()), at.ip()));
+                self.say("ct original proto-dst ");
+                self.within(ports);
+                self.go(chain);
+            }
             Rule::Choose(choice) => {
                 let Choice { frontend, first, by } = &**choice;
                 if *first {
-                    self.is_tcp();
+                    self.is(Protocol::Tcp);
                     self.flags(EQUAL);
                 }
                 self.choose(frontend, by);
             }
-            Rule::Deliver(counter, to) => {
-                self.is_tcp();
+            Rule::Deliver(protocol, counter, to) => {
+                self.is(*protocol);
                 self.begin("objref", &[object::COUNTER]);
                 // NFTA_OBJREF_IMM_NAME.
                 self.batch.text(2, counter);
                 self.end();
                 self.immediate(FIRST, Octets::of(to.address()).as_slice());
-                self.immediate(SECOND, &to.port().to_be_bytes());
-                self.nat(DNAT, to.family(), NONE, SECOND);
+                let mut port = NONE;
+                if to.port() != 0 {
+                    port = SECOND;
+                    self.immediate(SECOND, &to.port().to_be_bytes());
+                }
+                self.nat(DNAT, to.family(), NONE, port);
                 self.print(format_args!("counter name {counter} dnat {} to {to}", word(to.family())));
             }
             Rule::From(_, Source::Addresses(first, last)) => {
@@ -137,7 +180,17 @@ impl Writer<'_> {
                 self.client(*family);
                 self.nat(SNAT, *family, NONE, NONE);
             }
-            Rule::Refuse => self.reject(EQUAL),
+            Rule::Refuse(Protocol::Tcp) => self.reject(EQUAL),
+            Rule::Refuse(Protocol::Udp) => {
+                self.is(Protocol::Udp);
+                self.connection(STATE, NEW);
+                let [kind, code] = if self.batch.is_for_both() { UNREACHABLE } else { UNREACHABLE_4 };
+                self.begin("reject", &[kind]);
+                // NFTA_REJECT_ICMP_CODE.
+                self.batch.bytes(2, &[code as u8]);
+                self.end();
+                self.say("ct state new reject");
+            }
             Rule::Reset => self.reject(DIFFERENT),
         }
     }
@@ -145,12 +198,7 @@ impl Writer<'_> {
     fn choose(&mut self, frontend: &str, by: &By) {
         match by {
             By::Only(index) => {
-                let chain = backend(frontend, *index);
-                self.begin("immediate", &[VERDICT]);
-                verdict(self.batch, 2, &chain);
-                self.end();
-                self.say("goto ");
-                self.say(&chain);
+                self.go(&backend(frontend, *index));
                 return;
             }
             By::Turns(slots) => self.number_of(slots.len() as u32, TURNS, "inc"),
@@ -173,6 +221,22 @@ impl Writer<'_> {
             }
         }
         self.look_up();
+    }
+
+    /// Goes to a chain.
+    fn go(&mut self, chain: &str) {
+        self.begin("immediate", &[VERDICT]);
+        verdict(self.batch, 2, chain);
+        self.end();
+        self.say("goto ");
+        self.say(chain);
+    }
+
+    /// Whether a port is one of these.
+    fn within(&mut self, (first, last): &(u16, u16)) {
+        self.compare(AT_LEAST, &first.to_be_bytes());
+        self.compare(AT_MOST, &last.to_be_bytes());
+        self.print(format_args!("{first}-{last} "));
     }
 
     /// A number for each connection, below another one.
@@ -266,10 +330,12 @@ impl Writer<'_> {
         }
     }
 
-    fn is_tcp(&mut self) {
+    fn is(&mut self, protocol: Protocol) {
         self.numbers("meta", &[FIRST, PROTOCOL]);
-        self.compare(EQUAL, &[TCP]);
-        self.say("meta l4proto tcp ");
+        self.compare(EQUAL, &[protocol.number()]);
+        self.say("meta l4proto ");
+        self.say(protocol.word());
+        self.say(" ");
     }
 
     /// Whether, of its flags, a packet of TCP has just SYN.
@@ -309,7 +375,7 @@ impl Writer<'_> {
     }
 
     fn reject(&mut self, flags: u32) {
-        self.is_tcp();
+        self.is(Protocol::Tcp);
         self.flags(flags);
         self.connection(STATE, NEW);
         self.numbers("reject", &[RST]);

@@ -4,8 +4,8 @@ use super::encode::{self, MAP};
 use super::read::Seen;
 use super::table::{self, counter, Base, Map, Rule, BACKEND, DRAINING, FRONTEND, PREROUTING, TABLE};
 use crate::engine::{add_slot, InForce};
-use crate::net::Endpoint;
-use crate::service::Name;
+use crate::net::{Endpoint, Protocol};
+use crate::service::{Name, Ports};
 use crate::sys::batch::{Batch, Verb, NESTED};
 use crate::sys::netlink::{big, find, find_in, name_of, next, part};
 use crate::sys::nftables::{chain, data, elements, expression, object, rule, set, INET};
@@ -197,24 +197,44 @@ impl<'a> Index<'a> {
     pub fn frontends(&self) -> Vec<InForce> {
         let mut found: Vec<InForce> = Vec::new();
         for rule in self.rules.named(PREROUTING.name.as_bytes()) {
+            if let Some((at, ports, chain)) = range_of(expressions(rule)) {
+                self.add(at, ports, chain, &mut found);
+                continue;
+            }
             for element in self.elements_of(expressions(rule)).all() {
-                let Some(bind) = bind_of(element.name) else { continue };
-                let target = std::str::from_utf8(element.content).unwrap_or_default();
-                let own = target.strip_prefix(FRONTEND);
-                let name = match own {
-                    // A name from the config has no slash.
-                    Some(own) if !has(own, '/') => own.to_owned(),
-                    _ => Name::of_bind(bind).as_str().to_owned(),
-                };
-                let draining = target == DRAINING;
-                let mut one = InForce { name, bind, draining, exact: false, backends: Vec::new() };
-                if let Some(own) = own {
-                    self.shares(own, &mut one);
+                if let Some(bind) = bind_of(element.name) {
+                    self.add(bind, (bind.port(), bind.port()), element.content, &mut found);
                 }
-                found.push(one);
             }
         }
+        found.sort_by_key(|one| one.bind);
         found
+    }
+
+    /// Adds ports of a bind to the frontend of their chain.
+    fn add(&self, bind: Endpoint, ports: (u16, u16), chain: &[u8], found: &mut Vec<InForce>) {
+        let target = std::str::from_utf8(chain).unwrap_or_default();
+        let own = target.strip_prefix(FRONTEND);
+        let name = match own {
+            // A name from the config has no slash.
+            Some(own) if !has(own, '/') => own.to_owned(),
+            _ => Name::of_bind(bind).as_str().to_owned(),
+        };
+        let draining = target == DRAINING;
+        let is_it = |one: &&mut InForce| {
+            one.name == name && one.bind.ip() == bind.ip() && one.bind.protocol() == bind.protocol()
+        };
+        if let Some(known) = found.iter_mut().find(is_it).filter(|_| !draining) {
+            known.ports.add(ports);
+            known.bind = known.bind.with_port(Some(known.ports.first()));
+            return;
+        }
+        let ports = Ports::range(ports.0, ports.1);
+        let mut one = InForce { name, bind, ports, draining, exact: false, backends: Vec::new() };
+        if let Some(own) = own {
+            self.shares(own, &mut one);
+        }
+        found.push(one);
     }
 
     /// What each backend gets of a frontend.
@@ -270,7 +290,8 @@ impl<'a> Index<'a> {
                 }
             }
         }
-        None
+        // It keeps the client's port.
+        Endpoint::of_octets(address, 1).map(|any| Endpoint::anywhere(any.family(), 0).with_ip(any.ip()))
     }
 }
 
@@ -359,7 +380,33 @@ fn contains(known: &[u8], mut wanted: &[u8]) -> bool {
 /// The bind in a key: the protocol, the address, the port, each filled up to four bytes.
 fn bind_of(key: &[u8]) -> Option<Endpoint> {
     let port = key.len().checked_sub(4)?;
-    endpoint(key.get(4..port)?, key.get(port..port + 2)?)
+    Some(endpoint(key.get(4..port)?, key.get(port..port + 2)?)?.of_protocol(protocol(*key.first()?)?))
+}
+
+fn protocol(number: u8) -> Option<Protocol> {
+    [Protocol::Tcp, Protocol::Udp].into_iter().find(|protocol| protocol.number() == number)
+}
+
+/// What a rule says that sends a range of ports to a chain: what is compared has a length that tells what it is; the protocol
+/// comes after the family.
+fn range_of(mut expressions: &[u8]) -> Option<(Endpoint, (u16, u16), &[u8])> {
+    let (mut of, mut address, mut ports, mut chain): (_, &[u8], _, _) = (None, &[], Vec::new(), None);
+    while let Some((name, content)) = expression(&mut expressions) {
+        match name {
+            // NFTA_CMP_DATA, NFTA_IMMEDIATE_DATA
+            "cmp" => match find_in(content, 3, data::VALUE)? {
+                [one] => of = protocol(*one).or(of),
+                [high, low] => ports.push(u16::from_be_bytes([*high, *low])),
+                long => address = long,
+            },
+            "immediate" => chain = find_in(content, 2, data::VERDICT).map(|verdict| name_of(verdict, data::CHAIN)),
+            "lookup" => return None,
+            _ => {}
+        }
+    }
+    let [first, last] = *ports.as_slice() else { return None };
+    let at = Endpoint::of_octets(address, first)?.of_protocol(of?);
+    Some((at, (first, last), chain?))
 }
 
 fn endpoint(address: &[u8], port: &[u8]) -> Option<Endpoint> {

@@ -5,7 +5,7 @@ use crate::engine::{Finding, Level};
 use crate::host::nft::{self, firewall4, Base, Chain, Fate, Hook, Path, Sets};
 use crate::host::route::{self, Interface, Packet, Routes};
 use crate::net::{Endpoint, Family};
-use crate::service::{Service, Source};
+use crate::service::{Bind, Service, Source};
 use crate::sys::process;
 
 /// Adds what is found about a family. `written`: the rules that balance are our table; else they are in iptables.
@@ -73,7 +73,9 @@ fn paths(family: Family, services: &[Service]) -> Vec<(Path, bool)> {
         let front = route::find_address(&addresses, service.bind.address()).map(|own| own.interface);
         for backend in &service.backends {
             let way = routes.way(&Packet::to(backend.address.address())).ok().map(|way| way.leaves);
-            let path = Path { bind: service.bind, backend: backend.address, arrives: name(front), leaves: name(way) };
+            let port = Some(backend.address.port()).filter(|port| *port != 0).unwrap_or(service.bind.port());
+            let to = backend.address.with_port(Some(port));
+            let path = Path { bind: service.bind, backend: to, arrives: name(front), leaves: name(way) };
             paths.push((path, service.source == Source::Client));
         }
     }
@@ -94,13 +96,13 @@ impl<'a> Meets<'a, '_> {
     fn misses(&mut self, chain: &'a Chain, base: Base, sets: &mut Sets<'a>) {
         for (path, _) in self.paths {
             let Some(handle) = chain.misses(base, self.chains, path, sets) else { continue };
-            let port = path.bind.port();
+            let (port, protocol) = (path.bind.port(), path.bind.protocol().word());
             self.add(
                 Level::Warning,
                 format_args!(
                     "{chain} (priority {}): a rule (handle {handle}) does not apply to balanced connections, which are \
-                     forwarded; write it as `meta l4proto tcp ct original proto-dst {port} …` into a chain of forward, or as \
-                     `tcp dport {port} …` into one of prerouting with a priority below -101",
+                     forwarded; write it as `meta l4proto {protocol} ct original proto-dst {port} …` into a chain of forward, or as \
+                     `{protocol} dport {port} …` into one of prerouting with a priority below -101",
                     base.priority
                 ),
             );
@@ -148,7 +150,7 @@ impl<'a> Meets<'a, '_> {
                 (Fate::Through | Fate::Taken | Fate::Untracked | Fate::Split, _) => continue,
                 // What is not yet in the set gets there at `start`; what is missing after that is told with our own rules.
                 (Fate::Dropped | Fate::Refused | Fate::DroppedPerhaps, Hook::Forward)
-                    if is_firewall4 && !lacks_rule && !firewall4::has(&[path.bind]) =>
+                    if is_firewall4 && !lacks_rule && !firewall4::has(&[Bind::one(path.bind)]) =>
                 {
                     waits = true;
                     continue;

@@ -14,13 +14,14 @@ impl fmt::Display for Table {
             add(&["\tcounter ", counter, " {\n\t}\n"]);
         }
         for Map { name, family, has_protocol, binds } in &self.maps {
-            let (of, before) = if *has_protocol { ("inet_proto . ", "tcp . ") } else { ("", "") };
+            let of = if *has_protocol { "inet_proto . " } else { "" };
             let address = if *family == Family::V4 { "ipv4_addr" } else { "ipv6_addr" };
             add(&["\tmap ", name, " {\n\t\ttype ", of, address, " . inet_service : verdict\n\t\telements = {"]);
             let mut comma = "";
             for (bind, chain) in binds {
                 let (ip, port) = (bind.ip().to_string(), bind.port().to_string());
-                add(&[comma, "\n\t\t\t", before, &ip, " . ", &port, " : goto ", chain]);
+                let (protocol, dot) = if *has_protocol { (bind.protocol().word(), " . ") } else { ("", "") };
+                add(&[comma, "\n\t\t\t", protocol, dot, &ip, " . ", &port, " : goto ", chain]);
                 comma = ",";
             }
             add(&["\n\t\t}\n\t}\n"]);

@@ -126,6 +126,7 @@ mod tests {
     use super::*;
     use crate::engine::nftables::render;
     use crate::engine::Plan;
+    use crate::net::Protocol;
     use crate::sys::nftables::INET;
 
     #[test]
@@ -202,7 +203,8 @@ mod tests {
     #[test]
     fn rules_are_left_out_by_their_expressions() {
         use crate::engine::nftables::table::Rule;
-        assert!(encode::has_expression(&Rule::Refuse, "reject") && !encode::has_expression(&Rule::Refuse, "nat"));
+        let refuse = Rule::Refuse(Protocol::Tcp);
+        assert!(encode::has_expression(&refuse, "reject") && !encode::has_expression(&refuse, "nat"));
         assert!(encode::has_expression(&Rule::Reset, "ct") && !encode::has_expression(&Rule::Reset, "objref"));
     }
 }

@@ -2,13 +2,13 @@
 
 use super::index::Index;
 use super::table::{
-    backend, counter, frontend, key, source, Base, By, Choice, Map, Rule, Table, BINDS, DRAINING, INPUT, OUTPUT,
-    POSTROUTING, PREROUTING, SOURCES, STRAYS, STRAY_BINDS,
+    backend, counter, frontend, key, source, Base, By, Choice, Map, Range, Rule, Table, BINDS, DRAINING, INPUT, OUTPUT,
+    POSTROUTING, PREROUTING, SOURCES, SOURCES_OF_UDP, STRAYS, STRAY_BINDS,
 };
 use crate::engine::Plan;
-use crate::net::{Endpoint, Family};
+use crate::net::{Endpoint, Family, Protocol};
 use crate::schedule;
-use crate::service::{Schedule, Service};
+use crate::service::{Bind, Schedule, Service};
 
 /// Whether the rules of others drop what comes to a bind, so that the kernel itself cannot answer packets of unknown
 /// connections.
@@ -22,9 +22,15 @@ pub fn table(plan: &Plan<'_>, in_force: &Index<'_>, is_shut: IsShut<'_>) -> Opti
         Plan::Nothing | Plan::Serve([]) => return None,
         Plan::Drain(draining) => {
             // Established connections live on while there is a chain for nat, and a rule that uses their tracking.
-            table.push_one(DRAINING, Rule::Refuse);
+            let mut rules = Vec::new();
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                if draining.iter().any(|bind| bind.at.protocol() == protocol) {
+                    rules.push(Rule::Refuse(protocol));
+                }
+            }
+            table.push(DRAINING, None, rules);
             for bind in *draining {
-                binds.dispatch.push((*bind, DRAINING.to_owned()));
+                binds.dispatch.push((bind.clone(), DRAINING.to_owned()));
             }
         }
         Plan::Serve(services) => {
@@ -36,74 +42,111 @@ pub fn table(plan: &Plan<'_>, in_force: &Index<'_>, is_shut: IsShut<'_>) -> Opti
     if !binds.strays.is_empty() {
         table.push_one(STRAYS, Rule::Reset);
     }
-    lead(&mut table, &[&PREROUTING, &OUTPUT], BINDS, &binds.dispatch, Rule::Dispatch);
-    lead(&mut table, &[&POSTROUTING], SOURCES, &binds.leave, Rule::Leave);
-    lead(&mut table, &[&INPUT], STRAY_BINDS, &binds.strays, Rule::Dispatch);
+    lead(&mut table, &[&PREROUTING, &OUTPUT], BINDS, &binds.dispatch);
+    let (mut tcp, mut udp) = (Vec::new(), Vec::new());
+    for one in binds.leave {
+        let of = if one.0.at.protocol() == Protocol::Tcp { &mut tcp } else { &mut udp };
+        of.push(one);
+    }
+    let mut rules = leave(&mut table, SOURCES, &tcp, Protocol::Tcp);
+    rules.extend(leave(&mut table, SOURCES_OF_UDP, &udp, Protocol::Udp));
+    table.push(POSTROUTING.name, Some(&POSTROUTING), rules);
+    lead(&mut table, &[&INPUT], STRAY_BINDS, &binds.strays);
     Some(table)
 }
 
 /// The chain of each bind, in the chains that all packets pass.
 #[derive(Default)]
 struct Binds {
-    dispatch: Vec<(Endpoint, String)>,
-    leave: Vec<(Endpoint, String)>,
-    strays: Vec<(Endpoint, String)>,
+    dispatch: Vec<(Bind, String)>,
+    leave: Vec<(Bind, String)>,
+    strays: Vec<(Bind, String)>,
 }
 
-/// Adds a map for each family that has binds, and these chains with a rule for each of the maps.
+/// Adds the maps of binds, and chains with the rules that look something up in them and those for ranges of ports. (Intervals in
+/// a map of several values would need Linux 5.6, and slow down the others.)
 #[inline(never)]
-fn lead(
-    table: &mut Table,
-    bases: &[&'static Base],
-    names: [&'static str; 2],
-    all: &[(Endpoint, String)],
-    rule: fn(Family, &'static str) -> Rule,
-) {
-    let mut used = Vec::new();
-    for (family, name) in Family::ALL.into_iter().zip(names) {
-        let mut binds = Vec::new();
-        for (bind, chain) in all {
-            if bind.family() == family {
-                binds.push((*bind, chain.clone()));
-            }
-        }
-        if !binds.is_empty() {
-            table.maps.push(Map { name, family, has_protocol: names != SOURCES, binds });
-            used.push((family, name));
-        }
-    }
+fn lead(table: &mut Table, bases: &[&'static Base], names: [&'static str; 2], all: &[(Bind, String)]) {
+    let used = maps(table, names, all, true);
     for base in bases {
         let mut rules = Vec::new();
         for (family, name) in &used {
-            rules.push(rule(*family, name));
+            rules.push(Rule::Dispatch(*family, name));
         }
+        ranges(all, Rule::DispatchRange, &mut rules);
         table.push(base.name, Some(base), rules);
+    }
+}
+
+/// Adds the maps of binds of a protocol; returns the rules that give their connections a source address.
+#[inline(never)]
+fn leave(table: &mut Table, names: [&'static str; 2], all: &[(Bind, String)], protocol: Protocol) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for (family, name) in maps(table, names, all, false) {
+        rules.push(Rule::Leave(protocol, family, name));
+    }
+    ranges(all, Rule::LeaveRange, &mut rules);
+    rules
+}
+
+/// Adds a map for each family that has binds of single ports.
+fn maps(
+    table: &mut Table,
+    names: [&'static str; 2],
+    all: &[(Bind, String)],
+    has_protocol: bool,
+) -> Vec<(Family, &'static str)> {
+    let mut used = Vec::new();
+    for (family, name) in Family::ALL.into_iter().zip(names) {
+        let mut binds = Vec::new();
+        for (bind, chain) in all.iter().filter(|(bind, _)| bind.at.family() == family) {
+            for (first, last) in bind.ports.ranges() {
+                if first == last {
+                    binds.push((bind.at.with_port(Some(*first)), chain.clone()));
+                }
+            }
+        }
+        if !binds.is_empty() {
+            table.maps.push(Map { name, family, has_protocol, binds });
+            used.push((family, name));
+        }
+    }
+    used
+}
+
+/// Adds a rule for each range of ports.
+fn ranges(all: &[(Bind, String)], rule: fn(Box<Range>) -> Rule, rules: &mut Vec<Rule>) {
+    for (bind, chain) in all {
+        for ports in bind.ports.ranges().iter().filter(|(first, last)| first != last) {
+            rules.push(rule(Box::new(Range { at: bind.at, ports: *ports, chain: chain.clone() })));
+        }
     }
 }
 
 fn serve(service: &Service, in_force: &Index<'_>, is_shut: IsShut<'_>, table: &mut Table, binds: &mut Binds) {
     let Service { name, bind, source: from, backends, schedule, .. } = service;
-    let (family, own) = (bind.family(), key(name.as_str()));
+    let (family, protocol, own) = (bind.family(), bind.protocol(), key(name.as_str()));
     for (index, one) in backends.iter().enumerate() {
         let counter = counter(&own, &one.address);
-        table.push_one(&backend(&own, index), Rule::Deliver(counter.clone(), one.address));
+        table.push_one(&backend(&own, index), Rule::Deliver(protocol, counter.clone(), one.address));
         table.counters.push(counter);
     }
-    let first = *schedule != Schedule::Source;
+    // Every packet of UDP could be the first one, so none of a flow that is not known is told apart.
+    let first = *schedule != Schedule::Source && protocol == Protocol::Tcp;
     let choose = |by| Rule::Choose(Box::new(Choice { frontend: own.clone(), first, by }));
     let rules = match (by(service, &own, in_force), backends.iter().position(|backend| backend.weight > 0)) {
         (Some(by @ By::Only(_)), _) => vec![choose(by)],
         // A packet that is on its way while the first rule is replaced finds its map empty, and gets to the second one.
         (Some(by), Some(any)) => vec![choose(by), choose(By::Only(any))],
-        _ => vec![Rule::Refuse],
+        _ => vec![Rule::Refuse(protocol)],
     };
     let (dispatch, leave) = (frontend(&own), source(&own));
     table.push(&dispatch, None, rules);
     table.push_one(&leave, Rule::From(family, *from));
-    binds.dispatch.push((*bind, dispatch));
-    binds.leave.push((*bind, leave));
+    binds.dispatch.push((service.whole(), dispatch));
+    binds.leave.push((service.whole(), leave));
     if first && is_shut(*bind) {
-        binds.strays.push((*bind, STRAYS.to_owned()));
+        binds.strays.push((service.whole(), STRAYS.to_owned()));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::net::{Endpoint, Family};
+use crate::net::{Endpoint, Family, Protocol};
 use crate::service::Source;
 
 /// The name of our table.
@@ -83,8 +83,10 @@ pub struct Map {
 /// The maps of each family: the chains of binds for new connections, for the source address of balanced ones, and for packets of
 /// unknown ones.
 pub const BINDS: [&str; 2] = ["binds", "binds6"];
-/// See [`BINDS`].
+/// See [`BINDS`]. (`nft` reads no key of a protocol and an original port.)
 pub const SOURCES: [&str; 2] = ["sources", "sources6"];
+/// The same of UDP.
+pub const SOURCES_OF_UDP: [&str; 2] = ["sources-udp", "sources6-udp"];
 /// See [`BINDS`].
 pub const STRAY_BINDS: [&str; 2] = ["strays", "strays6"];
 
@@ -93,18 +95,33 @@ pub const STRAY_BINDS: [&str; 2] = ["strays", "strays6"];
 pub enum Rule {
     /// Sends what comes to a bind to its chain in the map of this name.
     Dispatch(Family, &'static str),
-    /// Sends balanced connections to the chain of their bind in the map of this name.
-    Leave(Family, &'static str),
+    /// Sends what comes to several ports of a bind to a chain.
+    DispatchRange(Box<Range>),
+    /// Sends balanced connections of a protocol to the chain of their bind in the map of this name.
+    Leave(Protocol, Family, &'static str),
+    /// Sends balanced connections of several ports of a bind to a chain.
+    LeaveRange(Box<Range>),
     /// Chooses a backend.
     Choose(Box<Choice>),
-    /// Counts a connection and sends it to a backend.
-    Deliver(String, Endpoint),
+    /// Counts a connection of a protocol and sends it to a backend.
+    Deliver(Protocol, String, Endpoint),
     /// Sets the source address.
     From(Family, Source),
-    /// Refuses new connections, as a closed port does.
-    Refuse,
+    /// Refuses new connections of a protocol, as a closed port does.
+    Refuse(Protocol),
     /// Answers packets of unknown connections, as a host does that knows nothing of them.
     Reset,
+}
+
+/// Ports of a bind, one next to the other, and the chain for them.
+#[derive(Debug)]
+pub struct Range {
+    /// Their address and protocol.
+    pub at: Endpoint,
+    /// First and last.
+    pub ports: (u16, u16),
+    /// The chain.
+    pub chain: String,
 }
 
 /// How a backend is chosen: that of an index has a chain of its own.

@@ -37,8 +37,10 @@ const FIRST_ALIVE: u8 = 2;
 /// A connection, or a flow of datagrams, to an address and port of this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connection {
-    /// Where the client connected to, with the protocol.
+    /// What the client connected to, with the first of its ports.
     pub bind: Endpoint,
+    /// The address and port themselves.
+    pub(super) to: Endpoint,
     /// Where its packets go.
     pub backend: Endpoint,
     /// It can still carry data. Of UDP nobody knows, so each one counts as long as it has an entry.
@@ -50,7 +52,7 @@ pub struct Connection {
 impl Connection {
     /// A living one, for tests of others.
     pub fn living(bind: Endpoint, backend: Endpoint) -> Self {
-        Connection { bind, backend, alive: true, client: bind }
+        Connection { bind, to: bind, backend, alive: true, client: bind }
     }
 }
 
@@ -58,12 +60,12 @@ impl Connection {
     /// Its packets go elsewhere than the client sent them. If the answers come from where it sent them, a service of that
     /// address itself gives them.
     pub fn is_balanced(&self) -> bool {
-        self.backend != self.bind.of_protocol(Protocol::Tcp)
+        self.backend != self.to.of_protocol(Protocol::Tcp)
     }
 
     /// The client's packets, as the kernel looks an entry up.
     pub(super) fn tuple(&self) -> (libc::c_int, Vec<u8>) {
-        tuple((self.client.ip(), self.client.port()), self.bind)
+        tuple((self.client.ip(), self.client.port()), self.to)
     }
 
     /// The number of the entry that the kernel has found, if its answers come from this backend.
@@ -83,7 +85,8 @@ impl Connection {
                 Some([state]) => usize::from(state.wrapping_sub(FIRST_ALIVE)) < ALIVE.len(),
                 _ => false,
             };
-        Some(Connection { bind: bind.of_protocol(protocol), backend, alive, client })
+        let to = bind.of_protocol(protocol);
+        Some(Connection { bind: to, to, backend, alive, client })
     }
 
     /// Reads a line of the table: the addresses and ports of the client's packets come first, then those of the answers.
@@ -117,7 +120,8 @@ impl Connection {
         let (client, bind) = (Endpoint::of(client, client_port)?, Endpoint::of(to, to_port)?);
         let backend = Endpoint::of(from, from_port)?;
         let alive = protocol == Protocol::Udp || state == "6" || ALIVE.contains(&state);
-        Some(Connection { bind: bind.of_protocol(protocol), backend, alive, client })
+        let to = bind.of_protocol(protocol);
+        Some(Connection { bind: to, to, backend, alive, client })
     }
 }
 
@@ -186,7 +190,7 @@ mod tests {
     }
 
     fn shown(found: Option<Connection>) -> Option<String> {
-        found.map(|Connection { bind, backend, alive, client }| format!("{client} {bind} {backend} {alive}"))
+        found.map(|Connection { bind, backend, alive, client, .. }| format!("{client} {bind} {backend} {alive}"))
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub use self::entry::Connection;
 use self::entry::{tuple, CTA_ID, CTA_STATUS, DST_NAT};
 use crate::error::{fail, plain, Error};
 use crate::net::{Endpoint, Protocol};
+use crate::service::Bind;
 use crate::sys::file;
 use crate::sys::log::{self, count};
 use crate::sys::netlink::{attribute, Netlink, FORGET, LOOK_UP};
@@ -19,7 +20,7 @@ const TABLE: &str = "/proc/net/nf_conntrack";
 
 /// All living connections and flows to `binds` that are balanced; `None` if the kernel does not list them (not root, or it
 /// has neither way).
-pub fn connections(binds: &[Endpoint]) -> Option<Vec<Connection>> {
+pub fn connections(binds: &[Bind]) -> Option<Vec<Connection>> {
     let mut found = list(binds, true).ok()?;
     found.retain(|connection| connection.alive);
     Some(found)
@@ -27,11 +28,11 @@ pub fn connections(binds: &[Endpoint]) -> Option<Vec<Connection>> {
 
 /// Flows of datagrams to those of `binds` that are UDP, which are not balanced: they began before our rules were there, and
 /// rules for NAT see only the first packet of a flow.
-pub fn begun_before(binds: &[Endpoint]) -> io::Result<Vec<Connection>> {
+pub fn begun_before(binds: &[Bind]) -> io::Result<Vec<Connection>> {
     let mut udp = Vec::new();
     for bind in binds {
-        if bind.protocol() == Protocol::Udp {
-            udp.push(*bind);
+        if bind.at.protocol() == Protocol::Udp {
+            udp.push(bind.clone());
         }
     }
     list(&udp, false)
@@ -39,12 +40,19 @@ pub fn begun_before(binds: &[Endpoint]) -> io::Result<Vec<Connection>> {
 
 /// All entries to `binds` in any state: those that are `balanced`, or those that are not. None is kept in memory but these,
 /// since the table can be long.
-fn list(binds: &[Endpoint], balanced: bool) -> io::Result<Vec<Connection>> {
+fn list(binds: &[Bind], balanced: bool) -> io::Result<Vec<Connection>> {
     let mut found = Vec::new();
     if binds.is_empty() {
         return Ok(found);
     }
-    let is_meant = |one: &Connection| one.is_balanced() == balanced && binds.contains(&one.bind);
+    let take = |mut one: Connection, found: &mut Vec<Connection>| {
+        if one.is_balanced() == balanced {
+            if let Some(bind) = binds.iter().find(|bind| bind.has(&one.to)) {
+                one.bind = bind.at;
+                found.push(one);
+            }
+        }
+    };
     // Kernels that know it send only entries with this bit; older ones send all.
     let mut about = Vec::new();
     if balanced {
@@ -53,8 +61,8 @@ fn list(binds: &[Endpoint], balanced: bool) -> io::Result<Vec<Connection>> {
     let told = Netlink::open().and_then(|mut netlink| {
         netlink.each(LOOK_UP, libc::AF_UNSPEC, &about, &mut |entry| match entry.map(Connection::of_message) {
             None => found.clear(),
-            Some(Some(one)) if is_meant(&one) => found.push(one),
-            Some(_) => {}
+            Some(Some(one)) => take(one, &mut found),
+            Some(None) => {}
         })
     });
     let Err(refused) = told else { return Ok(found) };
@@ -62,9 +70,7 @@ fn list(binds: &[Endpoint], balanced: bool) -> io::Result<Vec<Connection>> {
     let read = file::open(TABLE, libc::O_RDONLY).and_then(|table| {
         file::each_line(table, &mut |line| {
             if let Some(one) = Connection::of_line(line) {
-                if is_meant(&one) {
-                    found.push(one);
-                }
+                take(one, &mut found);
             }
         })
     });
@@ -105,12 +111,12 @@ impl Forgotten {
 /// still waits for its first answer gets another backend at its next try; one that was served gets an RST at its next
 /// packet; of UDP, the next datagram goes where a new one would. An error does not keep the other connections from being
 /// ended.
-pub fn forget(binds: &[Endpoint], whose: &dyn Fn(&Connection) -> bool) -> Forgotten {
+pub fn forget(binds: &[Bind], whose: &dyn Fn(&Connection) -> bool) -> Forgotten {
     forget_all(list(binds, true), whose)
 }
 
 /// Ends the flows that [`begun_before`] finds: the next datagram of each is balanced.
-pub fn forget_begun_before(binds: &[Endpoint]) -> Forgotten {
+pub fn forget_begun_before(binds: &[Bind]) -> Forgotten {
     forget_all(begun_before(binds), &|_| true)
 }
 
@@ -134,7 +140,7 @@ fn forget_all(found: io::Result<Vec<Connection>>, whose: &dyn Fn(&Connection) ->
 pub fn can_forget() -> Result<(), Error> {
     // An address for documentation (RFC 5737), from itself to itself.
     let nobody = Endpoint::parse("192.0.2.1:1")?;
-    let connection = Connection { bind: nobody, backend: nobody, alive: false, client: nobody };
+    let connection = Connection { bind: nobody, to: nobody, backend: nobody, alive: false, client: nobody };
     let mut netlink = Netlink::open().map_err(cannot)?;
     end_all(&[connection], &mut |kind, family, about| netlink.ask(kind, family, about)).complete().map(|_| ())
 }
@@ -248,7 +254,7 @@ mod tests {
 
     fn to(backend: &str, client: &str) -> Connection {
         let (bind, client) = (Endpoint::parse("10.0.0.1:80").unwrap(), Endpoint::parse(client).unwrap());
-        Connection { bind, backend: Endpoint::parse(backend).unwrap(), alive: true, client }
+        Connection { bind, to: bind, backend: Endpoint::parse(backend).unwrap(), alive: true, client }
     }
 
     #[test]

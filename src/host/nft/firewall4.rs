@@ -3,10 +3,12 @@
 //! (openwrt/files). The sets are filled here: `fw4 reload` keeps what is in them, `fw4 restart` makes them anew.
 
 use std::io;
+use std::net::IpAddr;
 
 use super::chain::{Base, Chain, Hook};
 use crate::error::{fail, Error};
-use crate::net::{Endpoint, Family, Octets};
+use crate::net::{Family, Octets};
+use crate::service::Bind;
 use crate::sys::batch::{Batch, Refusal, Verb};
 use crate::sys::file;
 use crate::sys::netlink::{self, attribute, find, find_in, next, text_of, Netlink};
@@ -37,9 +39,28 @@ fn set(family: Family) -> &'static str {
 }
 
 /// As the kernel has it in the set: the address, and the port, padded to four bytes.
-fn key(bind: &Endpoint) -> Vec<u8> {
-    let [high, low] = bind.port().to_be_bytes();
-    [Octets::of(bind.address()).as_slice(), &[high, low, 0, 0]].concat()
+fn key(ip: &IpAddr, port: u16) -> Vec<u8> {
+    let [high, low] = port.to_be_bytes();
+    [Octets::of(ip).as_slice(), &[high, low, 0, 0]].concat()
+}
+
+/// An element: its key, and where its ports are a range the key of the last one.
+type Element = (Vec<u8>, Option<Vec<u8>>);
+
+/// The elements for the binds of a family.
+fn wanted(binds: &[Bind], family: Family) -> Vec<Element> {
+    let mut all: Vec<Element> = Vec::new();
+    for bind in binds.iter().filter(|bind| bind.at.family() == family) {
+        for (first, last) in bind.ports.ranges() {
+            let ip = bind.at.address();
+            let one = (key(ip, *first), (first != last).then(|| key(ip, *last)));
+            // TCP and UDP have it in common.
+            if !all.contains(&one) {
+                all.push(one);
+            }
+        }
+    }
+    all
 }
 
 /// Two names that a request is about: its table, and what is in it.
@@ -52,13 +73,15 @@ fn which(kinds: [u16; 2], name: &str) -> Vec<u8> {
 }
 
 /// What is in the set of a family; `None` if there is no such set.
-fn read(netlink: &mut Netlink, family: Family) -> io::Result<Option<Vec<Vec<u8>>>> {
+fn read(netlink: &mut Netlink, family: Family) -> io::Result<Option<Vec<Element>>> {
     let mut keys = Vec::new();
     let which = which([elements::TABLE, elements::SET], set(family));
     let listed = netlink.list_of(netlink::ELEMENTS, INET, &which, &mut |message| {
         let mut list = find(message, elements::LIST).unwrap_or_default();
         while let Some((_, element)) = next(&mut list) {
-            keys.push(find_in(element, elements::KEY, data::VALUE).unwrap_or_default().to_vec());
+            let key = find_in(element, elements::KEY, data::VALUE).unwrap_or_default().to_vec();
+            let end = find_in(element, elements::KEY_END, data::VALUE).filter(|end| *end != key.as_slice());
+            keys.push((key, end.map(<[u8]>::to_vec)));
         }
     });
     match listed {
@@ -72,11 +95,11 @@ fn read(netlink: &mut Netlink, family: Family) -> io::Result<Option<Vec<Vec<u8>>
 }
 
 /// Whether firewall4's rule finds all of these binds; also where there is no such rule.
-pub fn has(binds: &[Endpoint]) -> bool {
+pub fn has(binds: &[Bind]) -> bool {
     let Ok(mut netlink) = Netlink::open() else { return true };
     for family in Family::ALL {
         if let Ok(Some(keys)) = read(&mut netlink, family) {
-            if binds.iter().any(|bind| bind.family() == family && !keys.contains(&key(bind))) {
+            if wanted(binds, family).iter().any(|one| !keys.contains(one)) {
                 return false;
             }
         }
@@ -86,7 +109,7 @@ pub fn has(binds: &[Endpoint]) -> bool {
 
 /// Lets connections to these binds through firewall4, in one transaction; with `only` no others. Tells whether anything had
 /// to be written. Where firewall4 has no rule of ours nothing is done.
-pub fn let_through(binds: &[Endpoint], only: bool) -> Result<bool, Error> {
+pub fn let_through(binds: &[Bind], only: bool) -> Result<bool, Error> {
     let mut tries = 1;
     loop {
         match fill(binds, only) {
@@ -99,20 +122,17 @@ pub fn let_through(binds: &[Endpoint], only: bool) -> Result<bool, Error> {
     }
 }
 
-fn fill(binds: &[Endpoint], only: bool) -> Result<bool, Refusal> {
+fn fill(binds: &[Bind], only: bool) -> Result<bool, Refusal> {
     let Ok(mut netlink) = Netlink::open() else { return Ok(false) };
     let mut batch = Batch::of(INET, TABLE);
     for family in Family::ALL {
         let Some(there) = read(&mut netlink, family)? else { continue };
-        let mut wanted = Vec::new();
-        for bind in binds.iter().filter(|bind| bind.family() == family) {
-            wanted.push(key(bind));
-        }
-        if only && there.iter().any(|key| !wanted.contains(key)) {
+        let mut wanted = wanted(binds, family);
+        if only && there.iter().any(|one| !wanted.contains(one)) {
             batch.begin(Verb::DeleteElements);
             batch.text(elements::SET, set(family));
         } else {
-            wanted.retain(|key| !there.contains(key));
+            wanted.retain(|one| !there.contains(one));
         }
         if !wanted.is_empty() {
             add(&mut batch, family, &wanted);
@@ -123,14 +143,19 @@ fn fill(binds: &[Endpoint], only: bool) -> Result<bool, Refusal> {
 }
 
 /// Adds elements to the set of a family.
-fn add(batch: &mut Batch, family: Family, keys: &[Vec<u8>]) {
+fn add(batch: &mut Batch, family: Family, all: &[Element]) {
     batch.begin(Verb::NewElements);
     batch.text(elements::SET, set(family));
     let list = batch.open(elements::LIST);
-    for key in keys {
-        let (element, outer) = (batch.open(ELEMENT), batch.open(elements::KEY));
-        batch.bytes(data::VALUE, key);
-        batch.close(outer);
+    for (key, end) in all {
+        let element = batch.open(ELEMENT);
+        for (kind, value) in [(elements::KEY, Some(key)), (elements::KEY_END, end.as_ref())] {
+            if let Some(value) = value {
+                let outer = batch.open(kind);
+                batch.bytes(data::VALUE, value);
+                batch.close(outer);
+            }
+        }
         batch.close(element);
     }
     batch.close(list);
@@ -193,10 +218,14 @@ pub fn option<'a>(config: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Endpoint;
 
     #[test]
     fn an_element_is_the_address_and_the_padded_port() {
-        let key = |bind| key(&Endpoint::parse(bind).unwrap());
+        let key = |bind| {
+            let bind = Endpoint::parse(bind).unwrap();
+            key(bind.address(), bind.port())
+        };
         assert_eq!(key("10.9.0.1:4444"), [10, 9, 0, 1, 17, 92, 0, 0]);
         let six = key("[fd09::1]:80");
         assert_eq!((six.len(), &six[..2], &six[15..]), (20, &[0xfd, 9][..], &[1, 0, 80, 0, 0][..]));

@@ -343,7 +343,7 @@ impl<'a, 'b> Walk<'a, 'b> {
         match (big(data, 2), big(data, 3), to.family()) {
             // The network header: the destination's address, and the protocol.
             (Some(1), Some(16), Family::V4) | (Some(1), Some(24), Family::V6) => address(to),
-            (Some(1), Some(9), Family::V4) => is(&[6]),
+            (Some(1), Some(9), Family::V4) => is(&[self.path.bind.protocol().number()]),
             (Some(2), Some(2), _) => is(&to.port().to_be_bytes()),
             _ => is(&[]),
         }
@@ -356,7 +356,7 @@ impl<'a, 'b> Walk<'a, 'b> {
             Some(6) => name_of(&self.path.arrives),
             Some(7) if self.base.hook != Hook::Prerouting => name_of(&self.path.leaves),
             Some(15) => is(&[self.path.bind.family().domain() as u8]),
-            Some(16) => is(&[6]),
+            Some(16) => is(&[self.path.bind.protocol().number()]),
             _ => is(&[]),
         }
     }

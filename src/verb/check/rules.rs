@@ -113,7 +113,8 @@ mod tests {
         let share =
             |(n, (taken, slots)): (usize, &(u64, u64))| Share { address: endpoint(n), taken: *taken, slots: *slots };
         let backends = (1..).zip(shares).map(share).collect();
-        InForce { name: "x".into(), bind: endpoint(9), draining: false, exact, backends }
+        let ports = crate::service::Ports::one(80);
+        InForce { name: "x".into(), bind: endpoint(9), ports, draining: false, exact, backends }
     }
 
     #[test]

@@ -7,14 +7,14 @@ use crate::error::Exit;
 use crate::host::conntrack::Connection;
 use crate::net::Endpoint;
 use crate::serve::Waiting;
-use crate::service::{Interface, Service};
+use crate::service::{Bind, Interface, Service};
 use crate::watch::checker::Seen;
 
 /// A frontend in force.
 #[derive(Debug, PartialEq)]
 pub struct FrontendStatus {
     pub name: String,
-    pub bind: Endpoint,
+    pub bind: Bind,
     /// The interface whose address it is.
     pub follows: Option<String>,
     /// Addresses of its bind and its `privateip` that this host does not have.
@@ -80,13 +80,13 @@ pub fn frontends<'a>(
     now: u64,
 ) -> Vec<FrontendStatus> {
     let mut all = Vec::new();
-    for InForce { name, bind, backends, .. } in in_force {
+    for one @ InForce { name, backends, .. } in in_force {
         let mut known = Vec::new();
         for share in backends {
             known.push(BackendStatus { address: share.address, taken: share.taken, active: None, health: None });
         }
         let (name, follows, absent) = (name.clone(), None, Vec::new());
-        all.push(FrontendStatus { name, bind: *bind, follows, absent, backends: known });
+        all.push(FrontendStatus { name, bind: one.whole(), follows, absent, backends: known });
     }
     count(&mut all, connections);
     examine(&mut all, seen, now);
@@ -99,7 +99,7 @@ fn count(frontends: &mut [FrontendStatus], connections: Option<&[Connection]>) {
         for backend in &mut *backends {
             backend.active = Some(0);
         }
-        for Connection { backend: address, .. } in connections.iter().filter(|one| one.bind == *bind) {
+        for Connection { backend: address, .. } in connections.iter().filter(|one| one.bind == bind.at) {
             if let Some(BackendStatus { active: Some(active), .. }) = known(backends, *address, Some(0)) {
                 *active += 1;
             }
@@ -111,6 +111,8 @@ fn count(frontends: &mut [FrontendStatus], connections: Option<&[Connection]>) {
 /// the config.
 fn known(backends: &mut Vec<BackendStatus>, address: Endpoint, active: Option<usize>) -> Option<&mut BackendStatus> {
     let place = backends.binary_search_by(|backend| backend.address.cmp(&address));
+    let keeps_port = |backend: &BackendStatus| backend.address.port() == 0 && backend.address.takes(&address);
+    let place = place.or_else(|at| backends.iter().position(keeps_port).ok_or(at));
     let at = place.unwrap_or_else(|at| {
         backends.insert(at, BackendStatus { address, taken: 0, active, health: None });
         at
@@ -127,8 +129,8 @@ pub fn missing(frontends: &mut [FrontendStatus], services: &[Service], has: &dyn
                 absent.push(ip);
             }
         };
-        look(bind.ip());
-        for service in services.iter().filter(|service| service.bind == *bind) {
+        look(bind.at.ip());
+        for service in services.iter().filter(|service| service.bind == bind.at) {
             service.source.each(&mut look);
             *follows = service.follows.as_ref().map(Interface::to_string);
         }
@@ -138,7 +140,7 @@ pub fn missing(frontends: &mut [FrontendStatus], services: &[Service], has: &dyn
 /// Adds what `watch` has seen.
 fn examine(frontends: &mut [FrontendStatus], seen: &[Seen], now: u64) {
     for Seen { bind, backend, condition, .. } in seen.iter().filter(|seen| seen.condition.checked) {
-        for frontend in frontends.iter_mut().filter(|frontend| frontend.bind == *bind) {
+        for frontend in frontends.iter_mut().filter(|frontend| frontend.bind.at == *bind) {
             let active = frontend.backends.first().and_then(|known| known.active).map(|_| 0);
             if let Some(backend) = known(&mut frontend.backends, *backend, active) {
                 let since = now.saturating_sub(condition.since) / 1000;

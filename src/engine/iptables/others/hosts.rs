@@ -6,7 +6,7 @@ use super::meets::{Home, Meets, Ours};
 use super::place::{Places, Traffic};
 use crate::engine::iptables::save::{self, Listing};
 use crate::engine::Level;
-use crate::net::{Endpoint, Family};
+use crate::net::{Endpoint, Family, Protocol};
 
 /// A host as a file tells it: `# INTERFACE: before RULE` or `at the end` says where the jump belongs if the backends are
 /// behind that interface, `# unasked: RULE` which ban comes too late then for the last of them.
@@ -44,6 +44,7 @@ fn listing(rules: &str) -> Listing {
 
 fn behind(interface: &str) -> Traffic {
     Traffic {
+        protocol: Protocol::Tcp,
         binds: vec![Endpoint::parse("203.0.113.1:4444").unwrap()],
         backends: vec![Endpoint::parse("10.2.0.11:5555").unwrap()],
         interfaces: Some(vec![interface.to_owned()]),
@@ -57,7 +58,8 @@ fn the_jump_stands_behind_bans_and_before_what_drops_all() {
         let listing = listing(&host.rules);
         assert!(!host.places.is_empty(), "{} tells no place", host.name);
         for (interface, wanted) in &host.places {
-            let places = Places::among(&listing.others, &|family| match family {
+            let places = Places::among(&listing.others, &|family, protocol| match family {
+                _ if protocol == Protocol::Udp => Traffic::default(),
                 Family::V4 => behind(interface),
                 Family::V6 => Traffic::default(),
             });
@@ -80,7 +82,10 @@ fn no_more_is_said_of_a_healthy_host_than_which_bans_come_too_late() {
     for host in hosts() {
         let listing = listing(&host.rules);
         let traffic = behind(&host.places.last().unwrap().0);
-        let places = Places::among(&listing.others, &|_| behind(&host.places.last().unwrap().0));
+        let places = Places::among(&listing.others, &|_, protocol| match protocol {
+            Protocol::Tcp => behind(&host.places.last().unwrap().0),
+            Protocol::Udp => Traffic::default(),
+        });
         let mut found = Vec::new();
         let forward = places.families[0].forwarded.place(None);
         let mut meets = Meets {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::super::words::Words;
-use crate::net::{self, Endpoint, Family};
+use crate::net::{self, Endpoint, Family, Protocol};
 use crate::text::number;
 
 /// What a rule tells apart among the packets in question: a bit for each condition, so that all of them are copied and joined
@@ -109,6 +109,8 @@ pub enum Interface<'a> {
 pub struct Packet<'a> {
     /// Of its addresses.
     pub family: Family,
+    /// What it is of.
+    pub protocol: Protocol,
     /// Where it is from.
     pub source: End<'a>,
     /// Where it goes.
@@ -177,7 +179,7 @@ pub fn reach(rule: &str, packet: &Packet<'_>) -> Option<Only> {
         // What the condition holds for, and what it tells apart unless it holds for all.
         let (holds, of) = match word {
             "-j" | "-g" => break,
-            "-p" => (Holds::of(matches!(value(), "tcp" | "6" | "all")), Only::CLIENTS),
+            "-p" => (Holds::of(is_protocol(packet.protocol, value())), Only::CLIENTS),
             "-s" => (address(packet.source, value()), side(packet.source)),
             "-d" => (address(packet.destination, value()), side(packet.destination)),
             "-i" => interface(packet.input, value(), std::mem::take(&mut not)),
@@ -185,7 +187,7 @@ pub fn reach(rule: &str, packet: &Packet<'_>) -> Option<Only> {
             "--sport" | "--sports" => (ports(packet.source, value()), side(packet.source)),
             "--dport" | "--dports" => (ports(packet.destination, value()), side(packet.destination)),
             "--ctstate" | "--state" => (states(packet, value()), Only::CLIENTS),
-            "--ctproto" => (Holds::of(value() == "6"), Only::CLIENTS),
+            "--ctproto" => (Holds::of(is_protocol(packet.protocol, value())), Only::CLIENTS),
             "--ctorigdst" => (address(End::Server(packet.binds), value()), Only::SERVERS),
             "--ctorigdstport" => (ports(End::Server(packet.binds), value()), Only::SERVERS),
             "--tcp-flags" => {
@@ -211,9 +213,8 @@ pub fn reach(rule: &str, packet: &Packet<'_>) -> Option<Only> {
                 continue;
             }
             "-m" => match value() {
-                "tcp" | "comment" | "conntrack" | "state" | "multiport" | "addrtype" | "pkttype" | "iprange" => {
-                    continue
-                }
+                "tcp" | "udp" | "comment" | "conntrack" | "state" | "multiport" | "addrtype" | "pkttype"
+                | "iprange" => continue,
                 // It holds for what comes in by the right interface.
                 "rpfilter" => (Holds::of(Words(rule).all(|word| word != "--invert")), Only::CLIENTS),
                 _ => (Holds::FOR_SOME, Only::CLIENTS),
@@ -233,6 +234,11 @@ pub fn reach(rule: &str, packet: &Packet<'_>) -> Option<Only> {
         not = false;
     }
     Some(reach)
+}
+
+/// Whether a word stands for a protocol.
+fn is_protocol(protocol: Protocol, word: &str) -> bool {
+    word == "all" || word == protocol.word() || number(word, 255) == Some(protocol.number().into())
 }
 
 /// Whether a rule names ports that its packets go to.
@@ -363,6 +369,7 @@ mod tests {
         let binds = [Endpoint::parse("10.9.0.1:4444").unwrap()];
         let front = ["wan".to_owned()];
         let packet = Packet {
+            protocol: Protocol::Tcp,
             family: Family::V4,
             source: End::Client,
             destination: End::Server(&backends),

@@ -3,11 +3,13 @@
 use super::matches::{End, Interface, Packet, Stage};
 use super::walk::Effect;
 use super::Others;
-use crate::net::{Endpoint, Family};
+use crate::net::{Endpoint, Family, Protocol};
 
-/// The connections of one family that are to be balanced.
+/// The connections of one family and protocol that are to be balanced.
 #[derive(Debug, Default)]
 pub struct Traffic {
+    /// The protocol.
+    pub protocol: Protocol,
     /// Where clients connect to.
     pub binds: Vec<Endpoint>,
     /// Where their connections go.
@@ -26,6 +28,7 @@ impl Traffic {
         let all = |interface: Interface<'_>, take: &mut dyn FnMut(&Packet<'_>)| {
             let there = Packet {
                 family,
+                protocol: self.protocol,
                 source: End::Client,
                 destination: backends,
                 input: front,
@@ -51,6 +54,7 @@ impl Traffic {
     pub fn arriving(&self, family: Family, stage: Stage) -> Packet<'_> {
         Packet {
             family,
+            protocol: self.protocol,
             source: End::Client,
             destination: End::Server(&self.binds),
             input: Interface::Front(&self.front),
@@ -133,13 +137,18 @@ pub struct Places {
 
 impl Places {
     /// Among these rules.
-    pub fn among(others: &Others, traffic: &dyn Fn(Family) -> Traffic) -> Self {
+    pub fn among(others: &Others, traffic: &dyn Fn(Family, Protocol) -> Traffic) -> Self {
         let mut all = Places::default();
         for (family, places) in Family::ALL.into_iter().zip(&mut all.families) {
-            let traffic = traffic(family);
-            if !traffic.binds.is_empty() {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let traffic = traffic(family, protocol);
+                if traffic.binds.is_empty() {
+                    continue;
+                }
                 traffic.forwarded(family, &mut |packet| places.forwarded.add(others, "FORWARD", packet));
-                places.strays.add(others, "INPUT", &traffic.arriving(family, Stage::Stray));
+                if protocol == Protocol::Tcp {
+                    places.strays.add(others, "INPUT", &traffic.arriving(family, Stage::Stray));
+                }
             }
         }
         all

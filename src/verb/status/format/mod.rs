@@ -54,13 +54,14 @@ mod tests {
     fn balanced(name: &str, bind: &str, backends: &[(&str, u64)]) -> InForce {
         let share = |(address, taken): &(&str, u64)| Share { address: at(address), taken: *taken, slots: 1 };
         let backends = backends.iter().map(share).collect();
-        InForce { name: name.to_owned(), bind: at(bind), draining: false, exact: true, backends }
+        let ports = crate::service::Ports::one(at(bind).port());
+        InForce { name: name.to_owned(), bind: at(bind), ports, draining: false, exact: true, backends }
     }
 
     /// What `watch` has seen of a backend: `since` is in milliseconds; an `error` alone does not mean that it is down.
     fn seen(bind: &str, backend: &str, down: bool, since: u64, error: &str) -> Seen {
         let condition = Condition { down, checked: true, since, error: error.to_owned(), against: 0 };
-        Seen { bind: at(bind), written: String::new(), backend: at(backend), chosen: !down, condition, due: 0 }
+        Seen { bind: at(bind), name: String::new(), backend: at(backend), chosen: !down, condition, due: 0 }
     }
 
     /// Two frontends, one without a name of its own and one in IPv6, with backends that are up, down and not checked, and

@@ -203,7 +203,7 @@ on_all!(firewall4_with_our_rule_is_no_complaint_before_the_service_starts, |lab|
         add rule inet fw4 forward ct state vmap { established : accept, related : accept }'");
     assert_eq!(lab.paraglider("check").0, 1);
     // The package's chain; its set is empty until then.
-    sh("nft 'add set inet fw4 paraglider { type ipv4_addr . inet_service; }; add chain inet fw4 forward_paraglider; \
+    sh("nft 'add set inet fw4 paraglider { type ipv4_addr . inet_service; flags interval; }; add chain inet fw4 forward_paraglider; \
         add rule inet fw4 forward ct status dnat jump forward_paraglider; add rule inet fw4 forward_paraglider \
         meta l4proto tcp ct original ip daddr . ct original proto-dst @paraglider accept'");
     let out = lab.ok("check");

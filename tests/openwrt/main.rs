@@ -10,6 +10,8 @@
 )]
 
 mod adopt;
+#[path = "../netns/datagram.rs"]
+mod datagram;
 mod interface;
 #[path = "../netns/lab.rs"]
 mod lab;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::datagram;
 use crate::lab::{self, ask_often, inside, sh, Held, Lab, Variant};
 use crate::router::{By, Router};
 
@@ -164,6 +165,13 @@ fn let_through() -> String {
     list.lines().filter_map(|line| line.trim().strip_prefix("elements = ")).collect::<Vec<_>>().join(" ")
 }
 
+/// The same, where it is more than a line.
+fn let_through_all() -> String {
+    let list = sh("nft list set inet fw4 paraglider");
+    list.split_once("elements = ")
+        .map_or_else(String::new, |(_, rest)| rest.split_once('}').unwrap().0.to_owned() + "}")
+}
+
 /// Whether firewall4 has anything of ours.
 fn knows_us() -> bool {
     sh("nft list table inet fw4 2>/dev/null || true").contains("paraglider")
@@ -228,6 +236,48 @@ fn firewall4_lets_through_what_is_balanced_and_nothing_else() {
     });
 }
 
+/// UDP and ranges of ports get through firewall4 too, and what is beside them does not.
+#[test]
+fn firewall4_lets_through_udp_and_ranges_of_ports() {
+    tell("story::firewall4_lets_through_udp_and_ranges_of_ports", |_, router| {
+        router.with_firewall4();
+        router.ok("/etc/init.d/firewall start");
+        router.install();
+        for host in ["b1", "b2"] {
+            [53, 5050, 5101].into_iter().for_each(|port| datagram::serve(host, None, port));
+        }
+        router.write(
+            "etc/paraglider/glider.yaml",
+            "frontend: {bind: '10.9.0.1:[53, 80, 5000-5100]', protocol: both, privateip: 10.2.0.1, \
+             backends: [10.2.0.11, 10.2.0.12]}\n",
+        );
+        router.ok("/etc/init.d/paraglider start");
+        let ports = "{ 10.9.0.1 . 53, 10.9.0.1 . 80, 10.9.0.1 . 5000-5100 }";
+        let words =
+            |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").replace(" }", "}").replace("}", " }");
+        for firewall in ["", "reload", "restart"] {
+            if !firewall.is_empty() {
+                router.ok(&format!("/etc/init.d/firewall {firewall}"));
+            }
+            assert_eq!(words(&let_through_all()), ports, "{firewall}");
+            for port in [53, 5050] {
+                let two = datagram::ask_often("client", &format!("10.9.0.1:{port}"), 2);
+                assert_eq!(
+                    two.keys().map(|answer| &answer[..2]).collect::<Vec<_>>(),
+                    ["b1", "b2"],
+                    "{firewall} {port}"
+                );
+            }
+            let web = ask_often("client", "10.9.0.1:80", 2);
+            assert_eq!(web.into_iter().collect::<Vec<_>>(), fair(&[1, 2], 1));
+            assert!(!datagram::ask_often("client", "10.9.0.1:5101", 1).keys().any(|answer| answer.starts_with('b')));
+            assert_eq!(router.service("status").code, 0);
+        }
+        router.ok("/etc/init.d/paraglider stop");
+        assert_eq!(let_through(), "");
+    });
+}
+
 /// Clients from WAN while firewall4 is loaded anew: none is refused.
 #[test]
 fn a_reload_of_firewall4_refuses_nobody() {
@@ -275,7 +325,7 @@ fn removed_and_installed_again_it_lets_wan_through() {
                 before = by;
                 assert!(!knows_us());
                 if left {
-                    sh("nft 'add set inet fw4 paraglider { type ipv4_addr . inet_service; }'");
+                    sh("nft 'add set inet fw4 paraglider { type ipv4_addr . inet_service; flags interval; }'");
                 }
                 assert_eq!(router.install_by(by).code, 0);
                 assert_eq!(answers("client", 2), fair(&[1, 2], 1), "{by:?}, a set was left: {left}");

@@ -44,8 +44,8 @@ fn key(ip: &IpAddr, port: u16) -> Vec<u8> {
     [Octets::of(ip).as_slice(), &[high, low, 0, 0]].concat()
 }
 
-/// An element: its key, and where its ports are a range the key of the last one.
-type Element = (Vec<u8>, Option<Vec<u8>>);
+/// An element: the keys of its first port and of its last one.
+type Element = (Vec<u8>, Vec<u8>);
 
 /// The elements for the binds of a family.
 fn wanted(binds: &[Bind], family: Family) -> Vec<Element> {
@@ -53,7 +53,7 @@ fn wanted(binds: &[Bind], family: Family) -> Vec<Element> {
     for bind in binds.iter().filter(|bind| bind.at.family() == family) {
         for (first, last) in bind.ports.ranges() {
             let ip = bind.at.address();
-            let one = (key(ip, *first), (first != last).then(|| key(ip, *last)));
+            let one = (key(ip, *first), key(ip, *last));
             // TCP and UDP have it in common.
             if !all.contains(&one) {
                 all.push(one);
@@ -80,8 +80,8 @@ fn read(netlink: &mut Netlink, family: Family) -> io::Result<Option<Vec<Element>
         let mut list = find(message, elements::LIST).unwrap_or_default();
         while let Some((_, element)) = next(&mut list) {
             let key = find_in(element, elements::KEY, data::VALUE).unwrap_or_default().to_vec();
-            let end = find_in(element, elements::KEY_END, data::VALUE).filter(|end| *end != key.as_slice());
-            keys.push((key, end.map(<[u8]>::to_vec)));
+            let end = find_in(element, elements::KEY_END, data::VALUE).map_or_else(|| key.clone(), <[u8]>::to_vec);
+            keys.push((key, end));
         }
     });
     match listed {
@@ -149,12 +149,10 @@ fn add(batch: &mut Batch, family: Family, all: &[Element]) {
     let list = batch.open(elements::LIST);
     for (key, end) in all {
         let element = batch.open(ELEMENT);
-        for (kind, value) in [(elements::KEY, Some(key)), (elements::KEY_END, end.as_ref())] {
-            if let Some(value) = value {
-                let outer = batch.open(kind);
-                batch.bytes(data::VALUE, value);
-                batch.close(outer);
-            }
+        for (kind, value) in [(elements::KEY, key), (elements::KEY_END, end)] {
+            let outer = batch.open(kind);
+            batch.bytes(data::VALUE, value);
+            batch.close(outer);
         }
         batch.close(element);
     }

@@ -24,6 +24,7 @@ mod change;
 mod conntrack;
 mod dark;
 mod datagram;
+mod dns;
 mod engine;
 mod failure;
 mod firewall4;

@@ -47,25 +47,26 @@ on_all!(it_is_dealt_out_and_a_socket_stays, |lab| {
     let (code, check, _) = lab.paraglider("check");
     assert!(code == 0 && !check.contains("error"), "{check}");
 
-    // Shares by weight, each schedule, and a weight of 0 for all: then the port is closed.
+    // Shares by weight, each schedule, and a weight of 0 for all: then the port is closed. (Each on a port of its own, since a
+    // new socket can have the port of one whose flow is still known.)
     let weights = "{address: '10.2.0.11:53', weight: 3}, '10.2.0.12:53'";
-    frontend(lab, "10.9.0.1:5300", "  protocol: udp\n", weights);
+    frontend(lab, "10.9.0.1:5301", "  protocol: udp\n", weights);
     lab.ok("start");
-    assert_eq!(ask_often("client", "10.9.0.1:5300", 8), answers(&[("b1 10.2.0.1 53", 6), ("b2 10.2.0.1 53", 2)]));
-    frontend(lab, "10.9.0.1:5300", "  protocol: udp\n  schedule: source\n", ALL);
-    lab.ok("start");
-    lab.is_in_force();
-    assert_eq!(ask_often("client", "10.9.0.1:5300", 5).len(), 1);
-    frontend(lab, "10.9.0.1:5300", "  protocol: udp\n  schedule: random\n", ALL);
+    assert_eq!(ask_often("client", "10.9.0.1:5301", 8), answers(&[("b1 10.2.0.1 53", 6), ("b2 10.2.0.1 53", 2)]));
+    frontend(lab, "10.9.0.1:5302", "  protocol: udp\n  schedule: source\n", ALL);
     lab.ok("start");
     lab.is_in_force();
-    assert_eq!(ask_often("client", "10.9.0.1:5300", 60).len(), 3);
-    frontend(lab, "10.9.0.1:5300", "  protocol: udp\n", "{address: '10.2.0.11:53', weight: 0}");
+    assert_eq!(ask_often("client", "10.9.0.1:5302", 5).len(), 1);
+    frontend(lab, "10.9.0.1:5303", "  protocol: udp\n  schedule: random\n", ALL);
     lab.ok("start");
     lab.is_in_force();
-    assert_eq!(ask_often("client", "10.9.0.1:5300", 1), answers(&[("ConnectionRefused", 1)]));
+    assert_eq!(ask_often("client", "10.9.0.1:5303", 60).len(), 3);
+    frontend(lab, "10.9.0.1:5304", "  protocol: udp\n", "{address: '10.2.0.11:53', weight: 0}");
+    lab.ok("start");
+    lab.is_in_force();
+    assert_eq!(ask_often("client", "10.9.0.1:5304", 1), answers(&[("ConnectionRefused", 1)]));
     // What a rule refuses on its way out is told to the program at once.
-    let local = ask_often("balancer", "10.9.0.1:5300", 1).into_keys().next().unwrap();
+    let local = ask_often("balancer", "10.9.0.1:5304", 1).into_keys().next().unwrap();
     assert!(["ConnectionRefused", "PermissionDenied"].contains(&local.as_str()), "{local}");
     lab.ok("stop");
     assert_eq!(lab.ours(), [""; 0]);
@@ -200,6 +201,17 @@ on_all!(a_verdict_of_the_watch_takes_flows_along, |lab| {
     let watch = Watch::with(lab, "watch --again");
     until("it is back", || lab.leads_to("10.2.0.12:53"));
     drop(watch);
+});
+
+on_all!(a_program_that_listens_at_the_bind_is_told_of, |lab| {
+    datagram::serve("balancer", Some([10, 9, 0, 1].into()), 5300);
+    let says = |bind: &str| {
+        frontend(lab, bind, "  protocol: udp\n", "'10.2.0.11:53'");
+        lab.paraglider("check").1.contains("10.9.0.1:5300/udp: a program on this host listens there")
+    };
+    assert!(says("10.9.0.1:5300") && says("10.9.0.1:[53, 5300]") && !says("10.9.0.1:5301"));
+    lab.config("frontend: {bind: '10.9.0.1:5300', backends: ['10.2.0.11:53']}\n");
+    assert!(!lab.paraglider("check").1.contains("a program on this host listens there"));
 });
 
 on_all!(what_overlaps_is_told, |lab| {

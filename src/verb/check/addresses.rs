@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use super::findings::Findings;
 use crate::host::remedy::{self, System};
 use crate::host::route;
-use crate::net::{same, Endpoint, Family, Octets};
-use crate::service::{Service, Source};
+use crate::net::{same, Endpoint, Family, Octets, Protocol};
+use crate::service::{Bind, Service, Source};
 use crate::sys::file;
 
 /// Adds what is found about the addresses.
@@ -20,7 +20,7 @@ pub fn check(services: &[Service], findings: &mut Findings<'_>) {
         if service.follows.is_some() {
             findings.ok(format_args!("bind {}: it is {} now", service.written(), service.bind));
         }
-        bind(&service.bind, &keepalived, &listeners, findings);
+        bind(&service.whole(), &keepalived, &listeners, findings);
         source(service, &keepalived, findings);
         checks(service, findings);
         for backend in &service.backends {
@@ -38,8 +38,8 @@ fn place(ip: &IpAddr, keepalived: &str) -> Option<&'static str> {
     }
 }
 
-fn bind(bind: &Endpoint, keepalived: &str, listeners: &[String], findings: &mut Findings<'_>) {
-    let ip = bind.address();
+fn bind(bind: &Bind, keepalived: &str, listeners: &[Listener], findings: &mut Findings<'_>) {
+    let ip = bind.at.address();
     if let Some(place) = place(ip, keepalived) {
         findings.ok(format_args!("bind {bind}: the address is {place}"));
     } else if route::is_doubled(ip) {
@@ -60,14 +60,23 @@ fn bind(bind: &Endpoint, keepalived: &str, listeners: &[String], findings: &mut 
              here{cloud}"
         ));
     }
-    loopback("bind", bind, findings);
-    if listeners.iter().any(|listener| listens(listener, bind)) {
-        let ssh = match bind.port() {
-            22 => "; if that is your SSH server, you will not get in by this address again",
+    loopback("bind", &bind.at, findings);
+    let mut ports = Vec::new();
+    for listener in listeners {
+        if let Some(port) = listens(listener, bind) {
+            if !ports.contains(&port) {
+                ports.push(port);
+            }
+        }
+    }
+    for port in ports {
+        let to = bind.at.with_port(Some(port));
+        let ssh = match (port, to.protocol()) {
+            (22, Protocol::Tcp) => "; if that is your SSH server, you will not get in by this address again",
             _ => "",
         };
         findings.warning(format_args!(
-            "bind {bind}: a program on this host listens there; from `start` on the backends answer in its place{ssh}"
+            "bind {to}: a program on this host listens there; from `start` on the backends answer in its place{ssh}"
         ));
     }
 }
@@ -209,15 +218,23 @@ fn loopback(what: &str, endpoint: &Endpoint, findings: &mut Findings<'_>) {
     }
 }
 
-/// Where programs listen, as [`listener`] finds it.
-fn listeners() -> Vec<String> {
+/// A protocol, and where a program listens, as [`listener`] finds it.
+type Listener = (Protocol, String);
+
+/// Where programs listen.
+fn listeners() -> Vec<Listener> {
     let mut found = Vec::new();
-    for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
+    for (path, protocol) in [
+        ("/proc/net/tcp", Protocol::Tcp),
+        ("/proc/net/tcp6", Protocol::Tcp),
+        ("/proc/net/udp", Protocol::Udp),
+        ("/proc/net/udp6", Protocol::Udp),
+    ] {
         // They have the connections too, and can be long.
         let _ = file::open(path, libc::O_RDONLY).and_then(|file| {
             file::each_line(file, &mut |line| {
-                if let Some(listener) = listener(line) {
-                    found.push(listener.to_owned());
+                if let Some(listener) = listener(line, protocol) {
+                    found.push((protocol, listener.to_owned()));
                 }
             })
         });
@@ -225,23 +242,28 @@ fn listeners() -> Vec<String> {
     found
 }
 
-/// The address and port of a listener in a line of /proc/net/tcp or tcp6 (proc_pid_net(5)), if it is one: words of 32 bits in
-/// hex, in the byte order of the machine.
-fn listener(line: &str) -> Option<&str> {
+/// The address and port of a listener in a line of /proc/net/tcp or udp (proc_pid_net(5)), if it is one: words of 32 bits in
+/// hex, in the byte order of the machine. (TCP_LISTEN; a socket of UDP that is connected to nobody has TCP_CLOSE.)
+fn listener(line: &str, protocol: Protocol) -> Option<&str> {
     let mut words = line.split_ascii_whitespace();
     let listener = words.nth(1)?;
-    (words.nth(1) == Some("0A")).then_some(listener)
+    let state = if protocol == Protocol::Tcp { "0A" } else { "07" };
+    (words.nth(1) == Some(state)).then_some(listener)
 }
 
-/// Whether a listener is at this address, or at the unspecified one for all.
-fn listens(listener: &str, bind: &Endpoint) -> bool {
-    let Some((address, port)) = listener.split_once(':') else { return false };
+/// The port of a bind at which a listener is, if it has its address, or the unspecified one for all.
+fn listens((protocol, listener): &Listener, bind: &Bind) -> Option<u16> {
+    let (address, port) = listener.split_once(':')?;
     let mut own = String::new();
-    for word in Octets::of(bind.address()).as_slice().chunks(4) {
+    for word in Octets::of(bind.at.address()).as_slice().chunks(4) {
         let _ = write!(own, "{:08x}", word.try_into().map_or(0, u32::from_ne_bytes));
     }
     let all = address.bytes().all(|b| b == b'0');
-    u64::from_str_radix(port, 16) == Ok(bind.port().into()) && (all || address.eq_ignore_ascii_case(&own))
+    let port = u64::from_str_radix(port, 16).ok()? as u16;
+    let is_it = *protocol == bind.at.protocol() && (all || address.eq_ignore_ascii_case(&own));
+    // Among many ports of UDP, one may be a client's own.
+    let alone = bind.ports.ranges().contains(&(port, port));
+    (is_it && (alone || *protocol == Protocol::Tcp && bind.ports.has(port))).then_some(port)
 }
 
 #[cfg(test)]
@@ -251,8 +273,10 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn a_listener_is_told_from_a_connection() {
-        let is_at =
-            |line: &str, bind: &str| listener(line).is_some_and(|one| listens(one, &Endpoint::parse(bind).unwrap()));
+        let is_at = |line: &str, bind: &str| {
+            let bind = Bind::one(Endpoint::parse(bind).unwrap());
+            listener(line, Protocol::Tcp).is_some_and(|one| listens(&(Protocol::Tcp, one.to_owned()), &bind).is_some())
+        };
         let line = "   0: 0A00007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1";
         assert!(is_at(line, "127.0.0.10:22") && !is_at(line, "127.0.0.10:23") && !is_at(line, "127.0.0.1:22"));
         assert!(!is_at(&line.replace(" 0A ", " 01 "), "127.0.0.10:22"));

@@ -27,6 +27,19 @@ pub(crate) fn split<'a>(text: &'a str, what: &str) -> Option<(&'a str, &'a str)>
     Some((text.get(..at)?, text.get(at + what.len()..)?))
 }
 
+/// Whether `part` is somewhere in `bytes`; an empty one is.
+#[inline(never)]
+pub(crate) fn holds(bytes: &[u8], part: &[u8]) -> bool {
+    let mut rest = bytes;
+    while !rest.starts_with(part) {
+        match rest {
+            [_, more @ ..] => rest = more,
+            [] => return false,
+        }
+    }
+    true
+}
+
 /// Whether a text is not empty, and each of its bytes is a letter, a digit, or one of these ASCII characters.
 #[inline(never)] // it has many callers
 pub(crate) fn is_word(text: &str, these: &str) -> bool {
@@ -222,6 +235,17 @@ mod tests {
         assert_eq!(edits("", "abc"), 3);
         assert_eq!(edits("abc", ""), 3);
         assert_eq!(edits("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn a_part_is_found_anywhere() {
+        for part in ["", "a", "abab", "bab", "babc", "ababc", "c"] {
+            assert!(holds(b"ababc", part.as_bytes()), "{part}");
+        }
+        for part in ["d", "ababcd", "aba c"] {
+            assert!(!holds(b"ababc", part.as_bytes()), "{part}");
+        }
+        assert!(holds(b"", b"") && !holds(b"", b"a"));
     }
 
     #[test]

@@ -76,8 +76,12 @@ pub(super) struct Checks {
     pub timeout: Option<u64>,
     /// The number of the value that `timeout:` has.
     pub timeout_at: usize,
-    /// A key that was given and that only checks by http have, and the number of its value.
-    pub needs_http: Option<(&'static str, usize)>,
+    /// The number of the value that `type:` has.
+    pub kind_at: usize,
+    /// What `expect:` says, which means one thing to http and another to udp.
+    pub expect: String,
+    /// The keys that were given and that not all kinds of checks have, each with the number of its value.
+    pub special: Vec<(&'static str, usize)>,
 }
 
 /// The values of a backend; its address joins the frontend at once.

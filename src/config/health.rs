@@ -4,20 +4,22 @@ use std::fmt;
 use std::net::Ipv6Addr;
 
 use super::address;
-use super::character::Stray;
 use super::draft::{Checks, Draft};
-use super::expect::statuses;
+use super::expect::{expected, payload, Expected, EXPECTED, LONGEST};
 use super::node::{Key, Node};
 use super::words;
 use crate::error::{refuse, Error};
 use crate::net::port_number;
-use crate::text::{find, is_word, number, one_of, part, Shown};
+use crate::service::health::{Health, Kind};
+use crate::text::{find, is_word, number, one_of, Shown};
 
 /// Shortest and longest interval, in milliseconds.
 const INTERVALS: (u64, u64) = (100, 3_600_000);
 
-/// Longest path or text, in bytes.
-const LONGEST: usize = 256;
+/// The message about a check by UDP that says nothing.
+const NOTHING_SENT: &str =
+    "`type: udp` needs `send:`, since a service that is asked nothing says nothing; write what it \
+                            answers to, as in `send: \"ping\"` or `send: \"hex:00 01 ff\"`; for DNS write `type: dns`";
 
 const TIME: &str = "a time such as 500ms or 2s";
 
@@ -27,13 +29,14 @@ const CHECKS: &str = "a number of checks in 1-255";
 pub(super) const HEALTH: Node = Node::mapping(
     "a mapping such as `{type: http, path: /health}`, or `{}` for TCP checks",
     &[
-        Key("type", Node::text("`tcp` or `http`", kind)),
+        Key("type", Node::text("`tcp`, `http`, `udp` or `dns`", kind)),
         Key("interval", Node::text(TIME, interval)),
         Key("timeout", Node::text(TIME, timeout)),
         Key("fall", Node::text(CHECKS, fall)),
         Key("rise", Node::text(CHECKS, rise)),
         Key("path", Node::text("a path such as /health", path)),
         Key("host", Node::text("a name such as www.example.com", host)),
+        Key("send", Node::text("a text, or bytes such as \"hex:00 01 ff\"", send)),
         Key("expect", Node::text("one status, one range of them such as 200-399, or a text of the body", expect)),
         Key("port", Node::text("a port", port)),
         Key("on_all_down", Node::text("`keep` or `reject`", on_all_down)),
@@ -44,7 +47,9 @@ pub(super) const HEALTH: Node = Node::mapping(
 
 fn kind(draft: &mut Draft, text: &str) -> Result<(), Error> {
     words::refuse_any(&words::CHECKS, "unknown value", text)?;
-    draft.checks.health.http = second_of(["tcp", "http"], text)?;
+    let at = one_of("unknown value", &Kind::WORDS, text)?;
+    draft.checks.health.kind = Kind::ALL.get(at).copied().unwrap_or(Kind::Tcp);
+    draft.checks.kind_at = draft.value();
     Ok(())
 }
 
@@ -87,7 +92,7 @@ fn path(draft: &mut Draft, text: &str) -> Result<(), Error> {
         );
     }
     draft.checks.health.path = text.to_owned();
-    needs_http(draft, "path")
+    special(draft, "path")
 }
 
 /// What an http check sends as `Host:`.
@@ -104,39 +109,40 @@ fn host(draft: &mut Draft, text: &str) -> Result<(), Error> {
         return refuse!("`{}` is not a host name, as in www.example.com or www.example.com:8080{more}", Shown(text));
     }
     draft.checks.health.host = text.to_owned();
-    needs_http(draft, "host")
+    special(draft, "host")
 }
 
-/// A status, a range of them, or a text.
+/// What a check by UDP sends.
+fn send(draft: &mut Draft, text: &str) -> Result<(), Error> {
+    draft.checks.health.send = payload("the text to send", text)?;
+    special(draft, "send")
+}
+
 fn expect(draft: &mut Draft, text: &str) -> Result<(), Error> {
-    let health = &mut draft.checks.health;
-    if text.is_empty() || text.len() > LONGEST {
-        return refuse!("the expected text must have 1 to {LONGEST} bytes");
-    }
-    let (low, high) = part(text, "-").unwrap_or((text, text));
-    let range = (number(low, 599).unwrap_or(0), number(high, 599).unwrap_or(0));
-    let meant = statuses(text).or(Stray::spoils(text).then_some((0, 0)));
-    match meant {
-        _ if range.0 >= 100 && range.0 <= range.1 => health.statuses = range,
-        Some((0, _)) => {
-            return refuse!(
-                "`{}` is not a status in 100-599, nor a range of them such as 200-399, and cannot be a text of the body",
-                Shown(text)
-            );
-        }
-        Some((low, high)) => {
-            let mut right = format!("{low}-{high}");
-            right.truncate(if low == high { 3 } else { 7 });
-            return refuse!("`{}` is not a status or one range of them; write {right}", Shown(text));
-        }
-        None => text.clone_into(&mut health.text),
-    }
-    needs_http(draft, "expect")
+    text.clone_into(&mut draft.checks.expect);
+    special(draft, "expect")
 }
 
-/// Such a key is of no use to a check by TCP.
-fn needs_http(draft: &mut Draft, key: &'static str) -> Result<(), Error> {
-    draft.checks.needs_http = Some((key, draft.value()));
+/// Such a key is of no use to all kinds of checks.
+fn special(draft: &mut Draft, key: &'static str) -> Result<(), Error> {
+    let at = draft.value();
+    draft.checks.special.push((key, at));
+    Ok(())
+}
+
+/// A key that not all kinds of checks have, at the end, when the kind is known.
+fn meant(key: &str, health: &mut Health, text: &str) -> Result<(), Error> {
+    match (key, health.kind) {
+        ("expect", Kind::Http) => match expected(text)? {
+            Expected::Statuses(low, high) => health.statuses = (low.into(), high.into()),
+            Expected::Text(text) => health.text = text,
+        },
+        ("expect", Kind::Udp) => health.text = payload(EXPECTED, text)?,
+        ("expect", _) => return refuse!("`expect` needs `type: http` or `udp`"),
+        ("send", Kind::Udp) | ("path" | "host", Kind::Http) => {}
+        ("send", _) => return refuse!("`send` needs `type: udp`"),
+        _ => return refuse!("`{key}` needs `type: http`"),
+    }
     Ok(())
 }
 
@@ -152,7 +158,7 @@ fn on_all_down(draft: &mut Draft, text: &str) -> Result<(), Error> {
 
 /// The end of `health:`: what the values say together.
 fn end(draft: &mut Draft) -> Result<(), Error> {
-    let Checks { mut health, timeout, timeout_at, needs_http } = std::mem::take(&mut draft.checks);
+    let Checks { mut health, timeout, timeout_at, kind_at, expect, special } = std::mem::take(&mut draft.checks);
     let interval = health.interval;
     health.timeout = timeout.unwrap_or(health.timeout.min(interval / 2));
     let (shown, most) = (Time(health.timeout), Time(interval));
@@ -160,8 +166,13 @@ fn end(draft: &mut Draft) -> Result<(), Error> {
         let why = format_args!("a timeout of {shown} is not in 1ms-{most}, the interval");
         return draft.too_late(timeout_at, Error::usage(why));
     }
-    if let Some((key, at)) = needs_http.filter(|_| !health.http) {
-        return draft.too_late(at, Error::usage(format_args!("`{key}` needs `type: http`")));
+    for (key, at) in special {
+        if let Err(error) = meant(key, &mut health, &expect) {
+            return draft.too_late(at, error);
+        }
+    }
+    if health.kind == Kind::Udp && health.send.is_empty() {
+        return draft.too_late(kind_at, Error::usage(format_args!("{NOTHING_SENT}")));
     }
     draft.frontend.health = Some(Box::new(health));
     Ok(())
@@ -237,6 +248,30 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_for_the_checks_that_know_what_to_do_with_it() {
+        let judged = |key: &str, kind, text: &str| {
+            let mut health = Health { kind, ..Health::default() };
+            meant(key, &mut health, text).map(|()| (health.statuses, health.text)).map_err(|error| error.to_string())
+        };
+        assert_eq!(judged("expect", Kind::Http, "200"), Ok(((200, 200), Vec::new())));
+        assert_eq!(judged("expect", Kind::Http, "hex:00"), Ok(((200, 399), b"hex:00".to_vec())));
+        assert_eq!(judged("expect", Kind::Udp, "200"), Ok(((200, 399), b"200".to_vec())));
+        assert_eq!(judged("expect", Kind::Udp, "hex:00 20"), Ok(((200, 399), vec![0, 32])));
+        for (key, good) in [
+            ("path", &[Kind::Http][..]),
+            ("host", &[Kind::Http]),
+            ("send", &[Kind::Udp]),
+            ("expect", &[Kind::Http, Kind::Udp]),
+        ] {
+            for kind in Kind::ALL {
+                let said = judged(key, kind, "x");
+                assert_eq!(said.is_ok(), good.contains(&kind), "{key} {kind:?}: {said:?}");
+                assert!(said.is_ok() || said.unwrap_err().starts_with(&format!("`{key}` needs `type: ")));
+            }
+        }
+    }
+
+    #[test]
     fn values_are_judged() {
         let taken = |take: fn(&mut Draft, &str) -> Result<(), Error>, text: &str| {
             let mut draft = Draft::default();
@@ -244,9 +279,9 @@ mod tests {
         };
         assert_eq!(taken(interval, "500ms").unwrap().health.interval, 500);
         assert_eq!(taken(timeout, "2s").unwrap().timeout, Some(2000));
-        assert_eq!(taken(expect, "200").unwrap().health.statuses, (200, 200));
-        assert_eq!(taken(expect, "ready, 200-399").unwrap().health.text, "ready, 200-399");
-        assert_eq!(taken(expect, "ready").unwrap().needs_http, Some(("expect", 0)));
+        assert_eq!(taken(expect, "ready").unwrap().special, [("expect", 0)]);
+        assert_eq!(taken(kind, "dns").unwrap().health.kind, Kind::Dns);
+        assert_eq!(taken(send, "hex:00ff").unwrap().health.send, [0, 255]);
         assert!(taken(on_all_down, "reject").unwrap().health.reject);
         let cases: [(Take, &str, &str); 15] = [
             (kind, "htps", "did you mean `http`?"),
@@ -259,9 +294,9 @@ mod tests {
             (rise, "256", "1-255"),
             (path, "health", "slash"),
             (path, "/a b", "blanks"),
-            (expect, "99", "100-599"),
-            (expect, "400-200", "write 200-400"),
-            (expect, "", "1 to 256"),
+            (kind, "ntp", "write `udp`"),
+            (send, "hex:0", "two digits"),
+            (send, "", "1 to 256"),
             (port, "0", "1-65535"),
             (on_all_down, "drop", "allowed: keep, reject"),
         ];

@@ -155,10 +155,10 @@ pub(super) static BACKEND: [Stranger; 5] = [
 ];
 
 /// Beside `interval:`.
-pub(super) static HEALTH_KEYS: [Stranger; 9] = [
+pub(super) static HEALTH_KEYS: [Stranger; 10] = [
     Stranger(
-        "proto* mode kind scheme check http tcp httpcheck tcpcheck",
-        "the kind of a check is `type: tcp` or `type: http`",
+        "proto* mode kind scheme check http tcp udp dns httpcheck tcpcheck",
+        "the kind of a check is `type: tcp`, `http`, `udp` or `dns`",
     ),
     Stranger(
         "ssl tls https verify sni method",
@@ -171,6 +171,10 @@ pub(super) static HEALTH_KEYS: [Stranger; 9] = [
     ),
     Stranger("healthy* success* passes rises", "how many good checks bring a backend back is `rise: 2`"),
     Stranger("url* uri endpoint request get location", "what an http check asks for is `path: /health`"),
+    Stranger(
+        "sends* payload data question query ask datagram packet message",
+        "what a udp check sends is `send: \"ping\"`; a dns check asks for the name servers of the root",
+    ),
     Stranger(
         "status* code* match expect* body string contains response ok text",
         "what a good answer has is `expect:`: a status, a range such as 200-399, or a text of the body",
@@ -226,11 +230,15 @@ pub(super) static PROTOCOLS: [Stranger; 3] = [
 ];
 
 /// Values of `type:` of a check elsewhere.
-pub(super) static CHECKS: [Stranger; 2] = [
+pub(super) static CHECKS: [Stranger; 3] = [
     Stranger("https ssl* tls", "checks speak no TLS; write `tcp`, or `http` and a `port:` that answers without TLS"),
     Stranger(
-        "ping icmp arp udp dns script exec command external mysql* pgsql redis ldap smtp ssh grpc",
+        "ping icmp arp script exec command external mysql* pgsql redis ldap smtp ssh grpc",
         "write `tcp`: a backend that takes connections is up",
+    ),
+    Stranger(
+        "datagram ntp snmp sip stun radius syslog tftp",
+        "write `udp`, and in `send:` what such a service answers to",
     ),
 ];
 

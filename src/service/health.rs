@@ -1,10 +1,41 @@
 //! How the backends of a frontend are checked.
 
+use crate::net::Protocol;
+
+/// What a check does. Each of them can check the backends of any frontend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Connects by TCP, which is enough.
+    Tcp,
+    /// Sends an http request.
+    Http,
+    /// Sends a datagram of the config's.
+    Udp,
+    /// Asks for the name servers of the root, by UDP.
+    Dns,
+}
+
+impl Kind {
+    /// In the order of [`WORDS`](Self::WORDS).
+    pub const ALL: [Kind; 4] = [Kind::Tcp, Kind::Http, Kind::Udp, Kind::Dns];
+
+    /// As the config has them.
+    pub const WORDS: [&'static str; 4] = ["tcp", "http", "udp", "dns"];
+
+    /// The protocol that a check goes by.
+    pub fn protocol(self) -> Protocol {
+        match self {
+            Kind::Tcp | Kind::Http => Protocol::Tcp,
+            Kind::Udp | Kind::Dns => Protocol::Udp,
+        }
+    }
+}
+
 /// `health:` of a frontend. Times are in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    /// With an http request; else a TCP connection is enough.
-    pub http: bool,
+    /// What a check does.
+    pub kind: Kind,
     /// A backend that stops answering is out after [`fall`](Self::fall) of these; 100 to 3,600,000.
     pub interval: u64,
     /// A check without an answer after this time has failed; 1 to `interval`.
@@ -20,8 +51,10 @@ pub struct Health {
     pub host: String,
     /// The lowest and the highest status that is good.
     pub statuses: (u64, u64),
-    /// A text that the body must contain; at most 256 bytes, empty if any body is good.
-    pub text: String,
+    /// What a check by UDP sends; 1 to 256 bytes.
+    pub send: Vec<u8>,
+    /// What the body or the datagram must contain; at most 256 bytes, empty if any is good.
+    pub text: Vec<u8>,
     /// Checks go to this port instead of the backend's.
     pub port: Option<u16>,
     /// When all backends are down, new connections are rejected; else those in force stay so.
@@ -31,7 +64,7 @@ pub struct Health {
 impl Default for Health {
     fn default() -> Self {
         Health {
-            http: false,
+            kind: Kind::Tcp,
             interval: 2000,
             timeout: 1000,
             fall: 3,
@@ -39,7 +72,8 @@ impl Default for Health {
             path: "/".to_owned(),
             host: String::new(),
             statuses: (200, 399),
-            text: String::new(),
+            send: Vec::new(),
+            text: Vec::new(),
             port: None,
             reject: false,
         }

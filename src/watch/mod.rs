@@ -3,7 +3,9 @@
 mod backend;
 pub mod checker;
 pub mod claim;
+mod datagram;
 mod follow;
+mod http;
 mod presence;
 pub mod probe;
 mod round;

@@ -3,20 +3,20 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::datagram;
+use super::http::{judge, request, Verdict, MOST_ANSWER};
 use crate::error::plain;
 use crate::host::conntrack;
-use crate::net::Endpoint;
-use crate::service::health::Health;
+use crate::net::{Endpoint, Protocol};
+use crate::service::health::{Health, Kind};
 use crate::sys::file;
 use crate::sys::socket;
 use crate::watch::checker::Event;
 
-/// How much of an answer is read, in bytes.
-const MOST_ANSWER: usize = 16 * 1024;
-
-/// How much of the expected text a message repeats, in characters: with it, it fits into the file of the state.
-const MOST_TEXT: usize = 40;
+/// How many checks by UDP there were, of which each has a number: a late answer to one is none to the next.
+static CHECKS: AtomicU32 = AtomicU32::new(0);
 
 /// A check that has begun.
 #[derive(Debug)]
@@ -26,6 +26,9 @@ pub struct Probe {
     /// The request has been sent.
     asked: bool,
     answer: Vec<u8>,
+    /// Of a check by UDP, and when it asks once more: a datagram that was lost says nothing about the backend.
+    number: u16,
+    again: Option<u64>,
 }
 
 impl Drop for Probe {
@@ -41,17 +44,33 @@ impl Drop for Probe {
     }
 }
 
-/// The result of a check, the reason if it failed; `None` while it runs.
-pub type Verdict = Option<Result<(), String>>;
-
 impl Probe {
-    /// Begins to connect; the outcome comes as an event.
-    pub fn begin(to: Endpoint) -> io::Result<Self> {
-        let socket = socket::open(to.family().domain(), libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
+    /// Begins to connect, or sends the datagram; the outcome comes as an event.
+    pub fn begin(to: Endpoint, health: &Health, now: u64) -> io::Result<Self> {
+        let to = to.of_protocol(health.kind.protocol());
+        let by_udp = to.protocol() == Protocol::Udp;
+        let kind = if by_udp { libc::SOCK_DGRAM } else { libc::SOCK_STREAM };
+        let socket = socket::open(to.family().domain(), kind | libc::SOCK_NONBLOCK, 0)?;
         match socket::connect(&socket, to.ip(), to.port()) {
-            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-            _ => Ok(Probe { socket, to, asked: false, answer: Vec::new() }),
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
         }
+        let mut probe = Probe { socket, to, asked: by_udp, answer: Vec::new(), number: 0, again: None };
+        if by_udp {
+            probe.number = CHECKS.fetch_add(1, Ordering::Relaxed) as u16;
+            probe.again = Some(now + health.timeout / 2);
+            probe.ask(health)?;
+        }
+        Ok(probe)
+    }
+
+    /// When [`go_on`](Self::go_on) has to be called without an event, by UDP.
+    pub fn wake(&self) -> u64 {
+        self.again.unwrap_or(u64::MAX)
+    }
+
+    fn ask(&mut self, health: &Health) -> io::Result<()> {
+        self.socket.write_all(&datagram::question(health, self.number))
     }
 
     /// The descriptor, and what poll(2) has to wait for.
@@ -59,37 +78,58 @@ impl Probe {
         (self.socket.as_raw_fd(), if self.asked { libc::POLLIN } else { libc::POLLOUT })
     }
 
-    /// Goes on after one of [`events`](Self::events).
-    pub fn go_on(&mut self, health: &Health, to: Endpoint) -> Event {
-        match self.step(health, to) {
-            Ok(verdict) => verdict.map_or(Event::Progress, Event::Ended),
-            // Connected, and there is nothing to read yet.
-            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) && health.http => Event::Progress,
-            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Event::Ended(Ok(())),
+    /// Goes on: after one of [`events`](Self::events) if there was `any`, and at the time of [`wake`](Self::wake).
+    pub fn go_on(&mut self, health: &Health, any: bool, now: u64) -> Event {
+        let step = match self.to.protocol() {
+            _ if !any && self.again.take_if(|at| now >= *at).is_some() => self.ask(health).map(|()| None),
+            _ if !any => return Event::Silence,
+            Protocol::Tcp => self.step(health),
+            Protocol::Udp => self.hear(health),
+        };
+        match step {
+            Ok(Some(verdict)) => Event::Ended(verdict),
+            // What came to a check by UDP was nothing.
+            Ok(None) if self.to.protocol() == Protocol::Udp => Event::Silence,
+            Ok(None) => Event::Progress,
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => match health.kind {
+                // Connected, and there is nothing to read yet.
+                Kind::Tcp => Event::Ended(Ok(())),
+                Kind::Http => Event::Progress,
+                // A datagram whose checksum was wrong.
+                Kind::Udp | Kind::Dns => Event::Silence,
+            },
             // Of IPv6, EACCES is what a router or the backend itself answers (ICMPv6, administratively prohibited).
             Err(error) if is_ours(&error) && error.raw_os_error() != Some(libc::EACCES) => Event::Lapsed,
             Err(error) => Event::Ended(Err(plain(&error).to_ascii_lowercase())),
         }
     }
 
-    fn step(&mut self, health: &Health, to: Endpoint) -> io::Result<Verdict> {
+    fn step(&mut self, health: &Health) -> io::Result<Verdict> {
         if !self.asked {
             // An ICMP error that comes while connect(2) still runs, as on a veth, ends nothing (sk_err_soft in
             // net/ipv4/tcp_ipv4.c): only this tells it, and reading says EAGAIN as if we were connected.
             socket::failure(&self.socket)?;
         }
-        if health.http && !self.asked {
+        let http = health.kind == Kind::Http;
+        if http && !self.asked {
             // It fits into the empty send buffer of a new connection.
-            self.socket.write_all(request(health, to).as_bytes())?;
+            self.socket.write_all(request(health, self.to).as_bytes())?;
             self.asked = true;
             return Ok(None);
         }
         // If the connection failed, this read returns the reason.
         let more = file::read_on(&mut self.socket, &mut self.answer)?;
-        if !health.http {
+        if !http {
             return Ok(Some(Ok(())));
         }
         Ok(judge(&self.answer, !more || self.answer.len() >= MOST_ANSWER, health))
+    }
+
+    /// Receives one datagram, or why none will come: the port of the backend is closed (ICMP).
+    fn hear(&mut self, health: &Health) -> io::Result<Verdict> {
+        self.answer.clear();
+        file::read_on(&mut self.socket, &mut self.answer)?;
+        Ok(datagram::judge(&self.answer, self.number, health))
     }
 }
 
@@ -111,109 +151,4 @@ pub fn is_ours(error: &io::Error) -> bool {
                 | libc::EACCES
         )
     )
-}
-
-/// Judges the beginning of an HTTP answer, or `all` of it.
-fn judge(answer: &[u8], all: bool, health: &Health) -> Verdict {
-    // "HTTP/1.1 200 ": RFC 9112, section 4.
-    const STATUS: usize = 12;
-    let bad = |why: &str| Some(Err(why.to_owned()));
-    let Some(line) = answer.get(..STATUS) else {
-        return if all { bad("the answer is no HTTP") } else { None };
-    };
-    let status = match line {
-        [b'H', b'T', b'T', b'P', b'/', _, b'.', _, b' ', a, b, c] if [a, b, c].iter().all(|b| b.is_ascii_digit()) => {
-            [a, b, c].iter().fold(0, |status, digit| status * 10 + u64::from(**digit - b'0'))
-        }
-        _ => return bad("the answer is no HTTP"),
-    };
-    if status < health.statuses.0 || status > health.statuses.1 {
-        return Some(Err(format!("status {status}")));
-    }
-    if health.text.is_empty() {
-        return Some(Ok(()));
-    }
-    if body(answer).is_some_and(|body| body.windows(health.text.len()).any(|part| part == health.text.as_bytes())) {
-        return Some(Ok(()));
-    }
-    if all {
-        Some(Err(format!("answered {status}, but the body lacks `{}`", crate::text::Cut(&health.text, MOST_TEXT))))
-    } else {
-        None
-    }
-}
-
-/// What an http check sends.
-fn request(health: &Health, to: Endpoint) -> String {
-    let own = to.to_string();
-    let host = if health.host.is_empty() { &own } else { &health.host };
-    format!("GET {} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: paraglider\r\nConnection: close\r\n\r\n", health.path)
-}
-
-/// What follows the empty line after the headers. Some programs end lines with a bare LF (RFC 9112, section 2.2).
-fn body(answer: &[u8]) -> Option<&[u8]> {
-    let mut rest = answer;
-    loop {
-        let end = rest.iter().position(|byte| *byte == b'\n')?;
-        rest = rest.get(end + 1..)?;
-        match rest {
-            [b'\n', body @ ..] | [b'\r', b'\n', body @ ..] => return Some(body),
-            _ => {}
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn judged(answer: &str, all: bool, expect: &str) -> Verdict {
-        let yaml =
-            format!("{{bind: '10.0.0.1:1', backends: ['10.0.0.2:1'], health: {{type: http, expect: '{expect}'}}}}");
-        let services = crate::config::parse(format!("frontend: {yaml}").as_bytes()).unwrap().services;
-        judge(answer.as_bytes(), all, services[0].health.as_ref().unwrap())
-    }
-
-    #[test]
-    fn a_check_asks_for_the_host_of_the_config_or_for_the_address() {
-        let to = Endpoint::parse("[fd00::2]:8080").unwrap();
-        let mut health = Health { path: "/x".into(), ..Health::default() };
-        let asked = |health: &Health| request(health, to).split("\r\n").take(2).collect::<Vec<_>>().join("|");
-        assert_eq!(asked(&health), "GET /x HTTP/1.0|Host: [fd00::2]:8080");
-        health.host = "www.example.com:81".into();
-        assert_eq!(asked(&health), "GET /x HTTP/1.0|Host: www.example.com:81");
-        assert!(request(&health, to).ends_with("\r\n\r\n"));
-    }
-
-    #[test]
-    fn an_answer_is_judged_as_soon_as_it_can_be() {
-        let no = |why: &str| Some(Err(why.to_owned()));
-        assert_eq!(judged("HTTP/1.1 200 OK\r\n", false, "200-399"), Some(Ok(())));
-        assert_eq!(judged("HTTP/1.1 20", false, "200-399"), None);
-        assert_eq!(judged("HTTP/1.1 20", true, "200-399"), no("the answer is no HTTP"));
-        assert_eq!(judged("SSH-2.0-OpenSSH_9.2\r\n", false, "200-399"), no("the answer is no HTTP"));
-        assert_eq!(judged("HTTP/1.0 500 Oh no\r\n", false, "200-399"), no("status 500"));
-        assert_eq!(judged("HTTP/1.0 204 No Content\r\n", false, "204"), Some(Ok(())));
-        assert_eq!(judged("HTTP/1.1 200 ready\r\n\r\nnot yet", false, "ready"), None);
-        assert_eq!(
-            judged("HTTP/1.1 200 ready\r\n\r\nnot yet", true, "ready"),
-            no("answered 200, but the body lacks `ready`")
-        );
-        assert_eq!(
-            judged("HTTP/1.1 302 Found\r\n\r\n", true, &"long ".repeat(20)),
-            no("answered 302, but the body lacks `long long long long long long long long …`")
-        );
-        assert_eq!(judged("HTTP/1.1 200 OK\r\nx: y\r\n\r\nall is ready", false, "ready"), Some(Ok(())));
-        assert_eq!(judged("HTTP/1.1 503 OK\r\n\r\nready", true, "ready"), no("status 503"));
-        for head in [
-            "HTTP/1.0 200 OK\n\n",
-            "HTTP/1.0 200 OK\r\nx: y\n\r\n",
-            "HTTP/1.0 200 OK\nx: y\r\n\n",
-            "HTTP/1.0 200 OK\n\n\n",
-        ] {
-            assert_eq!(judged(&format!("{head}all is ready"), false, "ready"), Some(Ok(())), "{head:?}");
-        }
-        assert_eq!(judged("HTTP/1.0 200 OK\nx: ready\r", false, "ready"), None);
-        assert_eq!(judged("", true, "200"), no("the answer is no HTTP"));
-    }
 }

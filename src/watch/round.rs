@@ -25,13 +25,12 @@ impl Watch<'_> {
                 let to = backend.address.with_port(health.port);
                 let mut event = Event::Silence;
                 if let Some(check) = group.backends.get_mut(at).and_then(|one| one.check.as_mut()) {
-                    if events.next().is_some_and(|event| event.revents != 0) {
-                        event = check.go_on(health, to);
-                    }
+                    let any = events.next().is_some_and(|event| event.revents != 0);
+                    event = check.go_on(health, any, now);
                 }
                 let mut step = group.step(at, event, service, now, running < self.most);
                 if step == Step::Begin {
-                    let begun = Probe::begin(to);
+                    let begun = Probe::begin(to, health, now);
                     let Some(one) = group.backends.get_mut(at) else { continue };
                     match begun {
                         Ok(check) => {

@@ -223,6 +223,7 @@ impl Watch<'_> {
                     for one in &group.backends {
                         next = next.min(one.wake(health));
                         if let Some(check) = &one.check {
+                            next = next.min(check.wake());
                             let (descriptor, what) = check.events();
                             events.push(poll::pollfd(descriptor, what));
                         }

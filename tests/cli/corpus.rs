@@ -155,7 +155,7 @@ pub fn bad() -> Vec<Bad> {
         ),
         bad("health is a word", with("  privateip: 172.19.0.4", "  health: http"), "3:11: found `http`, expected a mapping"),
         bad("unknown key of health", checked("intervall: 2s"), "3:12: unknown key `intervall`; did you mean `interval`?"),
-        bad("unrelated key of health", checked("colour: 3"), "3:12: unknown key `colour`; allowed: type, interval, timeout, fall, rise, path, host, expect, port, on_all_down"),
+        bad("unrelated key of health", checked("colour: 3"), "3:12: unknown key `colour`; allowed: type, interval, timeout, fall, rise, path, host, send, expect, port, on_all_down"),
         bad("key of health twice", checked("fall: 2, fall: 3"), "`fall` is there twice"),
         bad("unknown type of check", checked("type: htpt"), "3:18: unknown value `htpt`; did you mean `http`?"),
         bad("unrelated type of check", checked("type: magic"), "3:18: unknown value `magic`; allowed: tcp, http"),

@@ -173,6 +173,8 @@ fn checks_alone_change_no_rule() {
         "{type: http, path: '/a?b=c&d', expect: 204, on_all_down: keep}",
         "{type: http, expect: 200-299}",
         "{type: http, expect: all is well}",
+        "{type: dns, port: 53}",
+        "{type: udp, send: 'hex:00 ff', expect: pong}",
         "{type: http, expect: \"Tom & Jerry\"}",
         "{type: http, expect: 'a *b, !c #d'}",
         "{type: http, expect: it's & that's}",

@@ -40,6 +40,7 @@ mod listing;
 mod nftables;
 mod others;
 mod process;
+mod questions;
 mod quiet;
 mod resume;
 mod schedule;

@@ -9,7 +9,7 @@ use paraglider::service::Bind;
 
 use crate::backend::Backend;
 use crate::conntrack::without_file;
-use crate::datagrams::{answer_at, answer_by_name, Flow};
+use crate::datagram::{answer_at, answer_by_name, Flow};
 use crate::lab::{ask_often, inside, needs_ipv6, serve, sh, Held, Lab, Variant};
 use crate::{on_all, BIND};
 

@@ -14,7 +14,7 @@ mod corpus;
 mod lab;
 
 mod backend;
-mod datagrams;
+mod responder;
 mod watching;
 
 mod address;

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::backend::{speak, Backend};
-use crate::datagrams::{swallow, Mood, Service};
 use crate::health::{checked, of_backends, QUICK, WINDOW};
 use crate::lab::{inside, needs_ipv6, sh, shell, tool, Lab, Variant};
+use crate::responder::{swallow, Mood, Service};
 use crate::watching::{shares, told, until, Watch, SLACK};
 use crate::{on_all, BIND};
 

@@ -47,8 +47,7 @@ pub(super) const HEALTH: Node = Node::mapping(
 
 fn kind(draft: &mut Draft, text: &str) -> Result<(), Error> {
     words::refuse_any(&words::CHECKS, "unknown value", text)?;
-    let at = one_of("unknown value", &Kind::WORDS, text)?;
-    draft.checks.health.kind = Kind::ALL.get(at).copied().unwrap_or(Kind::Tcp);
+    draft.checks.health.kind = Kind::parse(text)?;
     draft.checks.kind_at = draft.value();
     Ok(())
 }
@@ -263,7 +262,7 @@ mod tests {
             ("send", &[Kind::Udp]),
             ("expect", &[Kind::Http, Kind::Udp]),
         ] {
-            for kind in Kind::ALL {
+            for (_, kind) in Kind::ALL {
                 let said = judged(key, kind, "x");
                 assert_eq!(said.is_ok(), good.contains(&kind), "{key} {kind:?}: {said:?}");
                 assert!(said.is_ok() || said.unwrap_err().starts_with(&format!("`{key}` needs `type: ")));

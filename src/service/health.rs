@@ -1,6 +1,8 @@
 //! How the backends of a frontend are checked.
 
+use crate::error::Error;
 use crate::net::Protocol;
+use crate::text::one_of;
 
 /// What a check does. Each of them can check the backends of any frontend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,11 +18,15 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// In the order of [`WORDS`](Self::WORDS).
-    pub const ALL: [Kind; 4] = [Kind::Tcp, Kind::Http, Kind::Udp, Kind::Dns];
+    /// All of them with their names in the config.
+    pub const ALL: [(&'static str, Kind); 4] =
+        [("tcp", Kind::Tcp), ("http", Kind::Http), ("udp", Kind::Udp), ("dns", Kind::Dns)];
 
-    /// As the config has them.
-    pub const WORDS: [&'static str; 4] = ["tcp", "http", "udp", "dns"];
+    /// Reads the name of a kind.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let at = one_of("unknown value", &Self::ALL.map(|(name, _)| name), text)?;
+        Ok(Self::ALL.get(at).map_or(Kind::Tcp, |(_, kind)| *kind))
+    }
 
     /// The protocol that a check goes by.
     pub fn protocol(self) -> Protocol {

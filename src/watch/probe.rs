@@ -1,4 +1,4 @@
-//! One check of one backend on a non-blocking socket: it goes on whenever poll(2) has an event for it.
+//! One check of one backend, by TCP or UDP, on a non-blocking socket: it goes on whenever poll(2) has an event for it.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -34,7 +34,8 @@ pub struct Probe {
 impl Drop for Probe {
     /// Ends the connection with an RST, so that no TIME_WAIT is left in this host's TCP, and lets the connection table
     /// forget it, where this host tracks its own connections: an entry would stay for 10 s after the RST, or for 2 minutes
-    /// where the backend was silent (nf_conntrack_tcp_timeout_close and _syn_sent), and many checks would fill the table.
+    /// where the backend was silent (nf_conntrack_tcp_timeout_close and _syn_sent), and one by UDP for half a minute
+    /// (nf_conntrack_udp_timeout); many checks would fill the table.
     fn drop(&mut self) {
         let from = socket::local(&self.socket);
         socket::abort(&self.socket);

@@ -203,6 +203,22 @@ on_all!(a_verdict_of_the_watch_takes_flows_along, |lab| {
     drop(watch);
 });
 
+on_all!(a_flow_that_this_host_has_begun_is_balanced_from_then_on, |lab| {
+    serve_all(&[53]);
+    sh("nft 'table ip t { chain c { type filter hook input priority 0; ct state new accept; }; }'");
+    let own = std::net::UdpSocket::bind("10.9.0.1:53").unwrap();
+    let client = datagram::Flow::from_port(40000, "10.9.0.1:53");
+    // The kernel knows it from now on, the other way round.
+    own.send_to(b"hello", "10.1.0.2:40000").unwrap();
+    client.say();
+    let mut buffer = [0; 9];
+    own.recv_from(&mut buffer).unwrap();
+    frontend(lab, "10.9.0.1:53", "  protocol: udp\n", "'10.2.0.11:53'");
+    lab.ok("start");
+    let answers = [client.ask(), client.ask(), client.ask()];
+    assert!(answers.iter().flatten().any(|answer| answer.starts_with("b1 ")), "{answers:?}");
+});
+
 on_all!(a_program_that_listens_at_the_bind_is_told_of, |lab| {
     datagram::serve("balancer", Some([10, 9, 0, 1].into()), 5300);
     let says = |bind: &str| {

@@ -26,8 +26,8 @@ pub fn connections(binds: &[Bind]) -> Option<Vec<Connection>> {
     Some(found)
 }
 
-/// Flows of datagrams to those of `binds` that are UDP, which are not balanced: they began before our rules were there, and
-/// rules for NAT see only the first packet of a flow.
+/// Flows of datagrams to those of `binds` that are UDP, or from there, which are not balanced: they began before our rules were
+/// there, and rules for NAT see only the first packet of a flow.
 pub fn begun_before(binds: &[Bind]) -> io::Result<Vec<Connection>> {
     let mut udp = Vec::new();
     for bind in binds {
@@ -47,7 +47,9 @@ fn list(binds: &[Bind], balanced: bool) -> io::Result<Vec<Connection>> {
     }
     let take = |mut one: Connection, found: &mut Vec<Connection>| {
         if one.is_balanced() == balanced {
-            if let Some(bind) = binds.iter().find(|bind| bind.has(&one.to)) {
+            // Of a flow that this host has begun from there, what comes back is not balanced either.
+            let own = one.client.of_protocol(one.to.protocol());
+            if let Some(bind) = binds.iter().find(|bind| bind.has(&one.to) || !balanced && bind.has(&own)) {
                 one.bind = bind.at;
                 found.push(one);
             }

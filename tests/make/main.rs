@@ -155,7 +155,7 @@ fn a_dynamic_busybox_is_left_alone_and_a_static_one_fetched() {
         "dpkg-deb",
         "mkdir -p \"$3/bin\" && printf '#!/bin/sh\\n' >\"$3/bin/busybox\" && chmod 755 \"$3/bin/busybox\"",
     );
-    for program in ["rsync", "keepalived", "conntrackd", "netfilter-persistent"] {
+    for program in ["rsync", "keepalived", "conntrackd", "netfilter-persistent", "dnsmasq", "dig"] {
         host.has(program, "");
     }
     let tools = host.checkout().join("target/tools");

@@ -77,12 +77,12 @@ pub fn judged(place: &str, text: Vec<u8>) -> Result<Config, Error> {
     let shown = Escaped(place);
     let config::Config { engine, services } =
         config::parse(&text).map_err(|mistake| Error::usage(format_args!("{shown}:{mistake}")))?;
-    let (services, waiting) = placed(services);
+    let (services, waiting) = placed(services)?;
     Ok(Config { text, engine, services, waiting })
 }
 
 /// Gives binds that follow interfaces the addresses that these have now.
-fn placed(all: Vec<Service>) -> (Vec<Service>, Vec<Waiting>) {
+fn placed(all: Vec<Service>) -> Result<(Vec<Service>, Vec<Waiting>), Error> {
     let mut taken = wanted(&all);
     taken.retain(|bind| !bind.at.address().is_unspecified());
     let (mut services, mut waiting) = (Vec::new(), Vec::new());
@@ -95,10 +95,13 @@ fn placed(all: Vec<Service>) -> (Vec<Service>, Vec<Waiting>) {
             continue;
         };
         let at = known.iter().position(|(interface, of, _)| interface == follows && *of == family);
-        let at = at.unwrap_or_else(|| {
-            known.push((follows.clone(), family, device::address(follows.as_str(), family)));
-            known.len() - 1
-        });
+        let at = match at {
+            Some(at) => at,
+            None => {
+                known.push((follows.clone(), family, device::address(follows.as_str(), family)?));
+                known.len() - 1
+            }
+        };
         let mut why = String::new();
         match known.get(at).map(|(_, _, found)| found) {
             Some(Ok(ip)) => {
@@ -123,7 +126,7 @@ fn placed(all: Vec<Service>) -> (Vec<Service>, Vec<Waiting>) {
         }
         waiting.push(Waiting { service, why });
     }
-    (services, waiting)
+    Ok((services, waiting))
 }
 
 /// Says which frontends wait; with `again` those only that were in force.
@@ -211,21 +214,41 @@ pub fn put_in_force(
 /// a new one. A backend whose weight is 0 in the config keeps its flows.
 fn end_flows(views: &Views<'_>, services: &[Service]) {
     let mut all = wanted(services);
-    all.extend(binds(views).into_iter().filter(|bind| !serves(services, &bind.at)));
+    all.extend(binds(views));
     all.retain(|bind| bind.at.protocol() == Protocol::Udp);
     if all.is_empty() {
         return;
     }
     let belongs = |flow: &Connection| {
-        let Some(service) = services.iter().find(|service| service.bind == flow.bind) else { return false };
-        let takes = |backend: &Backend| backend.weight > 0 || backend.nominal == 0;
-        service.backends.iter().any(|backend| backend.address.takes(&flow.backend) && takes(backend))
+        let Some(service) = serving(services, views, flow) else { return false };
+        let is_it = |backend: &Backend| flow.is_to(&backend.address) && !is_down(service, backend);
+        service.backends.iter().any(is_it)
     };
     let ended = conntrack::forget(&all, &|flow| !belongs(flow)).complete();
     let ended = ended.and_then(|_| conntrack::forget_begun_before(&wanted(services)).complete());
     if let Err(error) = ended {
         log::warning!("{error}; flows of UDP that exist stay where they are until they are silent");
     }
+}
+
+/// Whether a backend has been taken out. One that is a backup may only have nothing to do; and if nobody takes connections,
+/// nobody is known to be down.
+fn is_down(service: &Service, backend: &Backend) -> bool {
+    let Some(chosen) = service.backends.iter().find(|backend| backend.weight > 0) else { return false };
+    let idles = backend.backup && !chosen.backup;
+    backend.nominal > 0 && backend.weight == 0 && !idles
+}
+
+/// The service that a connection belongs to: it has its port, or follows an interface and had the address in `views`.
+pub fn serving<'a>(services: &'a [Service], views: &Views<'_>, connection: &Connection) -> Option<&'a Service> {
+    let to = connection.to();
+    let own = services.iter().find(|service| service.has(&to));
+    own.or_else(|| {
+        let mut frontends = views.iter().flat_map(|view| view.frontends());
+        let old = frontends.find(|frontend| frontend.whole().has(&to))?;
+        let is_it = |service: &&Service| service.follows.is_some() && service.name.as_str() == old.name;
+        services.iter().find(is_it).filter(|service| service.ports.has(to.port()))
+    })
 }
 
 /// Whether one of these services is there.
@@ -238,8 +261,10 @@ fn serves(services: &[Service], bind: &Endpoint) -> bool {
 fn say_who_is_dropped(views: &Views<'_>, services: &[Service]) {
     let mut said = Vec::new();
     for view in views {
-        for InForce { bind, draining, .. } in view.frontends() {
-            if !draining && !serves(services, bind) && !said.contains(bind) {
+        for InForce { bind, name, draining, .. } in view.frontends() {
+            // It has another address now.
+            let moved = services.iter().any(|service| service.follows.is_some() && service.name.as_str() == name);
+            if !draining && !moved && !serves(services, bind) && !said.contains(bind) {
                 log::info!("{bind} is no longer balanced");
                 said.push(*bind);
             }
@@ -261,7 +286,10 @@ pub fn say_who_stays(views: &Views<'_>, services: &[Service]) {
         }
     }
     let mut alive = conntrack::connections(&binds).unwrap_or_default();
-    alive.retain(|connection| is_gone(connection.bind, connection.backend));
+    alive.retain(|connection| {
+        let mut of = services.iter().filter(|service| service.bind == connection.bind);
+        of.any(|service| service.backends.iter().all(|known| !connection.is_to(&known.address)))
+    });
     if !alive.is_empty() {
         let connections = log::count(alive.len(), "established connection");
         log::info!(
@@ -350,8 +378,10 @@ pub fn chosen(views: &Views<'_>) -> Vec<(Endpoint, Vec<Endpoint>)> {
 /// Warns about connections of removed frontends: the rule that accepted them is gone.
 fn say_who_is_left_alone(views: &Views<'_>, services: &[Service]) {
     let mut gone = binds(views);
-    gone.retain(|bind| bind.at.protocol() == Protocol::Tcp && !serves(services, &bind.at));
-    let alive = conntrack::connections(&gone).map_or(0, |connections| connections.len());
+    gone.retain(|bind| bind.at.protocol() == Protocol::Tcp && !wanted(services).contains(bind));
+    let mut alive = conntrack::connections(&gone).unwrap_or_default();
+    alive.retain(|connection| !services.iter().any(|service| service.has(&connection.to())));
+    let alive = alive.len();
     if alive > 0 {
         let connections = log::count(alive, "established connection");
         log::warning!("{connections} of frontends that were removed will live only if other rules let them through");

@@ -204,8 +204,11 @@ impl Draft {
 
     /// `address:` of a backend.
     pub fn address(&mut self, text: &str) -> Result<(), Error> {
-        let address = backend(text)?;
+        let mut address = backend(text)?;
         let Frontend { bind, backends, addresses, .. } = &mut self.frontend;
+        if let Some(Place { ports, .. }) = bind.as_ref().filter(|bind| address.port() == 0 && bind.ports.is_one()) {
+            address = address.with_port(Some(ports.first()));
+        }
         if bind.as_ref().is_some_and(|bind| is_circle(bind, &address)) {
             return refuse!("`{address}` is also the bind of this frontend; connections would run in circles");
         }
@@ -261,8 +264,19 @@ impl Draft {
 
     /// The end of a frontend: nothing may be missing, and what was left out gets its default.
     pub fn end_of_frontend(&mut self) -> Result<(), Error> {
-        let Frontend { name, bind, bind_at, protocol, source, schedule, health, mut backends, backup_at, .. } =
-            std::mem::take(&mut self.frontend);
+        let Frontend {
+            name,
+            bind,
+            bind_at,
+            protocol,
+            source,
+            schedule,
+            health,
+            mut backends,
+            backup_at,
+            addresses,
+            ..
+        } = std::mem::take(&mut self.frontend);
         let Some(Place { at, ports, follows }) = bind else {
             return refuse!("`bind` is missing: the address:port that clients connect to");
         };
@@ -278,7 +292,14 @@ impl Draft {
         }
         for backend in backends.iter_mut().filter(|backend| backend.address.port() == 0) {
             if ports.is_one() {
-                backend.address = backend.address.with_port(Some(ports.first()));
+                // `bind:` came last.
+                let whole = backend.address.with_port(Some(ports.first()));
+                if addresses.contains(&whole) {
+                    let error =
+                        Error::usage(format_args!("`{whole}` is twice among the backends, once without its port"));
+                    return self.too_late(bind_at, error);
+                }
+                backend.address = whole;
             } else if health.as_ref().is_some_and(|health| health.port.is_none()) {
                 return refuse!(
                     "`{}` keeps the client's port, of which there are several, so `health:` needs `port:`, the one that is \
@@ -306,6 +327,21 @@ impl Draft {
                     let (theirs, name) = (other.written(), &other.name);
                     Error::usage(format_args!("`{written}` and `{theirs}`, the bind of `{name}`, have ports in common"))
                 };
+                return self.too_late(bind_at, error);
+            }
+            let circle = |other: &&Service| {
+                let comes_back = |backend: &Backend| {
+                    let (to, port) = (backend.address, backend.address.port());
+                    follows.is_none() && to.ip() == at.ip() && ports.has(port)
+                };
+                let to_us = other.bind.protocol() == one && other.backends.iter().any(comes_back);
+                to_us || backends.iter().any(|backend| other.has(&backend.address.of_protocol(one)))
+            };
+            if let Some(other) = self.services.iter().find(circle) {
+                let error = Error::usage(format_args!(
+                    "a backend of `{written}` or of `{}` is the bind of the other; a connection is balanced only once",
+                    other.written()
+                ));
                 return self.too_late(bind_at, error);
             }
             let own = match (&name, &first) {

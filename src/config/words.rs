@@ -217,7 +217,7 @@ pub(super) static ENGINES: [Stranger; 4] = [
 ];
 
 /// Values of `protocol:` elsewhere.
-pub(super) static PROTOCOLS: [Stranger; 3] = [
+pub(super) static PROTOCOLS: [Stranger; 4] = [
     Stranger(
         "http* https tls ssl grpc websocket smtp imap mysql redis",
         "write `tcp`: what is in a connection passes unseen",
@@ -226,6 +226,7 @@ pub(super) static PROTOCOLS: [Stranger; 3] = [
         "dns quic syslog ntp rtp sip wireguard* openvpn dtls tftp snmp radius",
         "write `udp`, or `both` for TCP and UDP",
     ),
+    Stranger("sctp dccp icmp gre esp ip", "Paraglider balances `tcp` and `udp`"),
     Stranger("tcpudp udptcp tcp+udp any all tcp,udp", "write `both`"),
 ];
 

@@ -2,34 +2,34 @@
 
 use std::net::IpAddr;
 
-use crate::error::plain;
+use crate::error::{fail, plain, Error};
 use crate::host::interface;
 use crate::host::route::{self, Address, Routes};
 use crate::net::Family;
-use crate::sys::process;
+use crate::sys::process::{self, End};
 use crate::text::{part, split, Shown};
 
-/// The address of an interface, which is one of the kernel's, or of OpenWrt's network config; or why there is none yet.
-pub fn address(name: &str, family: Family) -> Result<IpAddr, String> {
-    let logical = logical(name);
+/// The address of an interface, which is one of the kernel's, or of OpenWrt's network config; or why there is none yet. An
+/// error: it cannot be told now.
+pub fn address(name: &str, family: Family) -> Result<Result<IpAddr, String>, Error> {
+    let logical = logical(name)?;
     let device = match &logical {
         Some(Some(device)) => device.as_str(),
-        Some(None) => return Err(format!("the interface {name} is down")),
+        Some(None) => return Ok(Err(format!("the interface {name} is down"))),
         None => name,
     };
-    let found = match Routes::open().and_then(|mut routes| routes.addresses(family)) {
+    let mut own = match Routes::open().and_then(|mut routes| routes.addresses(family)) {
         Ok(found) => found,
-        Err(error) => return Err(format!("the kernel does not tell the {family} addresses ({})", plain(&error))),
+        Err(error) => return fail!("the kernel does not tell the {family} addresses of {name} ({})", plain(&error)),
     };
-    let mut own = found;
     own.retain(|address| address.interface.name() == device);
-    match choose(&own, family) {
+    Ok(match choose(&own, family) {
         Some(ip) => Ok(ip),
         None if !interface::names().iter().any(|known| known == device) => {
             Err(format!("there is no interface {} (yet)", Shown(device)))
         }
         None => Err(format!("the interface {} has no {family} address (yet)", Shown(device))),
-    }
+    })
 }
 
 /// The one of an interface's addresses that its name stands for: one that lasts, before one that does not; a public one,
@@ -53,13 +53,20 @@ fn choose(addresses: &[Address], family: Family) -> Option<IpAddr> {
     best.map(|(.., ip)| ip)
 }
 
+/// UBUS_STATUS_NOT_FOUND, which `ubus` ends with.
+const NOT_FOUND: End = End::Status(4);
+
 /// The device of an interface of OpenWrt's network config, as netifd tells it; `Some(None)` while it is down. None where there
-/// is no such config, or no such interface in it.
-fn logical(name: &str) -> Option<Option<String>> {
-    let ubus = process::find("ubus")?;
+/// is no such config, or no such interface in it: many a router has an interface of the kernel's, too, that is called `wan`.
+fn logical(name: &str) -> Result<Option<Option<String>>, Error> {
+    let Some(ubus) = process::find("ubus") else { return Ok(None) };
     let object = format!("network.interface.{name}");
-    let output = process::run(&ubus, &["-t", "3", "call", &object, "status"], "").ok()?;
-    output.succeeded().then(|| l3_device(&output.out))
+    let output = process::run(&ubus, &["-t", "3", "call", &object, "status"], "")?;
+    match output.end {
+        NOT_FOUND => Ok(None),
+        _ if output.succeeded() => Ok(Some(l3_device(&output.out))),
+        _ => fail!("netifd does not tell the state of the interface {name} (ubus: {})", output.said()),
+    }
 }
 
 /// The device in the state of an interface, a JSON object. (In a text of JSON the quotes before a colon would be escaped.)

@@ -10,7 +10,8 @@ use crate::text::{has, is_word, listed, part};
 const LONGEST: usize = 32;
 
 /// What stands before a colon and is no interface.
-const OTHERS: &str = "localhost any all INADDR_ANY tcp udp http https tls ssl ws wss";
+const OTHERS: &str =
+    "localhost any all auto none default null inaddr_any tcp udp http https tls ssl ws wss dns quic www";
 
 /// The name of an interface whose address a bind has: one of the kernel's, or of OpenWrt's network config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,15 +20,16 @@ pub struct Interface(String);
 impl Interface {
     /// Reads a name. A name of a host has a dot and no number behind it, one of a VLAN has both.
     pub fn parse(text: &str) -> Option<Self> {
-        let mut last = text;
-        while let Some((_, behind)) = part(last, ".") {
+        let (mut last, mut whole) = (text, true);
+        while let Some((before, behind)) = part(last, ".") {
+            whole &= !before.is_empty();
             last = behind;
         }
-        let number = last.bytes().all(|b| b.is_ascii_digit());
+        let number = whole && !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit());
         let letter = text.bytes().any(|b| b.is_ascii_alphabetic());
         let begins_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
         let is_one = begins_well && letter && is_word(text, "-_.") && (number || !has(text, '.'));
-        (is_one && text.len() <= LONGEST && !text.starts_with("0x") && !listed(OTHERS, text))
+        (is_one && text.len() <= LONGEST && !text.starts_with("0x") && !listed(OTHERS, &text.to_ascii_lowercase()))
             .then(|| Interface(text.to_owned()))
     }
 
@@ -95,6 +97,10 @@ mod tests {
             "*",
             "-eth0",
             "any",
+            "Any",
+            "LOCALHOST",
+            "eth0.",
+            "eth0..2",
             "tcp",
             "http",
             "eth0/1",

@@ -7,7 +7,7 @@ use crate::host::conntrack::{self, Connection};
 use crate::host::remedy::System;
 use crate::host::state::{Folder, MEANT};
 use crate::serve::{self, Config};
-use crate::service::{Preference, Service};
+use crate::service::Preference;
 use crate::sys::log;
 use crate::watch::checker;
 use crate::watch::claim::Known;
@@ -81,7 +81,13 @@ pub fn run(path: &str, drop_removed: bool, again: bool) -> Result<Exit, Error> {
     }
     if drop_removed {
         let before = serve::binds(&views);
-        let stays = |one: &Connection| services.iter().any(|service| has(service, one));
+        // One that waits has not left the config.
+        let mut all = services.clone();
+        all.extend(waiting.into_iter().map(|one| one.service));
+        let stays = |one: &Connection| {
+            let service = serve::serving(&all, &views, one);
+            service.is_some_and(|service| service.backends.iter().any(|known| one.is_to(&known.address)))
+        };
         let ended = conntrack::forget(&before, &|connection| !stays(connection)).complete()?;
         log::info!("ended {} to what is no longer in the config", log::count(ended, "connection"));
     } else {
@@ -102,10 +108,4 @@ fn draft(folder: &Folder, known: &Known, text: &[u8]) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
-}
-
-/// Whether a connection is to one of the service's backends.
-fn has(service: &Service, connection: &Connection) -> bool {
-    let Connection { bind, backend, .. } = connection;
-    service.bind == *bind && service.backends.iter().any(|known| known.address.takes(backend))
 }

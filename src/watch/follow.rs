@@ -111,15 +111,27 @@ impl Watch<'_> {
         if !follows || self.resting.is_some() || !std::mem::replace(&mut self.moved, self.blind) {
             return Ok(());
         }
-        let Config { services, waiting, .. } = serve::judged(MEANT, self.text.clone())?;
-        let same = services.len() == self.services.len()
-            && services.iter().zip(&self.services).all(|(new, old)| new.bind == old.bind);
-        if same {
+        let Config { services, waiting, .. } = match serve::judged(MEANT, self.text.clone()) {
+            Ok(config) => config,
+            // It cannot be told now.
+            Err(error) => {
+                self.moved = true;
+                return Err(error);
+            }
+        };
+        let is_same = |(new, old): (&Service, &Service)| new.bind == old.bind && new.name == old.name;
+        if services.len() == self.services.len() && services.iter().zip(&self.services).all(is_same) {
             return Ok(());
         }
+        // Many frontends may follow one interface.
+        let mut said = Vec::new();
         for new in &services {
-            if !self.services.iter().any(|old| old.bind == new.bind) {
-                log::info!("{} has the address {} now", new.written(), new.bind.ip());
+            let place = (new.follows.as_ref(), new.bind.ip());
+            let known = |old: &Service| old.follows == new.follows && old.bind.ip() == new.bind.ip();
+            let Some(follows) = new.follows.as_ref().filter(|_| !said.contains(&place)) else { continue };
+            if !self.services.iter().any(known) {
+                log::info!("{follows} has the address {} now", new.bind.ip());
+                said.push(place);
             }
         }
         for one in &waiting {

@@ -85,7 +85,7 @@ impl Watch<'_> {
         let services = &self.services;
         let whose = |connection: &conntrack::Connection| {
             let mut pairs = services.iter().zip(&gone);
-            let dead = |gone: &[Endpoint]| gone.iter().any(|gone| gone.takes(&connection.backend));
+            let dead = |gone: &[Endpoint]| gone.iter().any(|gone| connection.is_to(gone));
             pairs.any(|(service, gone)| service.bind == connection.bind && dead(gone))
         };
         match conntrack::forget(&binds, &whose).complete() {

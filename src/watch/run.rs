@@ -302,6 +302,8 @@ impl Watch<'_> {
         if !self.heed()? {
             return Ok(true);
         }
+        // A rest may have ended, in which an address has changed.
+        self.follow_addresses()?;
         // The engine may be another one by now.
         let engines = self.engines.clone();
         let rules = engines.first().and_then(|engine| engine.stamp());

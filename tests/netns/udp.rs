@@ -203,6 +203,72 @@ on_all!(a_verdict_of_the_watch_takes_flows_along, |lab| {
     drop(watch);
 });
 
+on_all!(a_flow_stays_where_nobody_is_known_to_be_dead, |lab| {
+    serve_all(&[53]);
+    let [mut b1, mut b2, _b3] = crate::backend::Backend::three();
+    let whole = |talker: Talker| {
+        let all = talker.end();
+        let mut order: Vec<&str> = all.iter().filter_map(|(_, answer)| answer.as_deref()).collect();
+        order.dedup();
+        let lost = all.iter().filter(|(_, answer)| answer.is_none()).count();
+        (order.into_iter().map(str::to_owned).collect::<Vec<_>>(), lost)
+    };
+    // All are down, and new ones are refused: whom there is goes on.
+    let health = format!("  protocol: udp\n  health: {{{QUICK}, port: 80, on_all_down: reject}}\n");
+    frontend(lab, "10.9.0.1:53", &health, "'10.2.0.11:53', '10.2.0.12:53'");
+    let watch = Watch::begin(lab);
+    let talker = Talker::begin("10.9.0.1:53");
+    sleep(Duration::from_millis(300));
+    let begin = Instant::now();
+    b1.stop();
+    b2.stop();
+    watch.hears(begin, "all backends are down");
+    sleep(Duration::from_millis(700));
+    let (order, lost) = whole(talker);
+    assert!(order.len() == 1 && lost == 0, "{order:?}, {lost} lost");
+    drop(watch);
+    lab.ok("stop");
+
+    // A backup that has nothing to do any more keeps what it has.
+    let health = format!("  protocol: udp\n  health: {{{QUICK}, port: 80}}\n");
+    frontend(lab, "10.9.0.1:5300", &health, "'10.2.0.11:53', {address: '10.2.0.13:53', backup: true}");
+    let watch = Watch::begin(lab);
+    let begin = Instant::now();
+    watch.hears(begin, "10.2.0.11:53 of 10.9.0.1:5300/udp is down");
+    until("the backup takes over", || lab.leads_to("10.2.0.13:53"));
+    let talker = Talker::begin("10.9.0.1:5300");
+    sleep(Duration::from_millis(300));
+    b1.start();
+    watch.hears(begin, "10.2.0.11:53 of 10.9.0.1:5300/udp is up");
+    sleep(Duration::from_millis(700));
+    let (order, lost) = whole(talker);
+    assert!(order == ["b3"] && lost == 0, "{order:?}, {lost} lost");
+});
+
+on_all!(ports_that_leave_a_bind_take_their_flows_along, |lab| {
+    serve_all(&[53, 105]);
+    frontend(lab, "10.9.0.1:[53, 100-110]", "  protocol: udp\n", "10.2.0.11, 10.2.0.12");
+    lab.ok("start");
+    let (stays, goes) = (Talker::begin("10.9.0.1:53"), Talker::begin("10.9.0.1:105"));
+    sleep(Duration::from_millis(400));
+    frontend(lab, "10.9.0.1:[53, 54]", "  protocol: udp\n", "10.2.0.11, 10.2.0.12");
+    lab.ok("reload");
+    let from = Instant::now() + Duration::from_millis(150);
+    sleep(Duration::from_millis(700));
+    let now = Instant::now();
+    let (stays, goes) = (stays.end(), goes.end());
+    assert_eq!(stays.iter().filter(|(_, answer)| answer.is_none()).count(), 0, "{stays:?}");
+    assert_eq!(since(&goes, from, now).0.len(), 0, "{goes:?}");
+    // One that had a port of its own, and keeps the client's from now on.
+    frontend(lab, "10.9.0.1:[53, 105]", "  protocol: udp\n", "'10.2.0.11:105'");
+    lab.ok("reload");
+    let talker = datagram::Flow::from_port(40001, "10.9.0.1:53");
+    assert!(talker.ask().unwrap().ends_with(" 105"));
+    frontend(lab, "10.9.0.1:[53, 105]", "  protocol: udp\n", "10.2.0.11");
+    lab.ok("reload");
+    assert!(talker.ask().or_else(|| talker.ask()).unwrap().ends_with(" 53"));
+});
+
 on_all!(a_flow_that_this_host_has_begun_is_balanced_from_then_on, |lab| {
     serve_all(&[53]);
     sh("nft 'table ip t { chain c { type filter hook input priority 0; ct state new accept; }; }'");

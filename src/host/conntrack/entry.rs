@@ -57,6 +57,22 @@ impl Connection {
 }
 
 impl Connection {
+    /// Where the client connected to, with the protocol.
+    pub fn to(&self) -> Endpoint {
+        self.to
+    }
+
+    /// Whether it goes to this backend, which may keep the client's port.
+    pub fn is_to(&self, backend: &Endpoint) -> bool {
+        let port = Some(backend.port()).filter(|port| *port != 0).unwrap_or(self.to.port());
+        self.backend == backend.with_port(Some(port))
+    }
+
+    /// It has the port that the client has asked for.
+    pub fn keeps_port(&self) -> bool {
+        self.backend.port() == self.to.port()
+    }
+
     /// Its packets go elsewhere than the client sent them. If the answers come from where it sent them, a service of that
     /// address itself gives them.
     pub fn is_balanced(&self) -> bool {

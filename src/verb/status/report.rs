@@ -99,8 +99,12 @@ fn count(frontends: &mut [FrontendStatus], connections: Option<&[Connection]>) {
         for backend in &mut *backends {
             backend.active = Some(0);
         }
-        for Connection { backend: address, .. } in connections.iter().filter(|one| one.bind == bind.at) {
-            if let Some(BackendStatus { active: Some(active), .. }) = known(backends, *address, Some(0)) {
+        for one in connections.iter().filter(|one| one.bind == bind.at) {
+            // Of several ports, one that is not in the rules may keep the client's.
+            let is_listed = backends.binary_search_by(|backend| backend.address.cmp(&one.backend)).is_ok();
+            let kept = !is_listed && !bind.ports.is_one() && one.keeps_port();
+            let address = if kept { one.backend.with_port(Some(0)) } else { one.backend };
+            if let Some(BackendStatus { active: Some(active), .. }) = known(backends, address, Some(0)) {
                 *active += 1;
             }
         }
@@ -111,8 +115,6 @@ fn count(frontends: &mut [FrontendStatus], connections: Option<&[Connection]>) {
 /// the config.
 fn known(backends: &mut Vec<BackendStatus>, address: Endpoint, active: Option<usize>) -> Option<&mut BackendStatus> {
     let place = backends.binary_search_by(|backend| backend.address.cmp(&address));
-    let keeps_port = |backend: &BackendStatus| backend.address.port() == 0 && backend.address.takes(&address);
-    let place = place.or_else(|at| backends.iter().position(keeps_port).ok_or(at));
     let at = place.unwrap_or_else(|at| {
         backends.insert(at, BackendStatus { address, taken: 0, active, health: None });
         at
@@ -123,7 +125,7 @@ fn known(backends: &mut Vec<BackendStatus>, address: Endpoint, active: Option<us
 /// Adds what the config tells and the rules do not: the interfaces that binds follow, and addresses, also of `privateip`,
 /// that this host does not have.
 pub fn missing(frontends: &mut [FrontendStatus], services: &[Service], has: &dyn Fn(IpAddr) -> bool) {
-    for FrontendStatus { bind, follows, absent, .. } in frontends {
+    for FrontendStatus { name, bind, follows, absent, .. } in frontends {
         let mut look = |ip| {
             if !has(ip) {
                 absent.push(ip);
@@ -132,7 +134,7 @@ pub fn missing(frontends: &mut [FrontendStatus], services: &[Service], has: &dyn
         look(bind.at.ip());
         for service in services.iter().filter(|service| service.bind == bind.at) {
             service.source.each(&mut look);
-            *follows = service.follows.as_ref().map(Interface::to_string);
+            *follows = service.follows.as_ref().filter(|_| service.name.as_str() == name).map(Interface::to_string);
         }
     }
 }

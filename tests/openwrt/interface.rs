@@ -89,6 +89,18 @@ fn it_follows_its_interface_through_all_events() {
         }
         assert_eq!(flash(), written, "nothing is written there");
 
+        // netifd does not answer: that is no other interface, as the kernel's own of the same name, and nothing changes.
+        sh("ip link add uplink type bridge && ip link set uplink up && ip addr add 10.9.0.99/32 dev uplink");
+        router.ok("mv /bin/ubus /bin/ubus.away");
+        router.write("bin/ubus", "#!/bin/sh\necho 'Command failed: Request timed out' >&2\nexit 7\n");
+        router.ok("chmod 755 /bin/ubus");
+        let said = event(router, "ifdown");
+        let why = "netifd does not tell the state of the interface uplink (ubus: Command failed: Request timed out)";
+        assert!(said.iter().any(|(level, text)| level == ERROR && text.contains(why)), "{said:?}");
+        assert!(is_balanced("10.1.0.1"));
+        router.ok("mv /bin/ubus.away /bin/ubus");
+        sh("ip link del uplink");
+
         // After a stop nothing is meant; and after a removal nobody is there.
         router.log();
         follows(router, "'10.2.0.11:80'");

@@ -26,7 +26,7 @@ use lab::{sh, Lab, Variant};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// What `xz -9e`, which is what squashfs makes of a file on the flash, may leave of each, in bytes.
-const MOST_XZ: u64 = 230 * 1024;
+const MOST_XZ: u64 = 232 * 1024;
 
 /// One line of cross/targets.
 struct Target {

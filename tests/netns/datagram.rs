@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{mpsc, Arc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -39,11 +39,13 @@ pub fn serve(host: &'static str, address: Option<Ipv4Addr>, port: u16) {
     wait.recv().unwrap();
 }
 
-/// One question from a socket of its own.
+/// One question from a socket of its own, which has a port that no other has had: one that comes again could be of a flow that
+/// the kernel still knows.
 pub fn ask(to: SocketAddr) -> std::io::Result<String> {
-    let any =
-        if to.is_ipv4() { SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)) } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    let socket = UdpSocket::bind(any)?;
+    static NEXT: AtomicU16 = AtomicU16::new(10_000);
+    let port = NEXT.fetch_add(1, Ordering::Relaxed);
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, port))?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.send(b"?")?;

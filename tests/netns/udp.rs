@@ -47,8 +47,7 @@ on_all!(it_is_dealt_out_and_a_socket_stays, |lab| {
     let (code, check, _) = lab.paraglider("check");
     assert!(code == 0 && !check.contains("error"), "{check}");
 
-    // Shares by weight, each schedule, and a weight of 0 for all: then the port is closed. (Each on a port of its own, since a
-    // new socket can have the port of one whose flow is still known.)
+    // Shares by weight, each schedule, and a weight of 0 for all: then the port is closed.
     let weights = "{address: '10.2.0.11:53', weight: 3}, '10.2.0.12:53'";
     frontend(lab, "10.9.0.1:5301", "  protocol: udp\n", weights);
     lab.ok("start");

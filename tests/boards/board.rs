@@ -127,9 +127,16 @@ pub fn root(lab: &Lab, kind: &Kind, engine: &str) -> PathBuf {
     sh(&format!("cd '{ROOT}' && openwrt/pack ipk {} >&2", kind.package));
     sh(&format!("cp -a '{ROOT}/target/openwrt/{}/ipk/data/.' {dir}", kind.package));
     sh(&format!("mkdir -p {dir}/etc/config {dir}/sbin {dir}/lib {dir}/root/.ssh"));
-    for (file, place) in
-        [("boards/init", "init"), ("openwrt/system/rc.common", "etc/rc.common"), ("openwrt/system/uci", "sbin/uci")]
-    {
+    sh(&format!("mkdir -p {dir}/bin {dir}/usr/bin"));
+    for (file, place) in [
+        ("boards/init", "init"),
+        ("openwrt/system/rc.common", "etc/rc.common"),
+        ("openwrt/system/functions.sh", "lib/functions.sh"),
+        ("openwrt/system/uci", "sbin/uci"),
+        ("openwrt/system/ubus", "bin/ubus"),
+        ("openwrt/system/procd", "sbin/procd"),
+        ("openwrt/system/jsonfilter", "usr/bin/jsonfilter"),
+    ] {
         fs::copy(format!("{ROOT}/tests/{file}"), root.join(place)).unwrap();
     }
     if engine != NFTABLES {

@@ -244,6 +244,21 @@ on_all!(a_flow_stays_where_nobody_is_known_to_be_dead, |lab| {
     assert!(order == ["b3"] && lost == 0, "{order:?}, {lost} lost");
 });
 
+on_all!(a_backend_that_drains_is_one_whatever_its_ports, |lab| {
+    serve_all(&[53, 5050, 5060]);
+    frontend(lab, "10.9.0.1:[53, 5000-5100]", "  protocol: udp\n", "10.2.0.11, 10.2.0.12");
+    lab.ok("start");
+    for port in [53, 5050, 5060] {
+        assert_eq!(ask_often("client", &format!("10.9.0.1:{port}"), 2).len(), 2);
+    }
+    let drains = "10.2.0.11, {address: 10.2.0.12, weight: 0}";
+    frontend(lab, "10.9.0.1:[53, 5000-5100]", "  protocol: udp\n", drains);
+    lab.ok("reload");
+    let status = lab.ok("status");
+    let lines: Vec<&str> = status.lines().filter(|line| line.contains("10.2.0.12")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("  3 active"), "{status}");
+});
+
 on_all!(ports_that_leave_a_bind_take_their_flows_along, |lab| {
     serve_all(&[53, 105]);
     frontend(lab, "10.9.0.1:[53, 100-110]", "  protocol: udp\n", "10.2.0.11, 10.2.0.12");

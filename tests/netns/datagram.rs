@@ -115,6 +115,14 @@ impl Talker {
     }
 }
 
+/// The hosts that answered, each once for as long as it did, and how many datagrams got no answer.
+pub fn in_turn(all: &[(Instant, Option<String>)]) -> (Vec<&str>, usize) {
+    let lost = all.iter().filter(|(_, answer)| answer.is_none()).count();
+    let mut order: Vec<&str> = all.iter().filter_map(|(_, answer)| answer.as_deref()).collect();
+    order.dedup();
+    (order, lost)
+}
+
 /// Who answered after a moment, and how many datagrams got no answer.
 pub fn since(all: &[(Instant, Option<String>)], from: Instant, to: Instant) -> (BTreeMap<String, usize>, usize) {
     let (mut answers, mut lost) = (BTreeMap::new(), 0);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::datagram::{self, ask_often, since, Talker};
+use crate::datagram::{self, ask_often, in_turn, since, Talker};
 use crate::health::QUICK;
 use crate::lab::{self, needs_ipv6, sh, Lab, Variant};
 use crate::watching::{until, Watch};
@@ -162,9 +162,7 @@ on_all!(a_flow_goes_where_it_belongs, |lab| {
     });
     step(&|| drop(lab.ok("stop")));
     let all = talker.end();
-    let lost = all.iter().filter(|(_, answer)| answer.is_none()).count();
-    let mut order: Vec<&str> = all.iter().filter_map(|(_, answer)| answer.as_deref()).collect();
-    order.dedup();
+    let (order, lost) = in_turn(&all);
     // The second backend of two may be the first one's turn.
     assert!(
         order == ["balancer", "b1", "b2", "b3", "balancer"] || order == ["balancer", "b1", "b3", "balancer"],
@@ -187,9 +185,7 @@ on_all!(a_verdict_of_the_watch_takes_flows_along, |lab| {
     watch.hears(begin, "10.2.0.12:53 of 10.9.0.1:53/udp is down");
     sleep(Duration::from_millis(700));
     let all = talker.end();
-    let mut order: Vec<&str> = all.iter().filter_map(|(_, answer)| answer.as_deref()).collect();
-    order.dedup();
-    let lost = all.iter().filter(|(_, answer)| answer.is_none()).count();
+    let (order, lost) = in_turn(&all);
     assert!(order.ends_with(&["b3"]) && lost <= 1, "{order:?}, {lost} lost");
     // What is known of it outlives the watch.
     assert_eq!(watch.end(Signal::SIGKILL), None);
@@ -205,13 +201,6 @@ on_all!(a_verdict_of_the_watch_takes_flows_along, |lab| {
 on_all!(a_flow_stays_where_nobody_is_known_to_be_dead, |lab| {
     serve_all(&[53]);
     let [mut b1, mut b2, _b3] = crate::backend::Backend::three();
-    let whole = |talker: Talker| {
-        let all = talker.end();
-        let mut order: Vec<&str> = all.iter().filter_map(|(_, answer)| answer.as_deref()).collect();
-        order.dedup();
-        let lost = all.iter().filter(|(_, answer)| answer.is_none()).count();
-        (order.into_iter().map(str::to_owned).collect::<Vec<_>>(), lost)
-    };
     // All are down, and new ones are refused: whom there is goes on.
     let health = format!("  protocol: udp\n  health: {{{QUICK}, port: 80, on_all_down: reject}}\n");
     frontend(lab, "10.9.0.1:53", &health, "'10.2.0.11:53', '10.2.0.12:53'");
@@ -223,7 +212,8 @@ on_all!(a_flow_stays_where_nobody_is_known_to_be_dead, |lab| {
     b2.stop();
     watch.hears(begin, "all backends are down");
     sleep(Duration::from_millis(700));
-    let (order, lost) = whole(talker);
+    let all = talker.end();
+    let (order, lost) = in_turn(&all);
     assert!(order.len() == 1 && lost == 0, "{order:?}, {lost} lost");
     drop(watch);
     lab.ok("stop");
@@ -240,7 +230,8 @@ on_all!(a_flow_stays_where_nobody_is_known_to_be_dead, |lab| {
     b1.start();
     watch.hears(begin, "10.2.0.11:53 of 10.9.0.1:5300/udp is up");
     sleep(Duration::from_millis(700));
-    let (order, lost) = whole(talker);
+    let all = talker.end();
+    let (order, lost) = in_turn(&all);
     assert!(order == ["b3"] && lost == 0, "{order:?}, {lost} lost");
 });
 

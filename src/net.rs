@@ -293,10 +293,16 @@ impl Endpoint {
         same(&self.ip, &other.ip) && (self.port == other.port || self.port == 0)
     }
 
-    /// The same address with `port`, if there is one; not 0.
+    /// The same address with `port`, if there is one; 0 for that of the client.
     #[must_use]
     pub fn with_port(self, port: Option<u16>) -> Self {
         Endpoint { port: port.unwrap_or(self.port), ..self }
+    }
+
+    /// Where a client that asks for `port` is sent: a backend without a port keeps the client's.
+    #[must_use]
+    pub fn for_client_of(self, port: u16) -> Self {
+        self.with_port(Some(port).filter(|_| self.port == 0))
     }
 
     /// The protocol; of a backend always TCP, whatever its frontend's is.

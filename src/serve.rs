@@ -311,7 +311,7 @@ pub fn heal(folder: &Folder, engines: &[Box<dyn Engine>]) -> Result<(), Error> {
 }
 
 /// A service's bind, and the interface that it follows.
-pub fn shown(service: &Service) -> String {
+fn shown(service: &Service) -> String {
     let bind = service.whole();
     service.follows.as_ref().map_or_else(|| bind.to_string(), |_| format!("{bind} ({})", service.written()))
 }

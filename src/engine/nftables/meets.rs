@@ -73,8 +73,7 @@ fn paths(family: Family, services: &[Service]) -> Vec<(Path, bool)> {
         let front = route::find_address(&addresses, service.bind.address()).map(|own| own.interface);
         for backend in &service.backends {
             let way = routes.way(&Packet::to(backend.address.address())).ok().map(|way| way.leaves);
-            let port = Some(backend.address.port()).filter(|port| *port != 0).unwrap_or(service.bind.port());
-            let to = backend.address.with_port(Some(port));
+            let to = backend.address.for_client_of(service.bind.port());
             let path = Path { bind: service.bind, backend: to, arrives: name(front), leaves: name(way) };
             paths.push((path, service.source == Source::Client));
         }

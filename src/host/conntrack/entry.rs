@@ -64,8 +64,7 @@ impl Connection {
 
     /// Whether it goes to this backend, which may keep the client's port.
     pub fn is_to(&self, backend: &Endpoint) -> bool {
-        let port = Some(backend.port()).filter(|port| *port != 0).unwrap_or(self.to.port());
-        self.backend == backend.with_port(Some(port))
+        self.backend == backend.for_client_of(self.to.port())
     }
 
     /// It has the port that the client has asked for.

@@ -37,7 +37,7 @@ fn each_line_has_its_level_and_is_there_once() {
         let log = logged(router);
         let is_printed = |(_, text): &(String, String)| start.err.contains(text);
         assert!(start.code == 0 && !log.is_empty() && log.iter().all(is_printed), "{}\n{log:?}", start.err);
-        // With a warning: clients are shut out by somebody's rule.
+        // So is a warning, here that a rule of somebody else shuts clients out.
         if lab.variant != Variant::Legacy {
             router.ok("/etc/init.d/firewall stop");
             router.write("etc/config/firewall", "config defaults\n\toption auto_includes '0'\n");
@@ -63,7 +63,8 @@ fn each_line_has_its_level_and_is_there_once() {
 
 const BIND_OF_WAN: &str = "frontend: {bind: '10.1.0.1:4444', privateip: 10.2.0.1, backends: ['10.2.0.11:80']}\n";
 
-/// Whoever loads the firewall does not read what the include says, and the log has it once; with nothing to put back, nothing.
+/// The include prints nothing for whoever loads the firewall. The log has its message once, and none if there is nothing
+/// to put back.
 #[test]
 fn the_firewall_is_loaded_in_silence() {
     tell("logged::the_firewall_is_loaded_in_silence", |lab, router| {

@@ -378,7 +378,7 @@ impl Router {
         all.iter().copied().filter(|n| !is_child(n)).collect()
     }
 
-    /// Waits until so many processes of the program run.
+    /// Waits until exactly `processes` processes of the program run; at most 15 s.
     pub fn settles(&self, processes: usize) {
         let since = Instant::now();
         while self.processes().len() != processes {

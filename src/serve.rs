@@ -106,10 +106,8 @@ fn placed(all: Vec<Service>) -> Result<(Vec<Service>, Vec<Waiting>), Error> {
         match known.get(at).map(|(_, _, found)| found) {
             Some(Ok(ip)) => {
                 let bind = Bind { at: service.bind.with_ip(*ip), ports: service.ports.clone() };
-                let circle = |backend: &Backend| {
-                    let (to, port) = (backend.address, backend.address.port());
-                    to.ip() == *ip && (port == 0 || bind.ports.has(port))
-                };
+                let circle =
+                    |backend: &Backend| backend.address.ip() == *ip && bind.ports.has_or_keeps(backend.address.port());
                 if taken.iter().any(|other| other.meets(&bind)) {
                     why = format!("{bind} is the bind of another frontend");
                 } else if let Some(backend) = service.backends.iter().find(|backend| circle(backend)) {

@@ -403,7 +403,7 @@ fn fits(schedule: Schedule, backends: &[Backend]) -> Result<(), Error> {
 
 /// Whether connections to a bind would come back to it.
 fn is_circle(bind: &Place, backend: &Endpoint) -> bool {
-    bind.follows.is_none() && bind.at.ip() == backend.ip() && (backend.port() == 0 || bind.ports.has(backend.port()))
+    bind.follows.is_none() && bind.at.ip() == backend.ip() && bind.ports.has_or_keeps(backend.port())
 }
 
 fn same_family(text: &str, address: Endpoint, family: Family, other: fmt::Arguments<'_>) -> Result<(), Error> {

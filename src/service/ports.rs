@@ -80,6 +80,11 @@ impl Ports {
         self.0.iter().any(|(first, last)| (*first..=*last).contains(&port))
     }
 
+    /// Whether a backend with this port can get connections to one of them; 0 keeps the client's port.
+    pub fn has_or_keeps(&self, port: u16) -> bool {
+        port == 0 || self.has(port)
+    }
+
     /// Whether a port is one of both.
     pub fn meets(&self, other: &Ports) -> bool {
         other.0.iter().any(|(first, last)| self.0.iter().any(|(from, to)| from <= last && first <= to))

@@ -6,7 +6,7 @@ CONFIG=/etc/paraglider/glider.yaml
 # The pid file of the watch; procd writes it.
 WATCH=/var/run/paraglider.pid
 
-# Not empty where somebody reads what is printed. Empty at boot: procd logs what is printed, so it would be logged twice.
+# Not empty where somebody reads what is printed. Empty at boot: procd logs what is printed, so it would be there twice.
 ALOUD=
 
 # run WORDS: the messages of paraglider go into the log (logread -e paraglider), and to the caller if there is one.
